@@ -1,0 +1,81 @@
+// Package quota bounds how much a tenant may use: a rate by the generic cell rate algorithm (GCRA) and a number of
+// requests in flight. The algorithm is a pure function; Rate and Gate hold its state and are safe for concurrent use.
+package quota
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// Limit is a sustained rate with a burst. A PerSecond of 0 or less is no limit.
+type Limit struct {
+	PerSecond float64 // requests per second
+	Burst     int     // requests that may come at once; below 1 it is PerSecond, rounded up
+}
+
+// interval returns the time that one request takes of the budget, and the whole budget.
+func (l Limit) interval() (emission, tolerance time.Duration) {
+	emission = time.Duration(float64(time.Second) / l.PerSecond)
+	burst := l.Burst
+	if burst < 1 {
+		burst = int(math.Ceil(l.PerSecond))
+	}
+	return emission, emission * time.Duration(burst)
+}
+
+// Decision is the outcome of Spend.
+type Decision struct {
+	OK         bool
+	RetryAfter time.Duration // if not OK: the time after which one request would pass
+}
+
+// Spend takes one request out of the budget. tat is the theoretical arrival time that the last Spend returned, in
+// nanoseconds on the clock of now; 0 at first. A refused request costs nothing: the returned tat is then the old one.
+func Spend(tat, now int64, l Limit) (int64, Decision) {
+	if l.PerSecond <= 0 {
+		return tat, Decision{OK: true}
+	}
+	emission, tolerance := l.interval()
+	next := max(tat, now) + int64(emission)
+	if over := next - now - int64(tolerance); over > 0 {
+		return tat, Decision{RetryAfter: time.Duration(over)}
+	}
+	return next, Decision{OK: true}
+}
+
+// Rate is a Limit's state. The zero value is a full budget.
+type Rate struct {
+	tat atomic.Int64
+}
+
+// Spend takes one request at time now.
+func (r *Rate) Spend(now time.Time, l Limit) Decision {
+	for {
+		tat := r.tat.Load()
+		next, d := Spend(tat, now.UnixNano(), l)
+		if !d.OK || next == tat || r.tat.CompareAndSwap(tat, next) {
+			return d
+		}
+	}
+}
+
+// Gate counts what is in flight. The zero value is empty.
+type Gate struct {
+	n atomic.Int64
+}
+
+// Enter takes a place if fewer than limit are taken; a limit of 0 or less is none. Each true is to be paired with a Leave.
+func (g *Gate) Enter(limit int) bool {
+	if n := g.n.Add(1); limit > 0 && n > int64(limit) {
+		g.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+// Leave gives a place back.
+func (g *Gate) Leave() { g.n.Add(-1) }
+
+// InFlight returns the number of places taken.
+func (g *Gate) InFlight() int64 { return g.n.Load() }

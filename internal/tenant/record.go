@@ -1,0 +1,397 @@
+package tenant
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/polygate/polygate/internal/fault"
+)
+
+// RecordVersion is the version that this build writes at the start of a routing record. Readers accept it and the next.
+const RecordVersion = 1
+
+// Bounds of a routing record, which is held in memory for every registered tenant.
+const (
+	MaxHosts     = 16  // custom hosts of a tenant
+	MaxKeys      = 64  // API keys of a tenant
+	MaxNameLen   = 128 // bytes of a display name, a key's name
+	MaxServerCap = 10000
+)
+
+// Mode says who serves a tenant's own host.
+type Mode string
+
+// The modes.
+const (
+	ModeVirtual   Mode = "virtual"   // served in process by the tenant's virtual gateway
+	ModeDedicated Mode = "dedicated" // TLS ends here; requests are relayed to the tenant's own gateway
+)
+
+// State is a tenant's place in its life cycle.
+type State string
+
+// The states.
+const (
+	StateActive    State = "active"
+	StateSuspended State = "suspended" // nothing is served, all state is kept
+)
+
+// Source says where an object was declared, and so where it may be changed.
+type Source string
+
+// The sources.
+const (
+	SourceAPI  Source = "api"
+	SourceFile Source = "file" // declared in a configuration file; the API refuses to change it
+)
+
+// Record is a tenant's routing record: everything that the front needs in order to route, authenticate and bound a
+// request without asking the store. It is stored under x/<tenant>.
+type Record struct {
+	V             int        `json:"v"`                        // RecordVersion of the writer
+	UID           string     `json:"uid"`                      // UUID, new for each creation, never reused
+	ID            ID         `json:"id"`                       // the tenant
+	DisplayName   string     `json:"display_name,omitempty"`   // for people
+	Namespace     string     `json:"namespace,omitempty"`      // the Kubernetes namespace of its sandboxes
+	State         State      `json:"state"`                    // active or suspended
+	SuspendReason string     `json:"suspend_reason,omitempty"` // shown to callers of a suspended tenant
+	Mode          Mode       `json:"mode"`                     // virtual or dedicated
+	Dedicated     *Dedicated `json:"dedicated,omitempty"`      // set exactly when Mode is dedicated
+	Hosts         []string   `json:"hosts,omitempty"`          // custom hosts, beside the implied <id>.<base domain>
+	Keys          []Key      `json:"keys,omitempty"`           // API keys, hashes only
+	Quotas        Quotas     `json:"quotas,omitzero"`          // zero fields mean "no limit of its own"
+	Source        Source     `json:"source"`                   // who declared the tenant
+	File          string     `json:"file,omitempty"`           // the declaring file, if Source is file
+	CatalogDigest string     `json:"catalog,omitempty"`        // digest of the file catalog last applied
+	Created       time.Time  `json:"created"`
+	Updated       time.Time  `json:"updated"`
+
+	Revision int64 `json:"-"` // the store's revision of this record: resource_version and ETag
+}
+
+// Key is an API key as it is stored: a hash and what it grants. The key itself is shown once and never kept.
+type Key struct {
+	ID      string    `json:"id"`   // UUID
+	Name    string    `json:"name"` // unique within the tenant
+	Hash    Hash      `json:"hash"`
+	Role    Role      `json:"role"`
+	Source  Source    `json:"source"`
+	Created time.Time `json:"created"`
+}
+
+// Hash is the SHA-256 of an API key. Its text form is "sha256:" and 64 lower-case hexadecimal digits.
+type Hash [sha256.Size]byte
+
+// HashKey returns the hash of a presented key, which may be any string.
+func HashKey(key string) Hash { return sha256.Sum256([]byte(key)) }
+
+// ParseHash reads the text form.
+func ParseHash(s string) (Hash, error) {
+	var h Hash
+	digits, ok := strings.CutPrefix(s, "sha256:")
+	if !ok {
+		hint := ""
+		if strings.HasPrefix(s, "pgk_") {
+			hint = ": this looks like a key itself; never write a key here, write its hash"
+		}
+		return h, fault.New(fault.Invalid, "key hash must be sha256:<64 hex digits>%s", hint)
+	}
+	if len(digits) != 2*len(h) || digits != strings.ToLower(digits) {
+		return h, fault.New(fault.Invalid, "key hash must be sha256:<64 lower-case hex digits>")
+	}
+	if _, err := hex.Decode(h[:], []byte(digits)); err != nil {
+		return h, fault.New(fault.Invalid, "key hash must be sha256:<64 lower-case hex digits>")
+	}
+	return h, nil
+}
+
+// String returns the text form.
+func (h Hash) String() string { return "sha256:" + hex.EncodeToString(h[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *Hash) UnmarshalText(b []byte) (err error) {
+	*h, err = ParseHash(string(b))
+	return err
+}
+
+// Quotas bound a tenant. A zero field means that the platform's default applies.
+type Quotas struct {
+	MaxServers            int     `json:"max_servers,omitempty"`             // MCP servers in the catalog
+	MaxConcurrentRequests int     `json:"max_concurrent_requests,omitempty"` // requests and streams in flight
+	RequestsPerSecond     float64 `json:"requests_per_second,omitempty"`     // sustained rate
+	Burst                 int     `json:"burst,omitempty"`                   // requests at once above the rate; 0 = one second's worth
+}
+
+// UpstreamAuth says who authenticates the callers of a dedicated gateway.
+type UpstreamAuth string
+
+// The ways.
+const (
+	AuthUpstream UpstreamAuth = "upstream" // the tenant's gateway does; credentials pass unchanged
+	AuthGateway  UpstreamAuth = "gateway"  // Polygate does; the credential is removed and an identity header set
+)
+
+// Dedicated says where a dedicated tenant's own gateway is and how to speak to it.
+type Dedicated struct {
+	Upstream string       `json:"upstream"` // http or https URL, no path, query or user
+	Auth     UpstreamAuth `json:"auth"`
+	// Identity is the request header that carries the authenticated principal's name to the upstream when Auth is
+	// gateway; the caller's own copies of it, in any spelling, are removed. Default X-Forwarded-User.
+	Identity string `json:"identity,omitempty"`
+}
+
+// DefaultIdentityHeader is Dedicated.Identity where none is set.
+const DefaultIdentityHeader = "X-Forwarded-User"
+
+// Clone returns a deep copy, for an editor of an immutable record.
+func (r *Record) Clone() *Record {
+	c := *r
+	c.Hosts = slices.Clone(r.Hosts)
+	c.Keys = slices.Clone(r.Keys)
+	if r.Dedicated != nil {
+		d := *r.Dedicated
+		c.Dedicated = &d
+	}
+	return &c
+}
+
+// KeyByHash returns the key with hash h.
+func (r *Record) KeyByHash(h Hash) (*Key, bool) {
+	for i := range r.Keys {
+		if r.Keys[i].Hash == h {
+			return &r.Keys[i], true
+		}
+	}
+	return nil, false
+}
+
+// KeyByName returns the key whose name or id is s.
+func (r *Record) KeyByName(s string) (*Key, bool) {
+	for i := range r.Keys {
+		if r.Keys[i].Name == s || r.Keys[i].ID == s {
+			return &r.Keys[i], true
+		}
+	}
+	return nil, false
+}
+
+// Validate checks what can be checked of a record by itself. Errors are fault.Invalid and name the field.
+// baseDomain is the platform's: a custom host may not lie within it, or it could take another tenant's own host.
+func (r *Record) Validate(baseDomain string) error {
+	if _, err := ParseID(string(r.ID)); err != nil {
+		return err
+	}
+	if r.State != StateActive && r.State != StateSuspended {
+		return fault.New(fault.Invalid, "state %q is unknown: use active or suspended", r.State)
+	}
+	if err := CheckName("display_name", r.DisplayName, true); err != nil {
+		return err
+	}
+	if err := CheckName("suspend_reason", r.SuspendReason, true); err != nil {
+		return err
+	}
+	if err := checkNamespace(r.Namespace); err != nil {
+		return err
+	}
+	if err := r.checkMode(); err != nil {
+		return err
+	}
+	if err := r.checkHosts(baseDomain); err != nil {
+		return err
+	}
+	if err := r.checkKeys(); err != nil {
+		return err
+	}
+	return r.Quotas.validate()
+}
+
+// CheckName checks a name that people give: printable, bounded, and not empty unless optional.
+func CheckName(field, s string, optional bool) error {
+	if s == "" && !optional {
+		return fault.New(fault.Invalid, "%s is empty", field)
+	}
+	if len(s) > MaxNameLen {
+		return fault.New(fault.Invalid, "%s is %d bytes long: at most %d are allowed", field, len(s), MaxNameLen)
+	}
+	for _, c := range s {
+		if c < 0x20 || c == 0x7f || c == '\uFFFD' || c >= 0x80 && c <= 0x9f || c >= 0x2028 && c <= 0x202e {
+			return fault.New(fault.Invalid, "%s holds the control character %U", field, c)
+		}
+	}
+	return nil
+}
+
+func checkNamespace(ns string) error {
+	if ns == "" {
+		return nil
+	}
+	if len(ns) > 63 || ns[0] == '-' || ns[len(ns)-1] == '-' {
+		return fault.New(fault.Invalid, "namespace %q is not a DNS label of at most 63 bytes", ns)
+	}
+	for i := range len(ns) {
+		if !idByte(ns[i]) {
+			return fault.New(fault.Invalid, "namespace %q holds %q: use only a-z, 0-9 and -", ns, ns[i])
+		}
+	}
+	if ns == "default" || strings.HasPrefix(ns, "kube-") {
+		return fault.New(fault.Invalid, "namespace %q belongs to the cluster", ns)
+	}
+	return nil
+}
+
+func (r *Record) checkMode() error {
+	switch r.Mode {
+	case ModeVirtual:
+		if r.Dedicated != nil {
+			return fault.New(fault.Invalid, "dedicated is set but mode is virtual: set mode: dedicated or remove it")
+		}
+		return nil
+	case ModeDedicated:
+		if r.Dedicated == nil {
+			return fault.New(fault.Invalid, "mode is dedicated but dedicated.upstream is missing")
+		}
+		return r.Dedicated.validate()
+	}
+	return fault.New(fault.Invalid, "mode %q is unknown: use virtual or dedicated", r.Mode)
+}
+
+func (d *Dedicated) validate() error {
+	u, err := url.Parse(d.Upstream)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fault.New(fault.Invalid, "dedicated.upstream %q is not an http or https URL", d.Upstream)
+	}
+	if u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return fault.New(fault.Invalid, "dedicated.upstream must be scheme://host:port and nothing more")
+	}
+	if d.Auth != AuthUpstream && d.Auth != AuthGateway {
+		return fault.New(fault.Invalid, "dedicated.auth %q is unknown: use upstream or gateway", d.Auth)
+	}
+	if d.Identity == "" {
+		return nil
+	}
+	if d.Auth != AuthGateway {
+		return fault.New(fault.Invalid, "dedicated.identity is set but auth is upstream, which sets no identity")
+	}
+	if !identityHeader(d.Identity) {
+		return fault.New(fault.Invalid, "dedicated.identity %q cannot carry an identity: use letters, digits and -, and no header that HTTP itself uses", d.Identity)
+	}
+	return nil
+}
+
+// identityHeader says whether a header can carry an identity: a plain token that has no meaning of its own in HTTP.
+func identityHeader(h string) bool {
+	for i := range len(h) {
+		c := h[i] | 0x20
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || h[i] == '-') {
+			return false
+		}
+	}
+	switch strings.ToLower(h) {
+	case "host", "connection", "content-length", "content-type", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive",
+		"proxy-connection", "authorization", "cookie", "expect", "content-encoding", "accept", "accept-encoding", "x-request-id":
+		return false
+	}
+	return len(h) <= 64 && !strings.HasPrefix(strings.ToLower(h), "sec-")
+}
+
+func (r *Record) checkHosts(baseDomain string) error {
+	if len(r.Hosts) > MaxHosts {
+		return fault.New(fault.Invalid, "%d hosts: at most %d are allowed", len(r.Hosts), MaxHosts)
+	}
+	seen := make(map[string]bool, len(r.Hosts))
+	for _, h := range r.Hosts {
+		if err := CheckHost(h); err != nil {
+			return err
+		}
+		if h == baseDomain || strings.HasSuffix(h, "."+baseDomain) {
+			return fault.New(fault.Invalid, "host %q lies within the base domain %s, which the platform hands out", h, baseDomain)
+		}
+		if seen[h] {
+			return fault.New(fault.Invalid, "host %q is listed twice", h)
+		}
+		seen[h] = true
+	}
+	return nil
+}
+
+// CheckHost checks that h is a lower-case DNS name of at least two labels: no port, no wildcard, no trailing dot, no address.
+func CheckHost(h string) error {
+	if net.ParseIP(h) != nil {
+		return fault.New(fault.Invalid, "host %q is an address: use a DNS name", h)
+	}
+	if len(h) > 253 || !strings.Contains(h, ".") {
+		return fault.New(fault.Invalid, "host %q is not a DNS name of at least two labels and at most 253 bytes", h)
+	}
+	for label := range strings.SplitSeq(h, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return fault.New(fault.Invalid, "host %q has the bad label %q", h, label)
+		}
+		for i := range len(label) {
+			if !idByte(label[i]) {
+				return fault.New(fault.Invalid, "host %q holds %q: use lower-case DNS names (xn--… for others)", h, label[i])
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Record) checkKeys() error {
+	if len(r.Keys) > MaxKeys {
+		return fault.New(fault.Invalid, "%d API keys: at most %d are allowed", len(r.Keys), MaxKeys)
+	}
+	names := make(map[string]bool, len(r.Keys))
+	hashes := make(map[Hash]bool, len(r.Keys))
+	for i := range r.Keys {
+		k := &r.Keys[i]
+		if err := CheckName("key name", k.Name, false); err != nil {
+			return err
+		}
+		if k.Role == NoRole {
+			return fault.New(fault.Invalid, "key %q has no role", k.Name)
+		}
+		if names[k.Name] {
+			return fault.New(fault.Conflict, "key name %q is in use in this tenant", k.Name)
+		}
+		if hashes[k.Hash] {
+			return fault.New(fault.Conflict, "key %q has the hash of another key of this tenant", k.Name)
+		}
+		names[k.Name], hashes[k.Hash] = true, true
+	}
+	return nil
+}
+
+func (q Quotas) validate() error {
+	for _, f := range []struct {
+		name string
+		v    float64
+		max  float64
+	}{
+		{"max_servers", float64(q.MaxServers), MaxServerCap},
+		{"max_concurrent_requests", float64(q.MaxConcurrentRequests), 1e6},
+		{"requests_per_second", q.RequestsPerSecond, 1e6},
+		{"burst", float64(q.Burst), 1e6},
+	} {
+		if !(f.v >= 0 && f.v <= f.max) { // also catches NaN
+			return fault.New(fault.Invalid, "quotas.%s is %v: 0 (the platform's default) to %v are allowed", f.name, f.v, f.max)
+		}
+	}
+	if q.RequestsPerSecond > 0 && q.RequestsPerSecond < 0.001 {
+		return fault.New(fault.Invalid, "quotas.requests_per_second is %v: at least 0.001, or 0 for the platform's default", q.RequestsPerSecond)
+	}
+	if q.Burst > 0 && q.RequestsPerSecond == 0 {
+		return fault.New(fault.Invalid, "quotas.burst is set but requests_per_second is not")
+	}
+	return nil
+}
+
+// OwnHost returns the host that every tenant has: <id>.<base domain>.
+func OwnHost(id ID, baseDomain string) string { return fmt.Sprintf("%s.%s", id, baseDomain) }
