@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 )
 
@@ -62,6 +63,9 @@ type Reply struct {
 	Status int
 	Header Header
 	Body   []byte
+	// Err says why, where the reply is an error that a handler rendered itself (JSON-RPC). It is for the log, the metrics
+	// and nobody else; nil for a success.
+	Err error
 }
 
 // Relay answers with what an upstream answers.
@@ -83,6 +87,13 @@ type Relay struct {
 	// EditResponse may change the response header in place. If it returns an error the upstream's response is dropped and
 	// the error answered instead. It sees no interim (1xx) responses but 101. May be nil.
 	EditResponse func(status int, h Header) error
+	// RenderError makes the reply to an error that arises while the relay is carried out, before a response began: an
+	// upstream that is down or slow, or what EditResponse returned. A JSON-RPC caller gets JSON-RPC this way. The engine
+	// calls it where set, and renders problem+json where it is nil.
+	RenderError func(e *fault.Error, requestID string) *Reply
+	// Live ends the relay, with its cause, before its time: the tenant's claim was lost, or its gateway closed. The engine
+	// cancels the exchange when Live is done. May be nil.
+	Live context.Context
 	// Done is called exactly once, when the relay has ended in whatever way. May be nil.
 	Done func(Outcome)
 }
