@@ -1,0 +1,41 @@
+# Builds need Go, make and git. CGO is off but for the race detector.
+export GOFLAGS := -buildvcs=false
+GO ?= go
+PKGS := ./...
+FUZZTIME ?= 10s
+COUNT ?= 1
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+run: build ## build and run the demo: embedded etcd, local CA, two tenants, a real MCP server; Ctrl-C ends it
+	@exec bin/mcpserver -server bin/everything-server -- bin/polygate serve --config deploy/demo/polygate.yaml
+
+build: ## build bin/polygate and the demo's MCP server
+	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/... ./deploy/demo/mcpserver
+	CGO_ENABLED=0 $(GO) build -o bin/everything-server github.com/modelcontextprotocol/go-sdk/conformance/everything-server
+
+test: ## run all tests (no C compiler needed)
+	CGO_ENABLED=0 $(GO) test -count=$(COUNT) -shuffle=on -timeout 20m $(PKGS)
+
+race: ## run all tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -count=$(COUNT) -shuffle=on -timeout 30m $(PKGS)
+
+fuzz: ## run every fuzz target for FUZZTIME each (default 10s)
+	./bench/fuzz-all.sh $(FUZZTIME)
+
+lint: ## gofmt, go vet, staticcheck, golangci-lint and govulncheck
+	./.ci/lint
+
+arch: ## hold the import map and the shape of the packages
+	CGO_ENABLED=0 $(GO) test -count=1 ./internal/archtest
+
+bench: ## benchmarks of the request path, the registry and the audit chain
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem ./...
+
+e2e: build ## the official MCP conformance suite and other clients, through the running demo (needs npm)
+	./.ci/e2e
+
+.PHONY: help run build test race fuzz lint arch bench e2e
