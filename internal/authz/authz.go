@@ -37,6 +37,7 @@ const (
 	TenantSuspend Action = "tenant.suspend"
 	TenantResume  Action = "tenant.resume"
 	TenantDelete  Action = "tenant.delete"
+	AuditRead     Action = "audit.read" // the heads of the audit chains
 )
 
 // The actions of the platform itself.
@@ -106,7 +107,7 @@ func Needs(a Action) tenant.Role {
 
 func operatorMay(a Action) bool {
 	switch a {
-	case TenantList, TenantRead, TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyList, KeyCreate, KeyRevoke:
+	case TenantList, TenantRead, TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyList, KeyCreate, KeyRevoke, AuditRead:
 		return true
 	}
 	return false
