@@ -1,0 +1,367 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// Pending is an entry that was committed with its change and is not in its chain yet.
+type Pending struct {
+	Key   string // where the outbox keeps it
+	Entry Entry
+}
+
+// Outbox is the registry's half of the log: entries committed in one transaction with their change, and the heads that
+// anchor the chains out of reach of whoever can write the file. Only one drain at a time may work on an outbox.
+type Outbox interface {
+	// Pending returns up to limit of the entries that are not drained, of all chains, in the order of their commits.
+	Pending(ctx context.Context, limit int) ([]Pending, error)
+	// Heads returns the anchored heads of all chains, by the chain's name.
+	Heads(ctx context.Context) (map[string]Head, error)
+	// Settle anchors heads and removes the drained entries, a chain's head and its entries in one transaction. After an
+	// error some chains may be settled and others not. It is called again with the same or more, so to remove what is
+	// gone already must succeed.
+	Settle(ctx context.Context, heads map[string]Head, drained []Pending) error
+	// Committed has a value when something was committed since it was last received from.
+	Committed() <-chan struct{}
+}
+
+// Sink is where the lines go; *File is one.
+type Sink interface {
+	io.ReaderAt
+	Size() int64
+	Append(lines []byte) error // durable and whole, or an error and nothing of it remains
+	Truncate(size int64) error
+	Mark() []byte // the last SetMark, or anything: it is checked
+	SetMark(mark []byte) error
+}
+
+// The actions of the log's own entries, in the platform's chain.
+const (
+	ActionDropped   = "audit.dropped"   // the buffer was full; the resource says how many entries were lost
+	ActionTruncated = "audit.truncated" // a start removed an unfinished write; the resource says how many bytes
+)
+
+// Bounds of one round of the drain.
+const (
+	outboxBatch   = 256
+	bufferBatch   = 4096
+	maxUnsettled  = 4096    // outbox entries written and not settled: beyond, no more are fetched
+	maxUnanchored = 1 << 16 // lines written and not anchored: beyond, the buffer is left to fill and to drop
+	startBatch    = 1 << 16 // outbox entries that a start looks for in the file
+)
+
+// Times of the drain.
+const (
+	maxInterval     = time.Second
+	defaultInterval = 200 * time.Millisecond
+	anchorEvery     = 800 * time.Millisecond // with the interval's 200 ms, a head is anchored within a second
+	pollEvery       = 5 * time.Second        // ask the outbox even when nothing was announced: another replica may have committed
+	callTimeout     = 5 * time.Second        // of one call of the outbox
+	closeTimeout    = 5 * time.Second        // of the last flush
+)
+
+// DrainConfig is what a drain is made with.
+type DrainConfig struct {
+	Outbox   Outbox           // required
+	Buffer   *Buffer          // required
+	Sink     Sink             // required
+	Interval time.Duration    // how often lines are written, at most 1 s; 0 = 200 ms
+	Replica  string           // for the log's own entries
+	Logger   *slog.Logger     // nil = slog.Default()
+	Now      func() time.Time // nil = time.Now
+}
+
+// Drain moves entries from the outbox and the buffer into the chains. An outbox entry is written exactly once, whatever
+// happens when; see DESIGN.md for each crash.
+type Drain struct {
+	cfg   DrainConfig
+	ready bool // the file was read and the state below holds
+
+	// The state of the one goroutine that runs.
+	tips       map[string]Head     // the last line of each chain in the file
+	dirty      map[string]struct{} // chains whose tip is not anchored
+	unsettled  []Pending           // outbox entries that are in the file
+	written    map[string]struct{} // their ids
+	unanchored int                 // lines behind the anchored heads
+	reported   uint64              // drops that have their entry in the file
+	notes      []Entry             // entries of our own that wait to be written
+	ask        bool                // the outbox may hold something new
+	asked      time.Time
+	settledAt  time.Time
+	mark       markState
+	entries    []Entry // reused
+	text       []byte  // reused
+
+	lines atomic.Uint64 // written since the start
+	lag   atomic.Int64  // when the oldest line that is not anchored was written, in unix nanoseconds; 0 = all are
+
+	mu        sync.Mutex
+	sinkErr   error // guarded by mu: why nothing can be written, or nil
+	outboxErr error // guarded by mu: why nothing can be fetched or anchored, or nil
+}
+
+// NewDrain checks cfg and makes a drain. It touches nothing until Run.
+func NewDrain(cfg DrainConfig) (*Drain, error) {
+	if cfg.Outbox == nil || cfg.Buffer == nil || cfg.Sink == nil {
+		return nil, errors.New("audit: Outbox, Buffer and Sink are required")
+	}
+	if cfg.Interval < 0 || cfg.Interval > maxInterval {
+		return nil, fmt.Errorf("audit: interval %v: 1ms to %v are allowed, or 0 for %v", cfg.Interval, maxInterval, defaultInterval)
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = defaultInterval
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Drain{cfg: cfg}, nil
+}
+
+// Run reads where the file ends, then drains until ctx ends, and then once more within 5 s. It starts no goroutine.
+// The error is nil unless the last flush could not finish; the entries of changes are safe in the outbox even then.
+func (d *Drain) Run(ctx context.Context) error {
+	tick := time.NewTicker(d.cfg.Interval)
+	defer tick.Stop()
+	for {
+		d.round(ctx, false)
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			d.ask = true
+			d.round(last, true)
+			return d.Err()
+		case <-tick.C:
+		case <-d.cfg.Buffer.half:
+		}
+	}
+}
+
+// Err returns nil while the log is being written and anchored, else why not; it is for a readiness check.
+func (d *Drain) Err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.sinkErr, d.outboxErr)
+}
+
+// Written returns how many lines were written since the start.
+func (d *Drain) Written() uint64 { return d.lines.Load() }
+
+// Lag returns for how long the oldest line that is not anchored has been in the file; 0 if all are anchored.
+func (d *Drain) Lag() time.Duration {
+	since := d.lag.Load()
+	if since == 0 {
+		return 0
+	}
+	return max(d.cfg.Now().Sub(time.Unix(0, since)), 0)
+}
+
+// round writes what there is, and anchors it when that is due or when final.
+func (d *Drain) round(ctx context.Context, final bool) {
+	if !d.ready {
+		if d.ready = d.start(ctx); !d.ready {
+			return
+		}
+	}
+	for {
+		more := d.write(ctx)
+		if due := d.cfg.Now().Sub(d.settledAt) >= anchorEvery; final || due || len(d.unsettled) >= outboxBatch {
+			d.settle(ctx)
+		}
+		if !more || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// write takes one batch from the outbox and the buffer into the file. It says whether there may be more at once.
+func (d *Drain) write(ctx context.Context) bool {
+	fresh := d.fetch(ctx)
+	room := max(min(bufferBatch, maxUnanchored-d.unanchored), 0)
+	d.entries = d.cfg.Buffer.peek(d.entries[:0], room)
+	dropped := d.cfg.Buffer.Dropped()
+	notes := d.notes
+	if dropped > d.reported {
+		notes = append(notes, d.note(ActionDropped, "records/"+strconv.FormatUint(dropped-d.reported, 10)))
+	}
+	b := batch{tips: d.tips, next: make(map[string]Head), text: d.text[:0]}
+	for i := range fresh {
+		b.add(fresh[i].Entry)
+	}
+	for i := range d.entries {
+		b.add(d.entries[i])
+	}
+	for i := range notes {
+		b.add(notes[i])
+	}
+	d.text = b.text
+	n := len(d.entries)
+	clear(d.entries)
+	if b.lines == 0 || !d.append(&b) {
+		return false
+	}
+	d.cfg.Buffer.discard(n)
+	d.reported, d.notes = dropped, nil
+	for _, p := range fresh {
+		d.unsettled = append(d.unsettled, p)
+		d.written[p.Entry.ID] = struct{}{}
+	}
+	return n == bufferBatch || len(fresh) >= outboxBatch
+}
+
+// fetch returns the outbox entries that are not in the file.
+func (d *Drain) fetch(ctx context.Context) []Pending {
+	select {
+	case <-d.cfg.Outbox.Committed():
+		d.ask = true
+	default:
+	}
+	now := d.cfg.Now()
+	if now.Sub(d.asked) >= pollEvery {
+		d.ask = true
+	}
+	if !d.ask || len(d.unsettled) >= maxUnsettled {
+		return nil
+	}
+	// What is in the file and not settled comes first in the order of commits, so this reaches outboxBatch new ones.
+	limit := len(d.unsettled) + outboxBatch
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	all, err := d.cfg.Outbox.Pending(call, limit)
+	if err != nil {
+		d.noteOutbox(ctx, fmt.Errorf("read the audit outbox: %w", err))
+		return nil
+	}
+	d.ask, d.asked = len(all) >= limit, now
+	if len(d.unsettled) == 0 {
+		d.noteOutbox(ctx, nil)
+	}
+	fresh := all[:0]
+	for _, p := range all {
+		if _, ok := d.written[p.Entry.ID]; !ok {
+			fresh = append(fresh, p)
+		}
+	}
+	return fresh
+}
+
+// append makes a batch durable and moves the tips.
+func (d *Drain) append(b *batch) bool {
+	err := d.cfg.Sink.Append(b.text)
+	d.noteSink(err)
+	if err != nil {
+		d.ask = true // what was fetched is fetched again
+		return false
+	}
+	for name, tip := range b.next {
+		d.mark.tip.replace(name, d.tips[name], tip)
+		d.tips[name] = tip
+		d.dirty[name] = struct{}{}
+	}
+	if d.unanchored == 0 {
+		d.lag.Store(d.cfg.Now().UnixNano())
+	}
+	d.unanchored += b.lines
+	d.lines.Add(uint64(b.lines)) //nolint:gosec // a count
+	return true
+}
+
+// settle anchors the tips and removes from the outbox what is in the file. The mark is written first: it names the end
+// of the file before and after, so that a start finds its place whichever of the two the registry then holds.
+func (d *Drain) settle(ctx context.Context) {
+	d.settledAt = d.cfg.Now()
+	if len(d.dirty) == 0 && len(d.unsettled) == 0 {
+		return
+	}
+	heads := make(map[string]Head, len(d.dirty))
+	for name := range d.dirty {
+		heads[name] = d.tips[name]
+	}
+	end := d.mark.save(d.cfg.Sink)
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := d.cfg.Outbox.Settle(call, heads, d.unsettled)
+	if err != nil {
+		d.noteOutbox(ctx, fmt.Errorf("anchor the audit log: %w", err))
+		return
+	}
+	d.noteOutbox(ctx, nil)
+	d.mark.anchored, d.mark.settled = d.mark.tip, end
+	clear(d.dirty)
+	clear(d.written)
+	d.unsettled, d.unanchored = nil, 0
+	d.lag.Store(0)
+}
+
+// note makes an entry of the log's own.
+func (d *Drain) note(action, resource string) Entry {
+	who := tenant.System("audit")
+	return Entry{ID: NewID(), Time: d.cfg.Now().UTC(), Replica: d.cfg.Replica, Principal: who.Ref(), Name: who.Name,
+		Action: action, Resource: resource, Decision: Allow, Rule: "system", Outcome: OutcomeOK}
+}
+
+// noteSink and noteOutbox keep the state for Err, and log when it changes from good to bad or back, not at each try.
+
+func (d *Drain) noteSink(err error) {
+	d.mu.Lock()
+	was := d.sinkErr
+	d.sinkErr = err
+	d.mu.Unlock()
+	d.logChange(was, err, "audit log cannot be written", "audit log is written again")
+}
+
+func (d *Drain) noteOutbox(ctx context.Context, err error) {
+	if err != nil && ctx.Err() != nil { // we are being stopped; that is no fault of the outbox
+		return
+	}
+	d.mu.Lock()
+	was := d.outboxErr
+	d.outboxErr = err
+	d.mu.Unlock()
+	d.logChange(was, err, "audit log cannot be anchored", "audit log is anchored again")
+}
+
+func (d *Drain) logChange(was, is error, bad, good string) {
+	switch {
+	case was == nil && is != nil:
+		d.cfg.Logger.Error(bad, "error", is.Error())
+	case was != nil && is == nil:
+		d.cfg.Logger.Info(good)
+	}
+}
+
+// batch is the text of the lines that one append writes.
+type batch struct {
+	tips  map[string]Head // of the file
+	next  map[string]Head // of the chains in the batch, once it is written
+	text  []byte
+	lines int
+}
+
+func (b *batch) add(e Entry) {
+	chain := e.Chain()
+	if c := (cursor{rest: []byte(chain), ok: true}); c.name() != chain || len(chain) > maxChain {
+		chain = PlatformChain // no tenant has such an id, and no name may break the line
+	}
+	tip, ok := b.next[chain]
+	if !ok {
+		tip = b.tips[chain]
+	}
+	l := tip.Next(chain, EncodeEntry(e))
+	b.text = AppendLine(b.text, l)
+	b.next[chain] = l.Head()
+	b.lines++
+}
