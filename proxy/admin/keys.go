@@ -1,0 +1,119 @@
+package admin
+
+import (
+	"cmp"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+func (s *Server) listKeys(c *call) (*answer, error) {
+	id, scope, e, missing, err := s.subject(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.read(authz.KeyList, "tenant/"+string(id)+"/key", scope, func() error { return missing }); err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, body: KeyList{Items: renderTenant(e.Record).Keys}}, nil
+}
+
+func (s *Server) getKey(c *call) (*answer, error) {
+	id, scope, e, missing, err := s.subject(c)
+	if err != nil {
+		return nil, err
+	}
+	var key *tenant.Key
+	err = c.read(authz.KeyList, keyResource(id, c.args["key"]), scope, func() error {
+		if missing != nil {
+			return missing
+		}
+		k, ok := e.Record.KeyByName(c.args["key"])
+		if !ok {
+			return fault.New(fault.NotFound, "no such key")
+		}
+		key = k
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, body: renderKey(key)}, nil
+}
+
+// keyResource names a key in an audit record. A name that no key can have is left out: the record is not the place for it.
+func keyResource(id tenant.ID, name string) string {
+	if tenant.CheckName("key name", name, false) != nil {
+		name = "?"
+	}
+	return "tenant/" + string(id) + "/key/" + name
+}
+
+// createKey makes a key of 256 random bits and answers with it. This answer is the only place where it ever appears.
+func (s *Server) createKey(c *call) (*answer, error) {
+	var req KeyRequest
+	if err := decode(c.http, &req, false); err != nil {
+		return nil, err
+	}
+	if err := tenant.CheckName("name", req.Name, false); err != nil {
+		return nil, err
+	}
+	secret, hash := s.cfg.NewKey()
+	key := tenant.Key{
+		ID: uuid.NewString(), Name: req.Name, Hash: hash, Role: cmp.Or(req.Role, tenant.Editor),
+		Source: tenant.SourceAPI, Created: s.cfg.Now().UTC(),
+	}
+	_, err := s.edit(c, authz.KeyCreate, "/key/"+key.Name, nil, func(r *tenant.Record) error {
+		if taken(r, key.Name) {
+			return fault.New(fault.Conflict, "the name %q is in use by another key of this tenant: revoke that one first, or choose another name", key.Name)
+		}
+		if len(r.Keys) >= tenant.MaxKeys {
+			return fault.New(fault.Conflict, "the tenant has %d keys, and may have %d: revoke one first", len(r.Keys), tenant.MaxKeys)
+		}
+		r.Keys = append(r.Keys, key)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	shownOnce := renderKey(&key)
+	shownOnce.Key = secret
+	location := "/api/v1/tenants/" + url.PathEscape(c.args["id"]) + "/keys/" + key.ID
+	return &answer{status: http.StatusCreated, body: shownOnce, location: location}, nil
+}
+
+// taken says whether a name would be ambiguous: keys are named by name or by id.
+func taken(r *tenant.Record, name string) bool {
+	_, ok := r.KeyByName(name)
+	return ok
+}
+
+func (s *Server) revokeKey(c *call) (*answer, error) {
+	id, err := tenant.ParseID(c.args["id"])
+	if err != nil {
+		return nil, err
+	}
+	name := c.args["key"]
+	sub := keyResource(id, name)[len("tenant/"+string(id)):]
+	_, err = s.edit(c, authz.KeyRevoke, sub, nil, func(r *tenant.Record) error {
+		i := slices.IndexFunc(r.Keys, func(k tenant.Key) bool { return k.ID == name || k.Name == name })
+		if i < 0 {
+			return fault.New(fault.NotFound, "no such key")
+		}
+		if r.Keys[i].Source == tenant.SourceFile && !removed(r) {
+			return fault.New(fault.Conflict, "key %q is declared in %s: remove it there", r.Keys[i].Name, cmp.Or(r.File, "a file"))
+		}
+		r.Keys = slices.Delete(r.Keys, i, i+1)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusNoContent}, nil
+}
