@@ -238,7 +238,7 @@ func TestClientBounds(t *testing.T) {
 	g := egress.New(egress.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}, Fetch: 500 * time.Millisecond})
 	for path, want := range map[string]string{
 		"/exact": "", "/over": "more than 1048576 bytes", "/endless": "more than 1048576 bytes",
-		"/bomb": "compressed", "/silent": "Client.Timeout",
+		"/bomb": "compressed", "/silent": "deadline exceeded",
 	} {
 		n, err := get(g.Client(false), s.URL+path)
 		if n > egress.MaxFetchBytes {
