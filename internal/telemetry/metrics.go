@@ -1,0 +1,292 @@
+package telemetry
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// The values of the label tenant that are no tenant's: an id holds no '_'.
+const (
+	labelOther = "_other" // the sum of all tenants beyond the bound
+	labelNone  = "_none"  // requests that no tenant could be found for
+)
+
+// Metrics counts what happens on this replica. It is safe for concurrent use.
+type Metrics struct {
+	names descs
+	max   int
+	none  *TenantMetrics
+
+	of sync.Map // tenant.ID -> *member
+
+	mu    sync.Mutex
+	named int    // guarded by mu: how many members have a series of their own
+	gone  totals // guarded by mu: what forgotten members of _other had counted, so that no counter ever falls
+
+	reloads  [2]atomic.Uint64 // ok, failed
+	issued   atomic.Uint64
+	platform atomic.Pointer[Sources]
+}
+
+type member struct {
+	metrics TenantMetrics
+	named   bool
+}
+
+// NewMetrics registers the metrics. At most maxTenants tenants, in the order of their first requests, have series of
+// their own; the others are summed as "_other". A tenant that is forgotten gives its place to the next new one.
+func NewMetrics(reg prometheus.Registerer, maxTenants int) (*Metrics, error) {
+	m := &Metrics{names: newDescs(), max: maxTenants, none: new(TenantMetrics)}
+	if err := reg.Register(m); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return m, nil
+}
+
+// Tenant returns the metrics of a tenant, which must exist: an unknown name would take memory for good.
+func (m *Metrics) Tenant(id tenant.ID) *TenantMetrics {
+	if t, ok := m.of.Load(id); ok {
+		return &t.(*member).metrics
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t, ok := m.of.Load(id); ok {
+		return &t.(*member).metrics
+	}
+	t := &member{named: m.named < m.max}
+	if t.named {
+		m.named++
+	}
+	m.of.Store(id, t)
+	return &t.metrics
+}
+
+// NoTenant returns the metrics of requests for which no tenant could be found.
+func (m *Metrics) NoTenant() *TenantMetrics { return m.none }
+
+// Forget drops the metrics of a tenant that was deleted. Requests in flight may still count into what is dropped.
+func (m *Metrics) Forget(id tenant.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, ok := m.of.LoadAndDelete(id)
+	if !ok {
+		return
+	}
+	t := v.(*member)
+	if t.named {
+		m.named--
+		return
+	}
+	m.gone.add(&t.metrics)
+	m.gone.inFlight = 0
+}
+
+// Reload counts a reload of the configuration; err says why it was refused.
+func (m *Metrics) Reload(err error) {
+	if err != nil {
+		m.reloads[1].Add(1)
+		return
+	}
+	m.reloads[0].Add(1)
+}
+
+// CertificateIssued counts a certificate that was issued.
+func (m *Metrics) CertificateIssued() { m.issued.Add(1) }
+
+// Sources are read at each scrape. A nil one has no series.
+type Sources struct {
+	Tenants      func() int           // registered tenants in the index
+	Claims       func() int           // claims that this replica holds
+	AuditDropped func() uint64        // audit entries dropped, see audit.Buffer
+	AuditWritten func() uint64        // audit lines written, see audit.Drain
+	AuditLag     func() time.Duration // age of the oldest audit line that is not anchored
+	Certificates func() int           // certificates in memory
+}
+
+// Observe sets what the platform's metrics are read from.
+func (m *Metrics) Observe(s Sources) { m.platform.Store(&s) }
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.names.describe(ch) }
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	named, other := m.read()
+	for id, t := range named {
+		m.names.tenant(ch, string(id), &t)
+	}
+	if other != (totals{}) {
+		m.names.tenant(ch, labelOther, &other)
+	}
+	var none totals
+	none.add(m.none)
+	m.names.tenant(ch, labelNone, &none)
+	m.collectPlatform(ch)
+}
+
+// read returns the totals of the tenants with series of their own, and the sum of the others.
+func (m *Metrics) read() (named map[tenant.ID]totals, other totals) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	named, other = make(map[tenant.ID]totals, m.named), m.gone
+	m.of.Range(func(id, v any) bool {
+		t := v.(*member)
+		if !t.named {
+			other.add(&t.metrics)
+			return true
+		}
+		var s totals
+		s.add(&t.metrics)
+		named[id.(tenant.ID)] = s
+		return true
+	})
+	return named, other
+}
+
+func (m *Metrics) collectPlatform(ch chan<- prometheus.Metric) {
+	n := &m.names
+	n.counter(ch, n.reloads, m.reloads[0].Load(), "ok")
+	n.counter(ch, n.reloads, m.reloads[1].Load(), "failed")
+	n.counter(ch, n.issued, m.issued.Load())
+	s := m.platform.Load()
+	if s == nil {
+		return
+	}
+	if s.Tenants != nil {
+		n.gauge(ch, n.tenants, float64(s.Tenants()))
+	}
+	if s.Claims != nil {
+		n.gauge(ch, n.claims, float64(s.Claims()))
+	}
+	if s.AuditDropped != nil {
+		n.counter(ch, n.auditDropped, s.AuditDropped())
+	}
+	if s.AuditWritten != nil {
+		n.counter(ch, n.auditWritten, s.AuditWritten())
+	}
+	if s.AuditLag != nil {
+		n.gauge(ch, n.auditLag, s.AuditLag().Seconds())
+	}
+	if s.Certificates != nil {
+		n.gauge(ch, n.certificates, float64(s.Certificates()))
+	}
+}
+
+// TenantText returns one tenant's metrics in the Prometheus text format, under the names that the platform's own
+// listener uses, and under the tenant's own label even if that listener sums it as "_other". A tenant without requests
+// has zeros.
+func (m *Metrics) TenantText(id tenant.ID) []byte {
+	one := &single{names: &m.names, id: id}
+	if t, ok := m.of.Load(id); ok {
+		one.totals.add(&t.(*member).metrics)
+	}
+	reg := prometheus.NewRegistry()
+	var out bytes.Buffer
+	if err := reg.Register(one); err != nil {
+		return nil
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		return nil
+	}
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&out, f); err != nil {
+			return nil
+		}
+	}
+	return out.Bytes()
+}
+
+// TextType is the media type of TenantText.
+const TextType = "text/plain; version=0.0.4; charset=utf-8"
+
+// single collects one tenant.
+type single struct {
+	names  *descs
+	id     tenant.ID
+	totals totals
+}
+
+func (s *single) Describe(ch chan<- *prometheus.Desc) { s.names.describeTenant(ch) }
+
+func (s *single) Collect(ch chan<- prometheus.Metric) { s.names.tenant(ch, string(s.id), &s.totals) }
+
+// descs are the names of all series.
+type descs struct {
+	requests, refusals, inFlight, duration, bytesIn, bytesOut, limited, upstream         *prometheus.Desc // by tenant
+	reloads, issued, tenants, claims, auditDropped, auditWritten, auditLag, certificates *prometheus.Desc
+}
+
+func newDescs() descs {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("polygate_"+name, help, labels, nil)
+	}
+	return descs{
+		requests: d("tenant_requests_total", "Requests that ended, by class of the status.", "tenant", "code"),
+		refusals: d("tenant_refusals_total", "Requests that ended in an error of ours, by its kind.", "tenant", "kind"),
+		inFlight: d("tenant_requests_in_flight", "Requests and streams in flight.", "tenant"),
+		duration: d("tenant_request_duration_seconds", "Time from a request's first byte to its response's last; upgrades left out.", "tenant"),
+		bytesIn:  d("tenant_received_bytes_total", "Bytes of request bodies.", "tenant"),
+		bytesOut: d("tenant_sent_bytes_total", "Bytes of response bodies.", "tenant"),
+		limited:  d("tenant_rate_limited_total", "Requests refused for a rate or concurrency quota.", "tenant"),
+		upstream: d("tenant_upstream_errors_total", "Requests that failed at the upstream.", "tenant"),
+
+		reloads:      d("config_reloads_total", "Reloads of the configuration.", "result"),
+		issued:       d("certificates_issued_total", "Certificates issued."),
+		tenants:      d("tenants", "Registered tenants."),
+		claims:       d("claims", "Tenants that this replica owns."),
+		auditDropped: d("audit_dropped_total", "Audit records of the data plane that were dropped because the buffer was full."),
+		auditWritten: d("audit_written_total", "Audit records written to the chains."),
+		auditLag:     d("audit_anchor_lag_seconds", "Age of the oldest audit record that is not anchored."),
+		certificates: d("certificates", "Certificates in memory."),
+	}
+}
+
+func (n *descs) describeTenant(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{n.requests, n.refusals, n.inFlight, n.duration, n.bytesIn, n.bytesOut, n.limited, n.upstream} {
+		ch <- d
+	}
+}
+
+func (n *descs) describe(ch chan<- *prometheus.Desc) {
+	n.describeTenant(ch)
+	for _, d := range []*prometheus.Desc{n.reloads, n.issued, n.tenants, n.claims, n.auditDropped, n.auditWritten, n.auditLag, n.certificates} {
+		ch <- d
+	}
+}
+
+func (n *descs) counter(ch chan<- prometheus.Metric, d *prometheus.Desc, v uint64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (n *descs) gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+// tenant emits the series of one tenant: some 25, and one more for each kind of error that it has met.
+func (n *descs) tenant(ch chan<- prometheus.Metric, name string, s *totals) {
+	for i, v := range s.classes {
+		n.counter(ch, n.requests, v, name, string(rune('1'+i))+"xx")
+	}
+	for k, v := range s.kinds {
+		if v > 0 {
+			n.counter(ch, n.refusals, v, name, fault.Kind(k).String()) //nolint:gosec // k < numKinds
+		}
+	}
+	n.gauge(ch, n.inFlight, float64(s.inFlight), name)
+	count, buckets := s.histogram()
+	ch <- prometheus.MustNewConstHistogram(n.duration, count, s.seconds, buckets, name)
+	n.counter(ch, n.bytesIn, s.bytesIn, name)
+	n.counter(ch, n.bytesOut, s.bytesOut, name)
+	n.counter(ch, n.limited, s.limited, name)
+	n.counter(ch, n.upstream, s.upstream, name)
+}
