@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/proxy/admin"
+)
+
+// admins is what the commands for operators share: how to reach the listener and how to print.
+type admins struct {
+	conn *connection
+	out  printer
+}
+
+// run opens the client for one command.
+func (a *admins) run(cmd *cobra.Command, do func(ctx context.Context, c *client) error) error {
+	if err := a.out.check(); err != nil {
+		return err
+	}
+	c, err := a.conn.open(cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return do(cmd.Context(), c)
+}
+
+func newTenantCommand() *cobra.Command {
+	a := &admins{conn: adminConnection()}
+	cmd := commandGroup("tenant", "List, apply, suspend, resume and delete tenants",
+		"Manage tenants through the operators' listener.\n\nTenants that the gateway's own tenants.yaml declares are changed there; suspend and resume work on every tenant.",
+		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantDelete())
+	cmd.Example = "  polygate tenant list\n  polygate tenant apply -f tenants.yaml"
+	a.conn.bind(cmd)
+	a.out.bind(cmd)
+	return cmd
+}
+
+// tenantPath returns the path of a tenant. The id is checked here for a better message, and again by the server.
+func tenantPath(id string) (string, error) {
+	if _, err := tenant.ParseID(id); err != nil {
+		return "", plain(err)
+	}
+	return "/api/v1/tenants/" + url.PathEscape(id), nil
+}
+
+func (a *admins) tenantList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List all tenants",
+		Long:    "List all tenants, sorted by id.",
+		Example: "  polygate tenant list\n  polygate tenant list -o json | jq -r '.items[].id'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.run(cmd, func(ctx context.Context, c *client) error {
+				list, err := listTenants(ctx, c)
+				if err != nil {
+					return fmt.Errorf("list tenants: %w", err)
+				}
+				rows := make([][]string, len(list.Items))
+				for i, t := range list.Items {
+					rows[i] = []string{string(t.ID), string(t.State), string(t.Mode), strconv.Itoa(len(t.Keys)),
+						strings.Join(t.Hosts, ","), string(t.Source), t.DisplayName}
+				}
+				return a.out.print(cmd.OutOrStdout(), list, []string{"ID", "STATE", "MODE", "KEYS", "HOSTS", "SOURCE", "NAME"}, rows)
+			})
+		},
+	}
+}
+
+// listTenants reads all pages.
+func listTenants(ctx context.Context, c *client) (*admin.TenantList, error) {
+	all := &admin.TenantList{Items: []admin.Tenant{}}
+	cursor := ""
+	for {
+		var page admin.TenantList
+		if err := c.do(ctx, http.MethodGet, "/api/v1/tenants?limit=500&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
+			return nil, err
+		}
+		all.Items = append(all.Items, page.Items...)
+		if page.NextCursor == "" || page.NextCursor == cursor {
+			return all, nil
+		}
+		cursor = page.NextCursor
+	}
+}
+
+func (a *admins) tenantGet() *cobra.Command {
+	return &cobra.Command{
+		Use: "get <tenant>", Short: "Show one tenant",
+		Long:    "Show what the gateway knows of one tenant: its state, mode, hosts, quotas and keys (never a key itself).",
+		Example: "  polygate tenant get team-a\n  polygate tenant get team-a -o json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.one(cmd, args[0], http.MethodGet, "", nil, a.show)
+		},
+	}
+}
+
+// one sends one request about a tenant and hands the answered tenant to done.
+func (a *admins) one(cmd *cobra.Command, id, method, sub string, body any, done func(*cobra.Command, *admin.Tenant) error) error {
+	path, err := tenantPath(id)
+	if err != nil {
+		return err
+	}
+	return a.run(cmd, func(ctx context.Context, c *client) error {
+		var t admin.Tenant
+		if err := c.do(ctx, method, path+sub, body, &t); err != nil {
+			return fmt.Errorf("tenant %s: %w", id, err)
+		}
+		return done(cmd, &t)
+	})
+}
+
+func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
+	if a.out.isJSON() {
+		return printJSON(cmd.OutOrStdout(), t)
+	}
+	fields := [][2]string{
+		{"ID", string(t.ID)}, {"Name", t.DisplayName}, {"State", string(t.State)}, {"Reason", t.SuspendReason},
+		{"Mode", string(t.Mode)}, {"Hosts", strings.Join(t.Hosts, ", ")}, {"Namespace", t.Namespace},
+	}
+	if d := t.Dedicated; d != nil {
+		fields = append(fields, [2]string{"Upstream", d.Upstream}, [2]string{"Auth", string(d.Auth)}, [2]string{"Identity", d.Identity})
+	}
+	fields = append(fields, [2]string{"Quotas", quotaText(t.Quotas)}, [2]string{"Source", strings.TrimSpace(string(t.Source) + " " + t.File)},
+		[2]string{"Created", stamp(t.Created)}, [2]string{"Updated", stamp(t.Updated)}, [2]string{"Version", t.ResourceVersion}, [2]string{"UID", t.UID})
+	if err := printFields(cmd.OutOrStdout(), fields); err != nil || len(t.Keys) == 0 {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	return printTable(cmd.OutOrStdout(), keyHead(), keyRows(t.Keys))
+}
+
+// quotaText names the quotas that a tenant has of its own.
+func quotaText(q tenant.Quotas) string {
+	var parts []string
+	add := func(name string, v float64) {
+		if v > 0 {
+			parts = append(parts, name+" "+strconv.FormatFloat(v, 'g', -1, 64))
+		}
+	}
+	add("max_servers", float64(q.MaxServers))
+	add("max_concurrent_requests", float64(q.MaxConcurrentRequests))
+	add("requests_per_second", q.RequestsPerSecond)
+	add("burst", float64(q.Burst))
+	return strings.Join(parts, ", ")
+}
+
+func (a *admins) tenantSuspend() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "suspend <tenant>", Short: "Stop serving a tenant, keeping its state",
+		Long:    "Stop serving a tenant. Its callers get 503 with the reason, requests in flight end, and all its state is kept.",
+		Example: "  polygate tenant suspend team-a --reason 'under investigation until Friday'",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.one(cmd, args[0], http.MethodPost, "/suspend", admin.SuspendRequest{Reason: reason}, a.say("suspended"))
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "what the tenant's callers are told")
+	return cmd
+}
+
+func (a *admins) tenantResume() *cobra.Command {
+	return &cobra.Command{
+		Use: "resume <tenant>", Short: "Serve a suspended tenant again",
+		Long:    "Serve a suspended tenant again, with everything that it had.",
+		Example: "  polygate tenant resume team-a",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.one(cmd, args[0], http.MethodPost, "/resume", nil, a.say("resumed"))
+		},
+	}
+}
+
+// say reports a change in one line, or shows the tenant as JSON.
+func (a *admins) say(what string) func(*cobra.Command, *admin.Tenant) error {
+	return func(cmd *cobra.Command, t *admin.Tenant) error {
+		if a.out.isJSON() {
+			return printJSON(cmd.OutOrStdout(), t)
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "tenant %s %s\n", clean(string(t.ID)), what)
+		return err
+	}
+}
+
+func (a *admins) tenantDelete() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "delete <tenant>", Short: "Erase a tenant with all its state",
+		Long: `Erase a tenant: its keys, servers, secrets and sessions. This cannot be undone; "tenant suspend" keeps everything.
+
+A tenant that tenants.yaml declares must be removed from the file first.`,
+		Example: "  polygate tenant delete team-a --yes",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := tenantPath(args[0])
+			if err != nil {
+				return err
+			}
+			if !yes {
+				return usage("this erases tenant %s with all its state and cannot be undone: repeat it with --yes", args[0])
+			}
+			return a.run(cmd, func(ctx context.Context, c *client) error {
+				if err := c.do(ctx, http.MethodDelete, path, nil, nil); err != nil {
+					return fmt.Errorf("delete tenant %s: %w", args[0], err)
+				}
+				return a.say("deleted")(cmd, &admin.Tenant{ID: tenant.ID(args[0])})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it without further question")
+	return cmd
+}
