@@ -44,6 +44,7 @@ const (
 const (
 	TenantConflict Action = "tenant.conflict" // a request whose signals name different tenants was refused
 	DataKeyCreate  Action = "datakey.create"
+	CatalogApply   Action = "catalog.apply" // a reload made a tenant's servers be what its file says
 )
 
 // Class says how a refusal is shown, so that it tells no more than it must (design, step 3).

@@ -1,0 +1,268 @@
+package vgw
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw/catalog"
+)
+
+// whoamiView is what a credential is told about itself.
+type whoamiView struct {
+	Tenant      tenant.ID            `json:"tenant"`
+	DisplayName string               `json:"display_name,omitzero"`
+	Kind        tenant.PrincipalKind `json:"kind"`
+	ID          string               `json:"id"`
+	Name        string               `json:"name"`
+	Role        string               `json:"role"`
+}
+
+func whoami(_ context.Context, c *call) (exchange.Decision, error) {
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.Whoami, Resource: "whoami"})
+	if err != nil {
+		return nil, err
+	}
+	p := c.r.Visit.Principal()
+	d, err := reply(200, whoamiView{c.e.Scope.ID(), c.e.Record.DisplayName, p.Kind, p.ID, p.Name, p.Role.String()})
+	permit.Done(err)
+	return d, err
+}
+
+func metrics(_ context.Context, c *call) (exchange.Decision, error) {
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.MetricsRead, Resource: "metrics"})
+	if err != nil {
+		return nil, err
+	}
+	h := exchange.Header{}
+	h.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	d := &exchange.Reply{Status: 200, Header: h}
+	if c.metrics != nil {
+		d.Body = c.metrics.TenantText(c.e.Scope.ID())
+	}
+	permit.Done(nil)
+	return d, nil
+}
+
+// endpointView is a server as the tenant's MCP clients see it.
+type endpointView struct {
+	Name      string `json:"name"`
+	URL       string `json:"url"` // ours
+	Transport string `json:"transport"`
+}
+
+// serverView is a server as its administrators see it. Header values are never shown.
+type serverView struct {
+	ID              string        `json:"id"`
+	Name            string        `json:"name"`
+	URL             string        `json:"url"`
+	Headers         []string      `json:"headers"`
+	TimeoutSeconds  int           `json:"timeout_seconds,omitzero"`
+	Source          tenant.Source `json:"source"`
+	File            string        `json:"file,omitzero"`
+	Created         time.Time     `json:"created"`
+	Updated         time.Time     `json:"updated"`
+	ResourceVersion int64         `json:"resource_version"`
+}
+
+func (c *call) serverView(s *server) serverView {
+	v := serverView{
+		ID: s.ID, Name: s.Name, URL: s.URL, Headers: make([]string, 0, len(s.Headers)), TimeoutSeconds: s.Timeout,
+		Source: s.Source, File: s.File, Created: s.Created, Updated: s.Updated, ResourceVersion: s.Version,
+	}
+	for _, h := range s.Headers {
+		v.Headers = append(v.Headers, h.Name)
+	}
+	// A query may hold a token of the server's, which is for those who could have set it.
+	if base, _, ok := strings.Cut(s.URL, "?"); ok && !c.r.Visit.May(authz.ServerCreate) {
+		v.URL = base
+	}
+	return v
+}
+
+// admitList admits a list. Who may not see any of it is shown an empty one (false), not a refusal.
+func admitList(c *call, a authz.Action, resource string) (*guard.Permit, bool, error) {
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: resource})
+	if fault.Is(err, fault.NotFound) {
+		return nil, false, nil
+	}
+	return permit, err == nil, err
+}
+
+// answerList answers with the page of items that is asked for, each as view shows it.
+func answerList[T, V any](c *call, permit *guard.Permit, items []T, name func(T) string, view func(T) V) (exchange.Decision, error) {
+	part, err := page(c, items, name)
+	var d *exchange.Reply
+	if err == nil {
+		out := list[V]{Items: make([]V, 0, len(part.Items)), NextCursor: part.NextCursor}
+		for _, item := range part.Items {
+			out.Items = append(out.Items, view(item))
+		}
+		d, err = reply(200, out)
+	}
+	if permit != nil {
+		permit.Done(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func listEndpoints(ctx context.Context, c *call) (exchange.Decision, error) {
+	return answerServers(ctx, c, func(s *server) endpointView {
+		return endpointView{Name: s.Name, URL: c.r.Base + "/servers/" + s.Name + "/mcp", Transport: "streamable-http"}
+	})
+}
+
+func listServers(ctx context.Context, c *call) (exchange.Decision, error) {
+	return answerServers(ctx, c, c.serverView)
+}
+
+func answerServers[V any](ctx context.Context, c *call, view func(*server) V) (exchange.Decision, error) {
+	permit, may, err := admitList(c, authz.ServerList, "server")
+	if err != nil {
+		return nil, err
+	}
+	var items []*server
+	if may {
+		snap, err := c.gw.catalog(ctx)
+		if err != nil {
+			permit.Done(err)
+			return nil, err
+		}
+		items = snap.servers
+	}
+	return answerList(c, permit, items, func(s *server) string { return s.Name }, view)
+}
+
+func getServer(ctx context.Context, c *call) (exchange.Decision, error) {
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerRead, Resource: "server/" + label(c.params[0])})
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.findServer(ctx)
+	permit.Done(err)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (c *call) findServer(ctx context.Context) (*exchange.Reply, error) {
+	snap, err := c.gw.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := snap.find(c.params[0])
+	if !ok {
+		return nil, noServer(c.params[0])
+	}
+	return c.replyServer(200, s)
+}
+
+func (c *call) replyServer(status int, s *server) (*exchange.Reply, error) {
+	d, err := reply(status, c.serverView(s))
+	if err != nil {
+		return nil, err
+	}
+	d.Header.Set("Etag", etag(s.Version))
+	if status == 201 {
+		d.Header.Set("Location", c.r.Base+"/api/v1/servers/"+s.Name)
+	}
+	return d, nil
+}
+
+// serverBody is the body of POST /api/v1/servers.
+type serverBody struct {
+	Name           string            `json:"name"`
+	URL            string            `json:"url"`
+	Headers        map[string]string `json:"headers"`
+	TimeoutSeconds int32             `json:"timeout_seconds"`
+}
+
+func createServer(ctx context.Context, c *call) (exchange.Decision, error) {
+	body, err := decode[serverBody](c)
+	if err != nil {
+		return nil, err
+	}
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerCreate, Resource: "server/" + label(body.Name)})
+	if err != nil {
+		return nil, err
+	}
+	d := catalog.Server{Name: body.Name, URL: body.URL, Headers: body.Headers, Timeout: time.Duration(body.TimeoutSeconds) * time.Second}
+	var s *server
+	if err = d.Check(); err == nil {
+		s, err = c.gw.create(ctx, permit, d, c.r.Visit.MaxServers())
+	}
+	if err := permit.Settle(err); err != nil {
+		return nil, err
+	}
+	return c.replyServer(201, s)
+}
+
+func deleteServer(ctx context.Context, c *call) (exchange.Decision, error) {
+	pre, err := ifMatch(c.r.Header)
+	if err != nil {
+		return nil, err
+	}
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerDelete, Resource: "server/" + label(c.params[0])})
+	if err != nil {
+		return nil, err
+	}
+	if err := permit.Settle(c.gw.remove(ctx, permit, c.params[0], pre)); err != nil {
+		return nil, err
+	}
+	return noContent(), nil
+}
+
+// keyView is an API key as its administrators see it.
+type keyView struct {
+	ID              string        `json:"id"`
+	Name            string        `json:"name"`
+	Role            string        `json:"role"`
+	Source          tenant.Source `json:"source"`
+	File            string        `json:"file,omitzero"`
+	Created         time.Time     `json:"created"`
+	Updated         time.Time     `json:"updated"`
+	ResourceVersion int64         `json:"resource_version"`
+	Key             string        `json:"key,omitzero"` // the key itself: in the answer to its creation, and never again
+}
+
+func viewKey(r *tenant.Record, k *tenant.Key) keyView {
+	v := keyView{
+		ID: k.ID, Name: k.Name, Role: k.Role.String(), Source: k.Source,
+		Created: k.Created, Updated: k.Created, ResourceVersion: keyVersion(k),
+	}
+	if k.Source == tenant.SourceFile {
+		v.File = r.File
+	}
+	return v
+}
+
+// keyVersion returns a key's resource version. The API never changes a key, so its creation tells versions of a name apart.
+func keyVersion(k *tenant.Key) int64 { return max(k.Created.UnixMicro(), 1) }
+
+func listKeys(_ context.Context, c *call) (exchange.Decision, error) {
+	permit, may, err := admitList(c, authz.KeyList, "key")
+	if err != nil {
+		return nil, err
+	}
+	var keys []*tenant.Key
+	for i := range c.e.Record.Keys {
+		if may {
+			keys = append(keys, &c.e.Record.Keys[i])
+		}
+	}
+	slices.SortFunc(keys, func(a, b *tenant.Key) int { return strings.Compare(a.Name, b.Name) })
+	return answerList(c, permit, keys, func(k *tenant.Key) string { return k.Name }, func(k *tenant.Key) keyView {
+		return viewKey(c.e.Record, k)
+	})
+}

@@ -1,0 +1,193 @@
+package vgw
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw/catalog"
+)
+
+// maxWrites bounds one transaction of ApplyCatalog; etcd allows 128 operations by default, the claim needs some.
+const maxWrites = 96
+
+// ApplyCatalog makes the servers that a file declares for e's tenant be just these: it adds, changes and removes those with
+// source file, and leaves the API's. visit is the system's, at the platform's guard. The same catalog again writes nothing.
+// A name that the API has taken is a fault.Conflict that says so; then, or if a declaration is wrong, nothing is applied.
+func (m *Mux) ApplyCatalog(ctx context.Context, visit *guard.Visit, e *tenant.Entry, file string, servers []catalog.Server) error {
+	names := make(map[string]bool, len(servers))
+	for _, s := range servers {
+		if err := s.Check(); err != nil {
+			return fault.Wrap(fault.Invalid, err, "server %q: %s", s.Name, fault.From(err).Detail)
+		}
+		if names[s.Name] {
+			return fault.New(fault.Invalid, "server %q is declared twice", s.Name)
+		}
+		names[s.Name] = true
+	}
+	in, err := m.enter(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer in.leave()
+	return in.gw.apply(ctx, visit, e.Record.Quotas.MaxServers, file, servers)
+}
+
+// ServerCount returns how many servers the tenant of e has, whoever declared them.
+func (m *Mux) ServerCount(ctx context.Context, e *tenant.Entry) (int, error) {
+	in, err := m.enter(ctx, e)
+	if err != nil {
+		return 0, err
+	}
+	defer in.leave()
+	snap, err := in.gw.catalog(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return len(snap.servers), nil
+}
+
+// difference is what there is to do to the catalog.
+type difference struct {
+	put    []*server
+	remove []string
+	added  int
+}
+
+func (g *Gateway) apply(ctx context.Context, visit *guard.Visit, quota int, file string, declared []catalog.Server) error {
+	g.changes.Lock()
+	defer g.changes.Unlock()
+	snap, err := g.fresh(ctx)
+	if err != nil {
+		return err
+	}
+	diff, err := g.compare(snap, file, declared)
+	if err != nil || len(diff.put)+len(diff.remove) == 0 {
+		return err
+	}
+	before := len(snap.servers)
+	after := before + diff.added - len(diff.remove)
+	if quota > 0 && after > quota && after > before {
+		return fault.New(fault.Conflict, "over the quota of servers: the catalog makes them %d, max_servers is %d", after, quota)
+	}
+	for !diff.empty() {
+		part := diff.cut(maxWrites)
+		if err := g.applyPart(visit, file, part); err != nil {
+			return err
+		}
+		snap = snap.with(part.put, part.remove)
+		g.servers.Store(snap)
+	}
+	return nil
+}
+
+// applyPart commits one transaction's worth.
+func (g *Gateway) applyPart(visit *guard.Visit, file string, part difference) error {
+	writes := make([]tenant.Write, 0, len(part.put)+len(part.remove))
+	for _, name := range part.remove {
+		writes = append(writes, tenant.Write{Kind: kindServer, ID: name})
+	}
+	for _, s := range part.put {
+		w, err := s.write()
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
+	permit, err := visit.Admit(guard.Effect{Action: authz.CatalogApply, Resource: part.describe(file), Subject: g.scope})
+	if err != nil {
+		return err
+	}
+	return permit.Settle(g.commit(permit, writes...))
+}
+
+// compare returns what the declarations change.
+func (g *Gateway) compare(snap *snapshot, file string, declared []catalog.Server) (difference, error) {
+	var diff difference
+	names := make(map[string]bool, len(declared))
+	version := g.nextVersion(snap)
+	for _, d := range declared {
+		names[d.Name] = true
+		digest, err := g.declaration(file, d)
+		if err != nil {
+			return diff, err
+		}
+		have, ok := snap.find(d.Name)
+		if ok && have.Source != tenant.SourceFile {
+			return diff, fault.New(fault.Conflict, "server %q was declared through the API already: delete it there or rename it in %s", d.Name, file)
+		}
+		if ok && have.Digest == digest {
+			continue
+		}
+		s, err := g.seal(d, version)
+		if err != nil {
+			return diff, err
+		}
+		s.Source, s.File, s.Digest = tenant.SourceFile, file, digest
+		if ok {
+			s.ID, s.Created = have.ID, have.Created
+		} else {
+			diff.added++
+		}
+		diff.put = append(diff.put, s)
+	}
+	for _, s := range snap.servers {
+		if s.Source == tenant.SourceFile && !names[s.Name] {
+			diff.remove = append(diff.remove, s.Name)
+		}
+	}
+	return diff, nil
+}
+
+// declaration returns the digest by which a declaration is known again: sealed values cannot be compared, as sealing the
+// same twice differs, and are not opened for it.
+func (g *Gateway) declaration(file string, d catalog.Server) (string, error) {
+	type header struct{ Name, Value string }
+	headers := make([]header, 0, len(d.Headers))
+	for name, value := range d.Headers {
+		headers = append(headers, header{name, value})
+	}
+	slices.SortFunc(headers, func(a, b header) int { return strings.Compare(a.Name, b.Name) })
+	text, err := json.Marshal(struct {
+		File, Name, URL string
+		Headers         []header
+		Seconds         int64
+	}{file, d.Name, d.URL, headers, int64(d.Timeout / time.Second)})
+	if err != nil {
+		return "", fmt.Errorf("declaration of %s: %w", d.Name, err)
+	}
+	return g.digest(text), nil
+}
+
+func (d *difference) empty() bool { return len(d.put)+len(d.remove) == 0 }
+
+// cut takes up to n changes off d. Removals go first, so that the count never passes what it will be in the end.
+func (d *difference) cut(n int) difference {
+	var part difference
+	k := min(n, len(d.remove))
+	part.remove, d.remove = d.remove[:k], d.remove[k:]
+	k = min(n-k, len(d.put))
+	part.put, d.put = d.put[:k], d.put[k:]
+	return part
+}
+
+// describe names the file and the servers, as the record's resource.
+func (d *difference) describe(file string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "catalog/%s", label(file))
+	for _, name := range d.remove {
+		fmt.Fprintf(&b, " -%s", name)
+	}
+	for _, s := range d.put {
+		fmt.Fprintf(&b, " %s", s.Name)
+	}
+	return b.String()
+}

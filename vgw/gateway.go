@@ -1,0 +1,165 @@
+package vgw
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw/mcp"
+)
+
+// commitIn bounds one commit. It is no part of the caller's patience: a commit that a client's leaving could break off
+// would often be one whose outcome is unknown.
+const commitIn = 10 * time.Second
+
+// Gateway answers for one tenant. What it holds is that tenant's alone, and nothing in it can name another.
+type Gateway struct {
+	scope tenant.Scope
+	claim Claim
+	ctx   context.Context // ends with the claim, or when the gateway is closed
+	close context.CancelCauseFunc
+	now   func() time.Time
+
+	key     *seal.DataKey // seals values at rest
+	cursors *seal.DataKey // seals list cursors
+	mcp     mcp.Handler
+
+	changes sync.Mutex               // one change of the servers at a time, from the check to the swap
+	servers atomic.Pointer[snapshot] // replaced whole, after the commit
+	stale   atomic.Bool              // a commit's outcome is unknown: the store is to be read again
+
+	refs int       // uses; guarded by the slot's mu
+	used time.Time // end of the last use; guarded by the slot's mu
+}
+
+// open claims the tenant and loads its state.
+func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err error) {
+	claim, err := m.cfg.Claims.Claim(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	gw := &Gateway{scope: scope, claim: claim, now: m.cfg.Now}
+	gw.ctx, gw.close = context.WithCancelCause(claim.Context())
+	defer func() {
+		if err != nil {
+			gw.close(err)
+			m.release(ctx, gw)
+		}
+	}()
+	if claim.Scope() != scope {
+		return nil, fmt.Errorf("the claim is on %s (%s), wanted %s (%s)", claim.Scope(), claim.Scope().UID(), scope, scope.UID())
+	}
+	if gw.key, err = m.dataKey(ctx, claim); err != nil {
+		return nil, err
+	}
+	servers, err := gw.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gw.servers.Store(servers)
+	gw.cursors = gw.key.Derive("cursor")
+	gw.mcp = mcp.Handler{Tenant: scope.UID(), Sessions: gw.key.Derive("mcp-session"), MaxBody: m.cfg.MaxBody, Server: gw.upstream}
+	return gw, nil
+}
+
+// The tenant's data key is one object, wrapped by the platform's key-encryption key and bound to the tenant's UID. It is
+// erased with the tenant, and with it everything it sealed: session ids and cursors die then, wherever they are (X41).
+const (
+	kindDataKey = "datakey"
+	idDataKey   = "current"
+)
+
+// dataKey loads the tenant's data key, and makes it at the tenant's first opening.
+func (m *Mux) dataKey(ctx context.Context, claim Claim) (*seal.DataKey, error) {
+	objects, err := claim.Load(ctx, kindDataKey)
+	if err != nil {
+		return nil, fmt.Errorf("load the data key: %w", err)
+	}
+	for _, o := range objects {
+		if o.ID == idDataKey {
+			return m.unwrap(claim.Scope(), o.Value)
+		}
+	}
+	return m.newDataKey(ctx, claim)
+}
+
+func (m *Mux) unwrap(s tenant.Scope, envelope []byte) (*seal.DataKey, error) {
+	b, err := m.cfg.Keys.Unwrap(envelope, s.UID(), kindDataKey, idDataKey)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap the data key: %w", err)
+	}
+	return seal.DataKeyFrom(b)
+}
+
+func (m *Mux) newDataKey(ctx context.Context, claim Claim) (*seal.DataKey, error) {
+	visit, err := m.cfg.Guards.Platform().Enter(tenant.System("gateway"), "")
+	if err != nil {
+		return nil, err
+	}
+	defer visit.Leave()
+	s := claim.Scope()
+	permit, err := visit.Admit(guard.Effect{Action: authz.DataKeyCreate, Resource: kindDataKey + "/" + idDataKey, Subject: s})
+	if err != nil {
+		return nil, err
+	}
+	key := seal.NewDataKey()
+	envelope, err := m.cfg.Keys.Wrap(key.Bytes(), s.UID(), kindDataKey, idDataKey)
+	if err == nil {
+		err = claim.Commit(ctx, permit.Entry(audit.OutcomeOK), tenant.Write{Kind: kindDataKey, ID: idDataKey, Value: envelope})
+	}
+	if err := permit.Settle(err); err != nil {
+		return nil, fmt.Errorf("make the data key: %w", err)
+	}
+	return key, nil
+}
+
+// commit writes to the tenant's state, with the permit's record. It goes on when the caller leaves. If it fails so that
+// the outcome is unknown, the state is read again before it is next used.
+func (g *Gateway) commit(permit *guard.Permit, w ...tenant.Write) error {
+	ctx, cancel := context.WithTimeout(g.ctx, commitIn)
+	defer cancel()
+	err := g.claim.Commit(ctx, permit.Entry(audit.OutcomeOK), w...)
+	if err == nil {
+		return nil
+	}
+	g.stale.Store(true)
+	if fault.KindOf(err) == fault.Internal && g.ctx.Err() != nil {
+		err = moved(context.Cause(g.ctx))
+	}
+	return err
+}
+
+// digest returns a keyed digest of text, which tells nothing of it to who lacks the tenant's key.
+func (g *Gateway) digest(text []byte) string {
+	mac := hmac.New(sha256.New, g.key.Derive("catalog-digest").Bytes())
+	mac.Write(text)
+	return fmt.Sprintf("%x", mac.Sum(nil))
+}
+
+// records is the right to change one tenant's routing record.
+type records struct {
+	all   Records
+	scope tenant.Scope
+}
+
+// update changes the record, and goes on when the caller leaves.
+func (r records) update(ctx context.Context, edit func(*tenant.Record) error, e audit.Entry) (*tenant.Entry, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitIn)
+	defer cancel()
+	return r.all.UpdateTenant(ctx, r.scope.ID(), 0, func(rec *tenant.Record) error {
+		if rec.UID != r.scope.UID() { // deleted and made again meanwhile: another tenant
+			return fault.New(fault.NotFound, "the tenant was deleted")
+		}
+		return edit(rec)
+	}, e)
+}
