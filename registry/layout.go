@@ -1,0 +1,50 @@
+package registry
+
+import (
+	"strings"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// The layout under the root. The one watch covers the first three prefixes only. Every prefix that is ranged over ends
+// in '/', and no segment holds one, so the keys of t1 never include those of t10 (X37).
+const (
+	prefixRecord  = "x/"
+	prefixOwner   = "o/"
+	prefixReplica = "n/"
+	prefixHost    = "u/host/"
+	prefixKey     = "u/key/"
+	prefixState   = "t/"
+	prefixAudit   = "a/"
+	prefixData    = "c/"
+	prefixHeads   = "c/audit/"
+	markerKind    = "_" // not a kind that a Write can have
+)
+
+func recordKey(id tenant.ID) string    { return prefixRecord + string(id) }
+func ownerKey(id tenant.ID) string     { return prefixOwner + string(id) }
+func replicaKey(name string) string    { return prefixReplica + name }
+func hostKey(host string) string       { return prefixHost + host }
+func statePrefix(id tenant.ID) string  { return prefixState + string(id) + "/" }
+func markerPrefix(id tenant.ID) string { return statePrefix(id) + markerKind + "/" }
+func kindPrefix(id tenant.ID, kind string) string {
+	return statePrefix(id) + kind + "/"
+}
+func auditKey(chain, entry string) string { return prefixAudit + chain + "/" + entry }
+func headKey(chain string) string         { return prefixHeads + chain }
+
+// hashKey leaves out the hash's "sha256:", which says nothing here.
+func hashKey(h tenant.Hash) string {
+	return prefixKey + strings.TrimPrefix(h.String(), "sha256:")
+}
+
+// kindOK says whether a Write may have this kind: [a-z][a-z0-9-]*.
+func kindOK(kind string) bool {
+	for i := range len(kind) {
+		c := kind[i]
+		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '-')) {
+			return false
+		}
+	}
+	return kind != "" && len(kind) <= 63
+}
