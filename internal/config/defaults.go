@@ -1,0 +1,97 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// Default returns the configuration of an empty file. Only base_domain has no default. The defaults that depend on other
+// fields (shared_hosts, kek_file, admin.token_file, audit.file, replica.name) are empty in it; LoadPlatform fills them in.
+func Default() *Platform {
+	return &Platform{
+		DataDir: ".polygate",
+		Listen:  Listen{Public: ":8443", Plain: ":8080", Admin: "127.0.0.1:9443", Telemetry: "127.0.0.1:9090"},
+		Etcd:    Etcd{Embedded: EtcdEmbedded{QuotaBytes: 2 << 30, CompactAfter: 5 * time.Minute}, Prefix: "polygate/"},
+		Replica: Replica{TTL: 5 * time.Second},
+		Limits: Limits{
+			MaxConnections:          10_000,
+			MaxStreamsPerConnection: 250,
+			MaxHeaderBytes:          64 << 10,
+			MaxHeaders:              100,
+			MaxURIBytes:             8 << 10,
+			MaxQueryParameters:      100,
+			MaxBodyBytes:            64 << 20,
+			MCPMaxBodyBytes:         4 << 20,
+			HeaderTimeout:           10 * time.Second,
+			BodyIdleTimeout:         30 * time.Second,
+			IdleTimeout:             2 * time.Minute,
+			UpstreamHeaderTimeout:   5 * time.Minute,
+			DialTimeout:             5 * time.Second,
+			ShutdownGrace:           10 * time.Second,
+			IdleGatewayAfter:        10 * time.Minute,
+			ResidentCertificates:    10_000,
+		},
+		Quotas:       Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200},
+		Certificates: Certificates{LeafLife: 7 * 24 * time.Hour},
+		Metrics:      Metrics{MaxTenants: 1000},
+		Audit:        Audit{Buffer: 8192, Interval: 200 * time.Millisecond},
+		Log:          Log{Level: "info", Format: "json"},
+	}
+}
+
+// LoadPlatform reads polygate.yaml, fills in the defaults and validates. The error is of type Errors.
+func LoadPlatform(path string) (*Platform, error) {
+	c := &collector{file: path}
+	p := Default()
+	root := load(path, c)
+	decoder{c}.document(root, p)
+	if len(c.list) > 0 {
+		return nil, c.err()
+	}
+	p.fill(filepath.Dir(path))
+	if c.place(root, p.problems()); len(c.list) > 0 {
+		return nil, c.err()
+	}
+	return p, nil
+}
+
+// fill sets the defaults that depend on other fields, and makes tenants_file relative to the file's own folder.
+func (p *Platform) fill(dir string) {
+	if len(p.SharedHosts) == 0 && p.BaseDomain != "" {
+		p.SharedHosts = []string{p.BaseDomain}
+	}
+	p.KEKFile = or(p.KEKFile, filepath.Join(p.DataDir, "kek"))
+	p.Admin.TokenFile = or(p.Admin.TokenFile, filepath.Join(p.DataDir, "admin-token"))
+	p.Audit.File = or(p.Audit.File, filepath.Join(p.DataDir, "audit.jsonl"))
+	if p.TenantsFile != "" && !filepath.IsAbs(p.TenantsFile) {
+		p.TenantsFile = filepath.Join(dir, p.TenantsFile)
+	}
+	if p.Replica.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "replica"
+		}
+		p.Replica.Name = strings.ToLower(host)
+	}
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// Tenant returns the quotas in the form of a routing record.
+func (q Quotas) Tenant() tenant.Quotas {
+	return tenant.Quotas{
+		MaxServers:            q.MaxServers,
+		MaxConcurrentRequests: q.MaxConcurrentRequests,
+		RequestsPerSecond:     q.RequestsPerSecond,
+		Burst:                 q.Burst,
+	}
+}

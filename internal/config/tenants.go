@@ -1,0 +1,249 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// MaxTenants bounds the tenants of one file; more come through the API.
+const MaxTenants = 50_000
+
+// Options are what LoadTenants needs to know of the platform.
+type Options struct {
+	BaseDomain string             // see Platform
+	Reserved   []string           // hosts that no tenant may have: the shared and admin hosts
+	MaxServers int                // of a tenant without a quota of its own; 0 = no limit
+	DigestKey  []byte             // keys the digests of catalogs, which would otherwise betray short secrets in them
+	Check      func(Server) error // further rules for a server, such as vgw/catalog's; nil = none
+	// Env looks up the variables that value_env names, as os.LookupEnv does; nil = there are none.
+	Env func(name string) (string, bool)
+}
+
+// Tenants is a tenants.yaml that was read, with its catalogs, and found to be right.
+type Tenants struct {
+	File  string   // its name, without folders: what records of its tenants carry
+	Path  string   // as it was opened
+	List  []Tenant // in the order of the file
+	Files []string // every file that was read, to be watched: the file itself, catalogs, values
+}
+
+// Tenant is one declared tenant.
+type Tenant struct {
+	Record  *tenant.Record // what is declared; no UID, times, and key ids: the registry's record has those
+	Servers []Server       // the servers of its catalog file, in the file's order
+	// CatalogDigest changes when the servers do, header values included. It is empty without a catalog file.
+	CatalogDigest string
+	// StateDeclared says that the file has a state for the tenant. Otherwise an operator may suspend and resume it.
+	StateDeclared bool
+
+	at    position            // of the tenant
+	hosts map[string]position // of each host
+	keys  map[tenant.Hash]position
+}
+
+// The YAML forms.
+type tenantsFile struct {
+	Tenants []tenantForm `yaml:"tenants"`
+}
+
+type tenantForm struct {
+	ID            string         `yaml:"id"`
+	DisplayName   string         `yaml:"display_name"`
+	Namespace     string         `yaml:"namespace"`
+	State         string         `yaml:"state"`
+	SuspendReason string         `yaml:"suspend_reason"`
+	Mode          string         `yaml:"mode"`
+	Dedicated     *dedicatedForm `yaml:"dedicated"`
+	Hosts         []string       `yaml:"hosts"`
+	APIKeys       []keyForm      `yaml:"api_keys"`
+	Quotas        Quotas         `yaml:"quotas"`
+	CatalogFile   string         `yaml:"catalog_file"`
+}
+
+type dedicatedForm struct {
+	Upstream string `yaml:"upstream"`
+	Auth     string `yaml:"auth"`
+	Identity string `yaml:"identity"`
+}
+
+type keyForm struct {
+	Name    string      `yaml:"name"`
+	KeyHash tenant.Hash `yaml:"key_hash"`
+	Role    tenant.Role `yaml:"role"`
+}
+
+// tenantsReader reads one tenants.yaml.
+type tenantsReader struct {
+	*collector
+	opt   Options
+	dir   string
+	root  ast.Node
+	files []string
+
+	ids    map[string]position      // where each id was declared first
+	hosts  map[string]position      // and each host
+	hashes map[tenant.Hash]position // and each key hash
+}
+
+// LoadTenants reads tenants.yaml and the catalogs that it names. If anything at all is wrong, the error, of type Errors,
+// has everything that is, and there are no Tenants: a broken file changes nothing.
+func LoadTenants(path string, opt Options) (*Tenants, error) {
+	c := &collector{file: path}
+	root := load(path, c)
+	var form tenantsFile
+	decoder{c}.document(root, &form)
+	if n := len(form.Tenants); n > MaxTenants {
+		c.add(place(find(root, "tenants")), "tenants: %d are declared: at most %d are allowed in a file", n, MaxTenants)
+	}
+	if len(c.list) > 0 {
+		return nil, c.err()
+	}
+	r := &tenantsReader{
+		collector: c, opt: opt, dir: filepath.Dir(path), root: root, files: []string{path},
+		ids: make(map[string]position), hosts: make(map[string]position), hashes: make(map[tenant.Hash]position),
+	}
+	list := r.tenants(form.Tenants)
+	if len(c.list) > 0 {
+		return nil, c.err()
+	}
+	return &Tenants{File: filepath.Base(path), Path: path, List: list, Files: r.files}, nil
+}
+
+func (r *tenantsReader) tenants(forms []tenantForm) []Tenant {
+	list := make([]Tenant, 0, len(forms))
+	nodes, _ := find(r.root, "tenants").(*ast.SequenceNode)
+	for i := range forms {
+		if r.full() {
+			break
+		}
+		list = append(list, r.tenant(nodes.Values[i], &forms[i]))
+	}
+	return list
+}
+
+func (r *tenantsReader) tenant(n ast.Node, f *tenantForm) Tenant {
+	t := Tenant{Record: f.record(filepath.Base(r.file)), StateDeclared: f.State != "", at: place(find(n, "id"))}
+	t.hosts, t.keys = make(map[string]position, len(f.Hosts)), make(map[tenant.Hash]position, len(f.APIKeys))
+	found := len(r.list)
+	r.identity(n, f)
+	r.hostsOf(n, f, &t)
+	r.keysOf(n, f, &t)
+	if f.SuspendReason != "" && f.State != string(tenant.StateSuspended) {
+		r.add(place(find(n, "suspend_reason")), "suspend_reason is set but state is not: add state: suspended, or remove it")
+	}
+	if err := t.Record.Validate(r.opt.BaseDomain); err != nil && len(r.list) == found {
+		r.add(place(blamed(n, reason(err))), "%s", reason(err))
+	}
+	if f.CatalogFile != "" {
+		r.catalog(n, f, &t)
+	}
+	return t
+}
+
+// record returns what the form declares, with the defaults.
+func (f *tenantForm) record(file string) *tenant.Record {
+	rec := &tenant.Record{
+		V:             tenant.RecordVersion,
+		ID:            tenant.ID(f.ID),
+		DisplayName:   f.DisplayName,
+		Namespace:     f.Namespace,
+		State:         tenant.State(or(f.State, string(tenant.StateActive))),
+		SuspendReason: f.SuspendReason,
+		Mode:          tenant.Mode(or(f.Mode, string(tenant.ModeVirtual))),
+		Hosts:         slices.Clone(f.Hosts),
+		Quotas:        f.Quotas.Tenant(),
+		Source:        tenant.SourceFile,
+		File:          file,
+	}
+	if d := f.Dedicated; d != nil {
+		rec.Dedicated = &tenant.Dedicated{Upstream: d.Upstream, Auth: tenant.UpstreamAuth(or(d.Auth, string(tenant.AuthUpstream))), Identity: d.Identity}
+	}
+	for _, k := range f.APIKeys {
+		role := k.Role
+		if role == tenant.NoRole { // not written
+			role = tenant.Editor
+		}
+		rec.Keys = append(rec.Keys, tenant.Key{Name: k.Name, Hash: k.KeyHash, Role: role, Source: tenant.SourceFile})
+	}
+	return rec
+}
+
+func (r *tenantsReader) identity(n ast.Node, f *tenantForm) {
+	at := place(find(n, "id"))
+	if f.ID == "" {
+		r.add(at, "id is missing: each tenant has one, 1 to %d of a-z, 0-9 and -", tenant.MaxIDLen)
+		return
+	}
+	if first, ok := r.ids[f.ID]; ok {
+		r.add(at, "tenant id %q is declared twice: the first is in line %d", clip(f.ID), first.line)
+		return
+	}
+	r.ids[f.ID] = at
+}
+
+func (r *tenantsReader) hostsOf(n ast.Node, f *tenantForm, t *Tenant) {
+	for i, h := range f.Hosts {
+		at := place(find(n, fmt.Sprintf("hosts[%d]", i)))
+		t.hosts[h] = at
+		if err := tenant.CheckHost(h); err != nil {
+			r.add(at, "%s", reason(err))
+			continue
+		}
+		if slices.Contains(r.opt.Reserved, h) {
+			r.add(at, "host %q is the platform's own: use another", h)
+			continue
+		}
+		if first, ok := r.hosts[h]; ok {
+			r.add(at, "host %q is declared twice: the first is in line %d", h, first.line)
+			continue
+		}
+		r.hosts[h] = at
+	}
+}
+
+func (r *tenantsReader) keysOf(n ast.Node, f *tenantForm, t *Tenant) {
+	names := make(map[string]position, len(f.APIKeys))
+	for i, k := range f.APIKeys {
+		node := find(n, fmt.Sprintf("api_keys[%d]", i))
+		at := place(find(node, "name"))
+		if err := tenant.CheckName("name", k.Name, false); err != nil {
+			r.add(at, "%s", reason(err))
+		} else if first, ok := names[k.Name]; ok {
+			r.add(at, "key name %q is declared twice in this tenant: the first is in line %d", k.Name, first.line)
+		} else {
+			names[k.Name] = at
+		}
+		at = place(find(node, "key_hash"))
+		t.keys[k.KeyHash] = at
+		if k.KeyHash == (tenant.Hash{}) {
+			r.add(at, "key_hash is missing: write sha256: and the SHA-256 of the key in hexadecimal")
+			continue
+		}
+		if first, ok := r.hashes[k.KeyHash]; ok {
+			r.add(at, "key_hash is declared twice: the first is in line %d; a key belongs to one tenant", first.line)
+			continue
+		}
+		r.hashes[k.KeyHash] = at
+	}
+}
+
+// blamed returns the node that a message of the routing record's own validation is about: they begin with the field.
+func blamed(n ast.Node, msg string) ast.Node {
+	if strings.HasPrefix(msg, "mode is dedicated") {
+		return find(n, "mode")
+	}
+	path, _, _ := strings.Cut(msg, " ")
+	if path == "tenant" {
+		path = "id"
+	}
+	if path == "host" {
+		path = "hosts"
+	}
+	return find(n, path)
+}
