@@ -129,10 +129,16 @@ func decode(r *http.Request, into any, optional bool) error {
 		return fault.New(fault.UnsupportedMedia, "send the body as Content-Type: application/json")
 	}
 	err := json.UnmarshalRead(r.Body, into, json.RejectUnknownMembers(true))
-	if err == nil || optional && errors.Is(err, io.EOF) {
+	if err == nil || optional && empty(err) {
 		return nil
 	}
 	return badBody(err)
+}
+
+// empty says whether a body held nothing at all.
+func empty(err error) bool {
+	var syntax *jsontext.SyntacticError
+	return errors.As(err, &syntax) && syntax.ByteOffset == 0 && errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // badBody says where in a body the mistake is.
@@ -141,7 +147,7 @@ func badBody(err error) error {
 	if errors.As(err, &tooLarge) {
 		return fault.New(fault.TooLarge, "the body is over %d bytes", tooLarge.Limit)
 	}
-	if errors.Is(err, io.EOF) {
+	if empty(err) {
 		return fault.New(fault.Invalid, "the body is empty: send a JSON object")
 	}
 	var syntax *jsontext.SyntacticError
