@@ -1,0 +1,113 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/fault"
+)
+
+// carryOut answers as was decided.
+func (f *flight) carryOut(d exchange.Decision) error {
+	switch d := d.(type) {
+	case *exchange.Reply:
+		return f.reply(d)
+	case *exchange.Relay:
+		return f.relay(d)
+	case *exchange.Serve:
+		return f.handle(d)
+	}
+	return fault.Wrap(fault.Internal, errors.New("a decision that is none"), "")
+}
+
+// reply sends bytes that are ready.
+func (f *flight) reply(d *exchange.Reply) error {
+	f.err = d.Err
+	h := f.w.Header()
+	for name, v := range d.Header {
+		h[name] = v
+	}
+	if d.Status != http.StatusNoContent && d.Status != http.StatusNotModified {
+		h["Content-Length"] = []string{strconv.Itoa(len(d.Body))}
+	}
+	f.WriteHeader(d.Status)
+	if len(d.Body) == 0 || f.r.Method == http.MethodHead {
+		return nil
+	}
+	if _, err := f.Write(d.Body); err != nil {
+		return fault.Wrap(fault.Canceled, err, "")
+	}
+	return nil
+}
+
+// relay hands the request to the engine, which answers for whatever happens.
+func (f *flight) relay(d *exchange.Relay) error {
+	done := d.Done
+	d.Done = func(o exchange.Outcome) {
+		f.upstreamStatus, f.err = o.Status, o.Err
+		if o.Err != nil {
+			f.upstreamStatus = 0
+		}
+		if done != nil {
+			done(o)
+		}
+	}
+	f.s.cfg.Engine.Relay(f, f.r, d)
+	return nil
+}
+
+// duplex lets the response begin while the body still arrives. Without it net/http first reads what is left of the body,
+// with no bound in time, and waits for the one who is reading it already.
+func (f *flight) duplex() {
+	if f.r.ProtoMajor == 1 && f.r.Body != nil && f.r.Body != http.NoBody {
+		_ = http.NewResponseController(f.w).EnableFullDuplex() // unsupported only by test doubles
+	}
+}
+
+// handle lets a handler of the gateway's run the exchange.
+func (f *flight) handle(d *exchange.Serve) error {
+	f.becomeStream()
+	err := d.Handle(f.ctx, (*stream)(f))
+	if f.status == 0 && err == nil && f.ctx.Err() == nil {
+		return fault.Wrap(fault.Internal, errors.New("a handler returned without an answer"), "")
+	}
+	if err == nil && f.ctx.Err() != nil {
+		err = context.Cause(f.ctx)
+	}
+	return err
+}
+
+// stream is a flight as the handler of a Serve sees it.
+type stream flight
+
+// Read implements io.Reader over the request body.
+func (s *stream) Read(p []byte) (int, error) { return s.body.Read(p) }
+
+// Start implements exchange.Stream.
+func (s *stream) Start(status int, h exchange.Header) {
+	f := (*flight)(s)
+	if f.status != 0 {
+		return
+	}
+	for name, v := range h {
+		f.w.Header()[name] = v
+	}
+	f.WriteHeader(status)
+	_ = f.FlushError() // the next Write fails as well
+}
+
+// Write implements exchange.Stream.
+func (s *stream) Write(p []byte) (int, error) {
+	f := (*flight)(s)
+	if err := f.ctx.Err(); err != nil {
+		return 0, context.Cause(f.ctx)
+	}
+	n, err := f.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, f.FlushError()
+}

@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// dedicated decides on a request to the own host of a tenant that has a gateway of its own: admitted, it is relayed there.
+func (f *flight) dedicated(e *tenant.Entry) (exchange.Decision, error) {
+	target := dedicatedTarget(e)
+	permit, err := f.visit.Admit(guard.Effect{Action: f.relayAction(), Resource: "gateway/" + target.Authority})
+	if err != nil {
+		return nil, err
+	}
+	h := f.r.Header
+	if e.Record.Dedicated.Auth == tenant.AuthGateway {
+		identify(h, e.Record.Dedicated, f.visit.Principal())
+	}
+	h["X-Request-Id"] = []string{f.id}
+	path := f.place.path
+	if f.target.mark && f.target.query == "" {
+		path += "?" // the very bytes: an empty query is not no query
+	}
+	return &exchange.Relay{
+		Target: target, Method: f.r.Method, Path: path, Query: f.target.query, Host: f.host, Header: exchange.Header(h),
+		Rest: &f.body, Length: f.r.ContentLength, Upgrade: f.upgrade != "",
+		EditResponse: f.s.confineCookies(e, f.host),
+		Done:         func(o exchange.Outcome) { permit.Done(o.Err) },
+	}, nil
+}
+
+// relayAction returns what the request may do as far as HTTP tells.
+func (f *flight) relayAction() authz.Action {
+	if f.upgrade == "" && (f.r.Method == http.MethodGet || f.r.Method == http.MethodHead) {
+		return authz.RelayRead
+	}
+	return authz.RelayWrite
+}
+
+// dedicatedTarget returns the tenant's own gateway. Its connections are shared within this tenant, not with one of the same
+// id that comes after it.
+func dedicatedTarget(e *tenant.Entry) exchange.Target {
+	scheme, authority, _ := strings.Cut(e.Record.Dedicated.Upstream, "://") // validated: scheme://host[:port] and slashes
+	return exchange.Target{
+		Scheme: strings.ToLower(scheme), Authority: strings.TrimRight(authority, "/"),
+		Pool:    e.Scope.UID() + " " + e.Record.Dedicated.Upstream,
+		Trusted: e.Record.Source == tenant.SourceFile,
+	}
+}
+
+// identify puts who asks in the place of the credential it asked with. Method overrides go: what was admitted as a GET must
+// not be carried out as a DELETE.
+func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
+	removeCredential(h)
+	for _, name := range [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"} {
+		delete(h, name)
+	}
+	name := d.Identity
+	if name == "" {
+		name = tenant.DefaultIdentityHeader
+	}
+	removeIdentity(h, name)
+	h[textproto.CanonicalMIMEHeaderKey(name)] = []string{p.Name}
+}
+
+// confineCookies returns an edit that makes cookies for a parent domain host-only where that parent is the platform's: one
+// tenant's gateway must not set cookies that browsers send to another's (C-7). nil where there is nothing to confine.
+func (s *Server) confineCookies(e *tenant.Entry, host string) func(int, exchange.Header) error {
+	name, _, _ := strings.Cut(host, ":")
+	if !strings.HasSuffix(name, "."+s.cfg.SharedHost) {
+		return nil
+	}
+	return confineCookies
+}
+
+func confineCookies(_ int, h exchange.Header) error {
+	for i, c := range h["Set-Cookie"] {
+		h["Set-Cookie"][i] = hostOnly(c)
+	}
+	return nil
+}
+
+// hostOnly takes the Domain attribute out of a Set-Cookie (RFC 6265 §5.2.3).
+func hostOnly(cookie string) string {
+	if !strings.Contains(strings.ToLower(cookie), "domain") {
+		return cookie
+	}
+	parts := strings.Split(cookie, ";")
+	kept := parts[:1]
+	for _, p := range parts[1:] {
+		name, _, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(strings.Trim(name, " \t"), "domain") {
+			kept = append(kept, p)
+		}
+	}
+	return strings.Join(kept, ";")
+}

@@ -1,0 +1,268 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/problem"
+	"github.com/polygate/polygate/internal/telemetry"
+)
+
+// flight is one request from its arrival to its end. It is the http.ResponseWriter through which everything is answered,
+// so that the request id is on every answer and what was sent is known.
+type flight struct {
+	s  *Server
+	w  http.ResponseWriter // net/http's
+	r  *http.Request       // with ctx, once registered
+	id string              // the request id: always our own
+
+	began   time.Time
+	host    string // as named by the client: lower case, with port if it sent one
+	upgrade string
+	target  target
+	place   place
+	visit   *guard.Visit
+	metrics *telemetry.TenantMetrics // of its tenant; nil where there is none
+	body    body
+	err     error // why the request failed; for the log
+	// upstreamStatus is what the upstream answered; 0 if it did not, or was not asked.
+	upstreamStatus int
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	status   int   // as answered; 0 = nothing yet. Written by the handler's goroutine alone
+	bytesOut int64 // of the response body
+
+	idValue    [1]string     // backs the header field
+	started    atomic.Bool   // the response began
+	stream     atomic.Bool   // the response has no end of its own: it is not waited for at shutdown
+	writing    atomic.Uint32 // the tick at which a pending write began; 0 = none is pending
+	mu         sync.Mutex
+	over       bool     // guarded by mu: the handler has returned, nothing may touch w
+	killed     bool     // guarded by mu
+	hijacked   net.Conn // guarded by mu
+	next, prev *flight  // guarded by the shard of live
+}
+
+// Header implements http.ResponseWriter.
+func (f *flight) Header() http.Header { return f.w.Header() }
+
+// WriteHeader implements http.ResponseWriter. The id is set at each call, since an interim response empties the header.
+func (f *flight) WriteHeader(status int) {
+	h := f.w.Header()
+	h["X-Request-Id"] = f.idValue[:]
+	if status >= 200 {
+		f.begin(status)
+		if f.unusable() {
+			h["Connection"] = []string{"close"}
+		}
+	}
+	f.w.WriteHeader(status)
+}
+
+// begin notes that the response begins. One that nobody can tell the end of is a stream.
+func (f *flight) begin(status int) {
+	if f.status != 0 {
+		return
+	}
+	f.status = status
+	ct := f.w.Header()["Content-Type"]
+	if status == http.StatusSwitchingProtocols || len(ct) > 0 && streaming(ct[0]) {
+		f.becomeStream()
+	}
+	f.started.Store(true)
+}
+
+// becomeStream marks f as a stream; while shutting down there are none.
+func (f *flight) becomeStream() {
+	f.stream.Store(true)
+	if f.s.draining.Load() {
+		f.kill(errShutdown)
+	}
+}
+
+func streaming(contentType string) bool {
+	return strings.HasPrefix(contentType, "text/event-stream") || strings.HasPrefix(contentType, "application/grpc")
+}
+
+// unusable says whether an HTTP/1.1 connection must close after this request: what is left of a body that was not read to
+// its end cannot be told from the next request.
+func (f *flight) unusable() bool {
+	if f.r.ProtoMajor != 1 {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.killed || f.body.failed.Load() != nil
+}
+
+// Write implements http.ResponseWriter.
+func (f *flight) Write(p []byte) (int, error) {
+	if f.status == 0 {
+		f.WriteHeader(http.StatusOK)
+	}
+	f.writing.Store(f.s.tick.Load())
+	n, err := f.w.Write(p)
+	f.writing.Store(0)
+	f.bytesOut += int64(n)
+	return n, err
+}
+
+// FlushError is what http.ResponseController calls to flush.
+func (f *flight) FlushError() error {
+	if f.status == 0 {
+		f.WriteHeader(http.StatusOK)
+	}
+	f.writing.Store(f.s.tick.Load())
+	err := http.NewResponseController(f.w).Flush()
+	f.writing.Store(0)
+	return err
+}
+
+// Hijack implements http.Hijacker, for WebSockets. The connection is remembered, since a context cannot end what is blocked
+// in writing to it.
+func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(f.w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	f.w.Header()["X-Request-Id"] = f.idValue[:]
+	f.mu.Lock()
+	f.hijacked = c
+	dead := f.killed
+	f.mu.Unlock()
+	f.begin(http.StatusSwitchingProtocols)
+	if dead {
+		_ = c.Close() // the handler notices by itself
+	}
+	return c, rw, nil
+}
+
+// kill ends the request for a cause: its context, what it is reading or writing, its connection if it took it over. It does
+// not wait. After the request it does nothing.
+func (f *flight) kill(cause error) {
+	f.cancel(cause)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over || f.killed {
+		return
+	}
+	f.killed = true
+	if f.hijacked != nil {
+		_ = f.hijacked.Close() // the handler's copies end with it
+		return
+	}
+	rc := http.NewResponseController(f.w)
+	if f.body.pending() {
+		_ = rc.SetReadDeadline(past) // unsupported only by test doubles
+	}
+	if f.started.Load() {
+		_ = rc.SetWriteDeadline(past)
+	}
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// stalled says whether the client has kept the request waiting for too long, by the server's tick.
+func (f *flight) stalled(now, bodyTicks, writeTicks uint32) error {
+	if t := f.body.waiting.Load(); t != 0 && now-t > bodyTicks && !f.started.Load() {
+		return errBodyIdle
+	}
+	if t := f.writing.Load(); t != 0 && now-t > writeTicks {
+		return errUnread
+	}
+	return nil
+}
+
+// fail answers with an error, or, if the response has begun, breaks it off: a client must not take a part for the whole.
+// It panics with http.ErrAbortHandler then, as it does for a client that went away.
+func (f *flight) fail(err error) {
+	err = f.reason(err)
+	f.err = err
+	e := fault.From(err)
+	if e.Kind == fault.Canceled {
+		f.status = max(f.status, e.Kind.Status())
+		panic(http.ErrAbortHandler)
+	}
+	if f.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	if e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 {
+		f.w.Header().Set("Connection", "close") // the client's idea of this connection is wrong (case X01)
+	}
+	problem.Write(f, e, f.id)
+}
+
+// reason returns why the request really failed: what ended its context comes before what that made fail.
+func (f *flight) reason(err error) error {
+	if f.ctx == nil || f.ctx.Err() == nil {
+		return err
+	}
+	if cause := context.Cause(f.ctx); !errors.Is(err, cause) {
+		return cause
+	}
+	return err
+}
+
+// end is deferred around the whole of the request: it takes the request out of every register, whatever happened, answers
+// for a panic, and reports. Nothing of the request may run after it.
+func (f *flight) end() {
+	p := recover()
+	broken := p == http.ErrAbortHandler
+	if p != nil && !broken {
+		broken = f.panicked(p)
+	}
+	if f.cancel != nil {
+		f.s.live.remove(f)
+		f.cancel(nil)
+	}
+	f.close()
+	if f.visit != nil {
+		f.visit.Leave()
+	}
+	f.report()
+	if broken {
+		panic(http.ErrAbortHandler) // net/http breaks the connection or stream off, and logs nothing
+	}
+}
+
+// panicked logs a panic and, if nothing was sent yet, answers 500; else it says that the response is broken. The process
+// and every other request go on (case X39).
+func (f *flight) panicked(p any) (broken bool) {
+	f.s.log.Error("panic in a request", slog.String("request_id", f.id), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	f.err = fault.New(fault.Internal, "panic")
+	if f.status != 0 {
+		return true
+	}
+	problem.Write(f, f.err, f.id)
+	return false
+}
+
+// close marks the request as over and sees to it that what is left of its body cannot hold the connection's goroutine:
+// net/http reads on to the end of the body before it takes the next request.
+func (f *flight) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	if f.hijacked != nil || f.r.Body == nil || f.r.Body == http.NoBody || f.body.done.Load() || f.r.ProtoMajor != 1 {
+		return
+	}
+	deadline := past
+	if !f.body.pending() && f.body.failed.Load() == nil && !f.killed {
+		deadline = time.Now().Add(bodyDrain)
+	}
+	_ = http.NewResponseController(f.w).SetReadDeadline(deadline) // unsupported only by test doubles
+}

@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"hash/maphash"
+	"sync"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// The causes with which a request is ended before its time. A caller sees what it would get if it asked now.
+var (
+	errRevoked  = fault.New(fault.Unauthenticated, "the credential was revoked or changed while the request ran")
+	errGone     = fault.New(fault.Unauthenticated, "the tenant was deleted while the request ran")
+	errShutdown = fault.New(fault.Unavailable, "this replica is shutting down").After(shutdownRetry)
+	errBodyIdle = fault.New(fault.Invalid, "the request's body stopped arriving")
+	errUnread   = fault.New(fault.Canceled, "the client stopped reading")
+)
+
+// liveShards is the number of locks that the requests in flight are spread over, by tenant.
+const liveShards = 64
+
+// live holds the requests in flight, by tenant, so that those whose right to run has ended can be ended. It is safe for
+// concurrent use. Requests are linked through fields of their own: a request costs no allocation here.
+type live struct {
+	seed   maphash.Seed
+	shards [liveShards]liveShard
+}
+
+type liveShard struct {
+	mu    sync.Mutex
+	heads map[tenant.ID]*flight // guarded by mu, and so are the links of the flights
+}
+
+func newLive() *live {
+	l := &live{seed: maphash.MakeSeed()}
+	for i := range l.shards {
+		l.shards[i].heads = make(map[tenant.ID]*flight)
+	}
+	return l
+}
+
+func (l *live) shard(id tenant.ID) *liveShard {
+	return &l.shards[maphash.String(l.seed, string(id))%liveShards]
+}
+
+// add links f under its tenant.
+func (l *live) add(f *flight) {
+	id := f.place.entry.Record.ID
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	head := s.heads[id]
+	f.next = head
+	if head != nil {
+		head.prev = f
+	}
+	s.heads[id] = f
+}
+
+// remove takes out what add put in.
+func (l *live) remove(f *flight) {
+	id := f.place.entry.Record.ID
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case f.prev != nil:
+		f.prev.next = f.next
+	case f.next != nil:
+		s.heads[id] = f.next
+	default:
+		delete(s.heads, id)
+	}
+	if f.next != nil {
+		f.next.prev = f.prev
+	}
+	f.next, f.prev = nil, nil
+}
+
+// of returns the requests of one tenant.
+func (l *live) of(id tenant.ID) []*flight {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*flight
+	for f := s.heads[id]; f != nil; f = f.next {
+		all = append(all, f)
+	}
+	return all
+}
+
+// each calls do, without a lock held, with every request that pick chooses. pick must not block.
+func (l *live) each(pick func(*flight) bool, do func(*flight)) {
+	var picked []*flight
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for _, f := range s.heads {
+			for ; f != nil; f = f.next {
+				if pick(f) {
+					picked = append(picked, f)
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+	for _, f := range picked {
+		do(f)
+	}
+}
+
+// Revalidate ends, within milliseconds, the requests in flight of a tenant whose right to run has ended: their key is gone
+// or has another role, or the tenant is suspended or deleted (e is nil). It is to be called on each change of a routing
+// record, after the Directory shows it. Requests that a change of mode finds in flight finish as they began.
+func (s *Server) Revalidate(id tenant.ID, e *tenant.Entry) {
+	for _, f := range s.live.of(id) {
+		if err := f.stillValid(e); err != nil {
+			f.kill(err)
+		}
+	}
+}
+
+// stillValid says whether a request that runs would be let in by e as well.
+func (f *flight) stillValid(e *tenant.Entry) error {
+	if e == nil || e.Scope != f.place.entry.Scope {
+		return errGone
+	}
+	if k := f.place.key; k != nil {
+		now, ok := e.Record.KeyByHash(k.Hash)
+		if !ok || now.ID != k.ID || now.Role != k.Role {
+			return errRevoked
+		}
+	}
+	return refuseSuspended(e.Record)
+}

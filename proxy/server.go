@@ -1,0 +1,171 @@
+// Package proxy is the front: it takes connections from the public, finds out which tenant a request is for and who asks,
+// bounds and cleans the request, has it decided on, and carries the decision out. It knows tenants from a Directory and
+// leaves what a virtual gateway does to Gateways; where certificates and records come from, it does not know.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+// Times that nobody needs to choose.
+const (
+	suspendedRetry = time.Minute     // advised to callers of a suspended tenant
+	shutdownRetry  = time.Second     // advised to callers of a replica that goes away
+	bodyDrain      = 2 * time.Second // for the rest of a body that nobody wanted
+	maxTick        = time.Second     // the longest between two looks for stalled clients
+)
+
+// frameSize is the largest HTTP/2 frame that is accepted: the smallest that RFC 9113 §4.2 allows, so that no stream can
+// keep a connection busy for long.
+const frameSize = 16 << 10
+
+// Server is the front. It is made by New and does its work in Run.
+type Server struct {
+	cfg    Config
+	limits Limits
+	log    *slog.Logger
+	live   *live
+
+	handlers sync.WaitGroup // requests, those on hijacked connections included
+	draining atomic.Bool    // Run is ending: streams are not begun
+	tick     atomic.Uint32  // the clock by which stalled clients are found; never 0
+}
+
+// New checks cfg and returns a server for it. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	limits := cfg.Limits.withDefaults()
+	if err := limits.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive()}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.tick.Store(1)
+	return s, nil
+}
+
+// Run serves until ctx ends: then it takes no more connections, ends streams at once, gives other requests the grace of
+// its limits, and returns when every one of its goroutines has ended. The error is nil if it was ctx that ended it.
+func (s *Server) Run(ctx context.Context) error {
+	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	public, plain := s.publicServer(base), s.plainServer(base)
+	sweep, stopSweep := context.WithCancel(base)
+	failed := make(chan error, 2)
+	var all sync.WaitGroup
+	all.Go(func() { s.sweep(sweep) })
+	all.Go(func() {
+		failed <- public.ServeTLS(netutil.LimitListener(s.cfg.Public, s.limits.Connections), "", "")
+	})
+	if s.cfg.Plain != nil {
+		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.shutdown(base, public, plain)
+	stopSweep()
+	all.Wait()
+	return err
+}
+
+// shutdown ends what is open, the impatient way for streams and the patient way for the rest.
+func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
+	s.draining.Store(true)
+	grace, cancel := context.WithTimeout(base, s.limits.ShutdownGrace)
+	defer cancel()
+	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.kill(errShutdown) })
+	err := errors.Join(plain.Shutdown(grace), public.Shutdown(grace))
+	s.waitHandlers(grace)
+	s.live.each(func(*flight) bool { return true }, func(f *flight) { f.kill(errShutdown) })
+	if err != nil {
+		s.log.Warn("requests were broken off at shutdown", slog.Any("error", err))
+		_ = public.Close() // the listeners are closed already; this is for the connections
+		_ = plain.Close()
+	}
+	s.handlers.Wait()
+}
+
+// waitHandlers waits for the requests in flight, but not beyond ctx.
+func (s *Server) waitHandlers(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { // ends with the last request, which shutdown waits for
+		s.handlers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Server) publicServer(base context.Context) *http.Server {
+	srv := s.httpServer(base, http.HandlerFunc(s.serveHTTP))
+	srv.TLSConfig = s.tlsConfig()
+	srv.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams:          s.limits.Streams,
+		MaxReadFrameSize:              frameSize,
+		MaxReceiveBufferPerConnection: 1 << 20,
+		MaxReceiveBufferPerStream:     256 << 10,
+		SendPingTimeout:               s.limits.IdleTime / 2, // finds peers that vanished
+		PingTimeout:                   s.limits.HeaderTime,
+		WriteByteTimeout:              s.limits.WriteIdle,
+	}
+	return srv
+}
+
+// httpServer is what both listeners have in common. There is no limit on the time of a whole request or response: streams
+// last for days. Their pauses are bounded by sweep.
+func (s *Server) httpServer(base context.Context, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            s.limits.HeaderTime,
+		IdleTimeout:                  s.limits.IdleTime,
+		MaxHeaderBytes:               s.limits.HeaderBytes,
+		DisableGeneralOptionsHandler: true, // `OPTIONS *` is judged like everything else
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext:                  func(net.Listener) context.Context { return base },
+	}
+}
+
+// sweep ends the requests whose client neither sends nor reads on. One look at all of them now and then costs less than a
+// timer for each, and sees both protocols alike.
+func (s *Server) sweep(ctx context.Context) {
+	every := max(min(s.limits.BodyIdle, s.limits.WriteIdle)/8, time.Millisecond)
+	every = min(every, maxTick)
+	bodyTicks, writeTicks := uint32(s.limits.BodyIdle/every), uint32(s.limits.WriteIdle/every)
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := s.tick.Add(1)
+		if now == 0 { // 0 means "nothing pending"
+			now = s.tick.Add(1)
+		}
+		stalled := func(f *flight) bool { return f.stalled(now, bodyTicks, writeTicks) != nil }
+		s.live.each(stalled, func(f *flight) {
+			if err := f.stalled(now, bodyTicks, writeTicks); err != nil {
+				f.kill(err)
+			}
+		})
+	}
+}
