@@ -1,5 +1,219 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
 
-func (a *admins) tenantApply() *cobra.Command { return &cobra.Command{Use: "apply"} }
+	"github.com/spf13/cobra"
+
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/proxy/admin"
+)
+
+// maxApplyFile bounds what apply reads from stdin, in bytes.
+const maxApplyFile = 64 << 20
+
+// stdinName is how messages call a file that came through stdin.
+const stdinName = "<stdin>"
+
+func (a *admins) tenantApply() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "apply -f <file>", Short: "Create or update the tenants of a file",
+		Long: `Create or update every tenant that a file in the format of tenants.yaml declares, through the operators' listener.
+
+A tenant that exists is set to what the file declares: fields that the file leaves out get their defaults, but its state
+and its API keys stay as they are unless the file has "state" or "api_keys" for it. Tenants that the file does not name
+are left alone. If one tenant fails, the others go on, and the exit code is 1.
+
+The tenants belong to the API afterwards. Those that the gateway's own tenants.yaml declares are refused here, and so is
+catalog_file, which the gateway reads only from its own files: use "polygate server add".`,
+		Example: "  polygate tenant apply -f tenants.yaml\n  cat tenants.yaml | polygate tenant apply -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := loadDeclared(file, cmd.InOrStdin())
+			if err != nil {
+				return reportConfig(cmd.ErrOrStderr(), err)
+			}
+			return a.run(cmd, func(ctx context.Context, c *client) error { return a.apply(ctx, cmd, c, list) })
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "file that declares tenants; - reads stdin (required)")
+	_ = cmd.MarkFlagRequired("file")
+	return cmd
+}
+
+// loadDeclared reads the tenants of a file. Hosts and quotas are checked by the gateway, which knows the platform's.
+func loadDeclared(path string, stdin io.Reader) ([]config.Tenant, error) {
+	name := path
+	if path == "-" {
+		spooled, remove, err := spool(stdin)
+		if err != nil {
+			return nil, err
+		}
+		defer remove()
+		path, name = spooled, stdinName
+	}
+	tenants, err := config.LoadTenants(path, config.Options{})
+	if err != nil {
+		return nil, renamed(err, path, name)
+	}
+	for _, t := range tenants.List {
+		if t.CatalogDigest != "" {
+			return nil, fmt.Errorf("%s: tenant %s has a catalog_file, which only the gateway's own tenants.yaml can have: use \"polygate server add\" for its servers", name, t.Record.ID)
+		}
+	}
+	return tenants.List, nil
+}
+
+// spool writes stdin to a file, since positions in messages need the whole text.
+func spool(stdin io.Reader) (path string, remove func(), err error) {
+	b, err := readFile("-", stdin, maxApplyFile)
+	if err != nil {
+		return "", nil, fmt.Errorf("read stdin: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "polygate-apply-")
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(dir, "tenants.yaml")
+	remove = func() { _ = os.RemoveAll(dir) }
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return path, remove, nil
+}
+
+// renamed shows errors of one file under another name.
+func renamed(err error, path, name string) error {
+	var list config.Errors
+	if errors.As(err, &list) {
+		for _, e := range list {
+			if e.File == path {
+				e.File = name
+			}
+		}
+	}
+	return err
+}
+
+// applied is what became of one tenant.
+type applied struct {
+	ID     tenant.ID `json:"id"`
+	Result string    `json:"result"` // created, updated, unchanged or failed
+	Error  string    `json:"error,omitempty"`
+}
+
+// apply carries out all tenants, and tells of each.
+func (a *admins) apply(ctx context.Context, cmd *cobra.Command, c *client, list []config.Tenant) error {
+	bar := progress{w: cmd.ErrOrStderr(), total: len(list)}
+	done := make([]applied, 0, len(list))
+	failed := 0
+	for _, t := range list {
+		result := applied{ID: t.Record.ID}
+		var err error
+		if result.Result, err = applyOne(ctx, c, &t); err != nil {
+			failed++
+			result.Result, result.Error = "failed", err.Error()
+			bar.clear()
+			fmt.Fprintf(cmd.ErrOrStderr(), "polygate: tenant %s: %s\n", clean(string(t.Record.ID)), clean(err.Error()))
+		}
+		if done = append(done, result); !a.out.isJSON() && err == nil {
+			bar.clear()
+			fmt.Fprintf(cmd.OutOrStdout(), "tenant %s %s\n", clean(string(result.ID)), result.Result)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		bar.show(len(done))
+	}
+	bar.clear()
+	if a.out.isJSON() {
+		if err := printJSON(cmd.OutOrStdout(), map[string][]applied{"items": done}); err != nil {
+			return err
+		}
+	}
+	if rest := len(list) - len(done); rest > 0 {
+		return fmt.Errorf("interrupted: %d of %d tenants were not applied", rest, len(list))
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d tenants failed", failed, len(list))
+	}
+	return nil
+}
+
+// applyOne creates or replaces one tenant.
+func applyOne(ctx context.Context, c *client, t *config.Tenant) (string, error) {
+	spec := specOf(t)
+	path := "/api/v1/tenants/" + spec.ID
+	var before, after admin.Tenant
+	err := c.do(ctx, http.MethodGet, path, nil, &before)
+	if isStatus(err, http.StatusNotFound) {
+		return "created", c.do(ctx, http.MethodPost, "/api/v1/tenants", spec, &after)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := c.do(ctx, http.MethodPut, path, spec, &after); err != nil {
+		return "", err
+	}
+	if after.ResourceVersion == before.ResourceVersion {
+		return "unchanged", nil
+	}
+	return "updated", nil
+}
+
+// specOf returns what a file declares of a tenant as the API takes it.
+func specOf(t *config.Tenant) *admin.TenantSpec {
+	r := t.Record
+	spec := &admin.TenantSpec{
+		ID: string(r.ID), DisplayName: r.DisplayName, Namespace: r.Namespace, Mode: r.Mode, Dedicated: r.Dedicated,
+		Hosts: r.Hosts, Quotas: r.Quotas,
+	}
+	if t.StateDeclared {
+		spec.State, spec.SuspendReason = r.State, r.SuspendReason
+	}
+	if len(r.Keys) > 0 {
+		keys := make([]admin.KeySpec, len(r.Keys))
+		for i, k := range r.Keys {
+			keys[i] = admin.KeySpec{Name: k.Name, KeyHash: k.Hash, Role: k.Role}
+		}
+		spec.APIKeys = &keys
+	}
+	return spec
+}
+
+// progress is one line on a terminal that is written over and over, and nothing elsewhere.
+type progress struct {
+	w     io.Writer
+	total int
+	shown bool
+}
+
+func (p *progress) show(done int) {
+	if f, ok := p.w.(*os.File); !ok || !isTerminal(f) || done == p.total {
+		return
+	}
+	p.shown = true
+	fmt.Fprintf(p.w, "\r%d of %d tenants", done, p.total)
+}
+
+// clear removes the line.
+func (p *progress) clear() {
+	if p.shown {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.shown = false
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,5 +1,98 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 
-func newConfigCommand() *cobra.Command { return &cobra.Command{Use: "config"} }
+	"github.com/spf13/cobra"
+
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw/catalog"
+)
+
+func newConfigCommand() *cobra.Command {
+	cmd := commandGroup("config", "Check configuration files",
+		"Check polygate.yaml, tenants.yaml and the catalog files that it names, with the same rules as the gateway.", configCheck())
+	cmd.Example = "  polygate config check polygate.yaml"
+	return cmd
+}
+
+func configCheck() *cobra.Command {
+	return &cobra.Command{
+		Use: "check <polygate.yaml> [tenants.yaml]", Short: "Find every mistake, with file, line and column",
+		Long: `Check polygate.yaml, and tenants.yaml with its catalog files: the one that polygate.yaml names as tenants_file, or the
+one given. Each mistake is one line on stderr, file:line:column: reason, and the exit code is 1. Nothing is changed and
+nothing is connected to.`,
+		Example: "  polygate config check polygate.yaml\n  polygate config check polygate.yaml new-tenants.yaml",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := config.LoadPlatform(args[0])
+			if err != nil {
+				return reportConfig(cmd.ErrOrStderr(), err)
+			}
+			path := p.TenantsFile
+			if len(args) == 2 {
+				path = args[1]
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: base domain %s, public %s, admin %s, %s\n", args[0], p.BaseDomain,
+				p.Listen.Public, cmp.Or(p.Listen.Admin, "none"), storeText(p))
+			if path == "" {
+				return nil
+			}
+			tenants, err := config.LoadTenants(path, checkOptions(p))
+			if err != nil {
+				return reportConfig(cmd.ErrOrStderr(), err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", path, tenantsText(tenants))
+			return err
+		},
+	}
+}
+
+// checkOptions are the platform's rules for tenants, as far as they follow from its file.
+func checkOptions(p *config.Platform) config.Options {
+	return config.Options{
+		BaseDomain: p.BaseDomain,
+		Reserved:   append(append([]string(nil), p.SharedHosts...), p.Admin.Hosts...),
+		MaxServers: p.Quotas.MaxServers,
+		Env:        os.LookupEnv,
+		Check: func(s config.Server) error {
+			return catalog.Server{Name: s.Name, URL: s.URL, Headers: s.Headers, Timeout: s.Timeout}.Check()
+		},
+	}
+}
+
+func storeText(p *config.Platform) string {
+	if n := len(p.Etcd.Endpoints); n > 0 {
+		return fmt.Sprintf("etcd at %d endpoints", n)
+	}
+	return "embedded etcd in " + p.DataDir
+}
+
+func tenantsText(t *config.Tenants) string {
+	servers, keys, suspended := 0, 0, 0
+	for _, one := range t.List {
+		servers += len(one.Servers)
+		keys += len(one.Record.Keys)
+		if one.Record.State == tenant.StateSuspended {
+			suspended++
+		}
+	}
+	return fmt.Sprintf("%d tenants (%d suspended), %d keys, %d servers, %d files", len(t.List), suspended, keys, servers, len(t.Files))
+}
+
+// reportConfig prints each mistake of a configuration on its own line; any other error it returns as it is.
+func reportConfig(w io.Writer, err error) error {
+	var list config.Errors
+	if !errors.As(err, &list) {
+		return err
+	}
+	for _, e := range list {
+		fmt.Fprintln(w, clean(e.Error()))
+	}
+	return errReported
+}

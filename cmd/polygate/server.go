@@ -19,11 +19,16 @@ const maxHeaderFile = 64 << 10
 
 // mcpServer is an MCP server as a tenant's API shows it. Header values are write-only.
 type mcpServer struct {
-	Name    string    `json:"name"`
-	URL     string    `json:"url"`
-	Headers any       `json:"headers,omitempty"`
-	Source  string    `json:"source,omitempty"`
-	Created time.Time `json:"created,omitzero"`
+	ID              string    `json:"id"`
+	Name            string    `json:"name"`
+	URL             string    `json:"url"`
+	Headers         []string  `json:"headers"` // names
+	TimeoutSeconds  int       `json:"timeout_seconds,omitzero"`
+	Source          string    `json:"source"`
+	File            string    `json:"file,omitzero"`
+	Created         time.Time `json:"created"`
+	Updated         time.Time `json:"updated"`
+	ResourceVersion int64     `json:"resource_version"`
 }
 
 type mcpServerList struct {
@@ -74,9 +79,9 @@ func (m *members) serverList() *cobra.Command {
 				}
 				rows := make([][]string, len(list.Items))
 				for i, s := range list.Items {
-					rows[i] = []string{s.Name, s.URL, s.Source, stamp(s.Created)}
+					rows[i] = []string{s.Name, s.URL, strings.Join(s.Headers, ","), s.Source, stamp(s.Created)}
 				}
-				return m.out.print(cmd.OutOrStdout(), list, []string{"NAME", "URL", "SOURCE", "CREATED"}, rows)
+				return m.out.print(cmd.OutOrStdout(), list, []string{"NAME", "URL", "HEADERS", "SOURCE", "CREATED"}, rows)
 			})
 		},
 	}
