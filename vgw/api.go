@@ -3,6 +3,7 @@ package vgw
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,13 +70,13 @@ type serverView struct {
 	File            string        `json:"file,omitzero"`
 	Created         time.Time     `json:"created"`
 	Updated         time.Time     `json:"updated"`
-	ResourceVersion int64         `json:"resource_version"`
+	ResourceVersion string        `json:"resource_version"` // also the ETag
 }
 
 func (c *call) serverView(s *server) serverView {
 	v := serverView{
 		ID: s.ID, Name: s.Name, URL: s.URL, Headers: make([]string, 0, len(s.Headers)), TimeoutSeconds: s.Timeout,
-		Source: s.Source, File: s.File, Created: s.Created, Updated: s.Updated, ResourceVersion: s.Version,
+		Source: s.Source, File: s.File, Created: s.Created, Updated: s.Updated, ResourceVersion: strconv.FormatInt(s.Version, 10),
 	}
 	for _, h := range s.Headers {
 		v.Headers = append(v.Headers, h.Name)
@@ -232,14 +233,14 @@ type keyView struct {
 	File            string        `json:"file,omitzero"`
 	Created         time.Time     `json:"created"`
 	Updated         time.Time     `json:"updated"`
-	ResourceVersion int64         `json:"resource_version"`
-	Key             string        `json:"key,omitzero"` // the key itself: in the answer to its creation, and never again
+	ResourceVersion string        `json:"resource_version"` // also the ETag
+	Key             string        `json:"key,omitzero"`     // the key itself: in the answer to its creation, and never again
 }
 
 func viewKey(r *tenant.Record, k *tenant.Key) keyView {
 	v := keyView{
 		ID: k.ID, Name: k.Name, Role: k.Role.String(), Source: k.Source,
-		Created: k.Created, Updated: k.Created, ResourceVersion: keyVersion(k),
+		Created: k.Created, Updated: k.Created, ResourceVersion: strconv.FormatInt(keyVersion(k), 10),
 	}
 	if k.Source == tenant.SourceFile {
 		v.File = r.File

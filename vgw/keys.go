@@ -44,7 +44,7 @@ func createKey(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Header.Set("Etag", etag(v.ResourceVersion))
+	d.Header.Set("Etag", etag(keyVersion(&key)))
 	return d, nil
 }
 
