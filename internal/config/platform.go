@@ -56,11 +56,11 @@ type EtcdEmbedded struct {
 	CompactAfter time.Duration `yaml:"compact_after"` // how long superseded revisions are kept; default 5m
 }
 
-// EtcdTLS are the PEM files for an etcd behind TLS. Empty ca = the system's roots; cert and key = a client certificate.
+// EtcdTLS names the PEM files for an etcd behind TLS.
 type EtcdTLS struct {
-	CA   string `yaml:"ca"`
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
+	CA   string `yaml:"ca"`   // roots; default the system's
+	Cert string `yaml:"cert"` // client certificate, with key; default none
+	Key  string `yaml:"key"`  // its key; default none
 }
 
 // Replica is this process among its like.

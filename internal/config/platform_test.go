@@ -1,0 +1,228 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/polygate/polygate/internal/config"
+)
+
+const (
+	exampleFile = "../../deploy/polygate.example.yaml"
+	demoFile    = "../../deploy/demo/polygate.yaml"
+)
+
+// write puts text into a file of a folder of its own and returns its path.
+func write(t testing.TB, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestExampleIsTheDefault(t *testing.T) {
+	got, err := config.LoadPlatform(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := config.LoadPlatform(write(t, "polygate.yaml", "base_domain: gateway.example.com\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.TenantsFile != filepath.Clean("../../deploy/demo/tenants.yaml") {
+		t.Errorf("tenants_file is %q: want it beside the file", got.TenantsFile)
+	}
+	got.TenantsFile, got.Egress.Allow = want.TenantsFile, want.Egress.Allow
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the example differs from the defaults:\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// TestExampleHasEveryField takes the #name: lines of the example in, and looks for each field at its place.
+func TestExampleHasEveryField(t *testing.T) {
+	src, err := os.ReadFile(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := regexp.MustCompile(`(?m)^( *)#([a-z_]+:)`).ReplaceAllString(string(src), "$1$2")
+	p, err := config.LoadPlatform(write(t, "polygate.yaml", whole))
+	if err != nil {
+		t.Fatalf("with every setting taken in: %v", err)
+	}
+	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" {
+		t.Errorf("a setting that was taken in has no effect: %+v", p)
+	}
+	for _, path := range fieldPaths(reflect.TypeFor[config.Platform](), nil) {
+		if !hasPath(whole, path) {
+			t.Errorf("the example has no %s", strings.Join(path, "."))
+		}
+	}
+}
+
+// fieldPaths returns the path of every field of a struct and of those in it.
+func fieldPaths(t reflect.Type, above []string) [][]string {
+	var list [][]string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		path := append(append([]string(nil), above...), f.Tag.Get("yaml"))
+		list = append(list, path)
+		if f.Type.Kind() == reflect.Struct {
+			list = append(list, fieldPaths(f.Type, path)...)
+		}
+	}
+	return list
+}
+
+// hasPath says whether a YAML text has a key at a path, by its indentation.
+func hasPath(text string, path []string) bool {
+	depth := 0
+	for line := range strings.Lines(text) {
+		body := strings.TrimLeft(line, " ")
+		indent := (len(line) - len(body)) / 2
+		if indent < depth && !strings.HasPrefix(body, "#") && strings.TrimSpace(body) != "" {
+			depth = indent
+		}
+		if indent == depth && strings.HasPrefix(body, path[depth]+":") {
+			if depth++; depth == len(path) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// TestFieldsSayTheirDefault holds that each setting's comment in the struct names its default, or that it is required.
+func TestFieldsSayTheirDefault(t *testing.T) {
+	src, err := os.ReadFile("platform.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(src)) {
+		tag, comment, _ := strings.Cut(line, "`yaml:")
+		if comment == "" {
+			continue
+		}
+		typ := strings.Fields(tag)[1]
+		leaf := strings.Contains("string []string int float64 bool Size time.Duration []netip.Prefix", typ)
+		if _, prose, ok := strings.Cut(comment, "// "); leaf && (!ok || !strings.Contains(prose, "default") && !strings.Contains(prose, "required")) {
+			t.Errorf("platform.go says no default: %s", strings.TrimSpace(line))
+		}
+	}
+}
+
+func TestDemo(t *testing.T) {
+	p, err := config.LoadPlatform(demoFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{p.Listen.Public, p.Listen.Plain, p.Listen.Admin, p.Listen.Telemetry} {
+		if !strings.HasPrefix(addr, "127.0.0.1:") {
+			t.Errorf("the demo listens on %s, which is not loopback", addr)
+		}
+	}
+	ts, err := config.LoadTenants(p.TenantsFile, config.Options{BaseDomain: p.BaseDomain, Reserved: p.SharedHosts, DigestKey: []byte("k")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, d := range ts.List {
+		ids = append(ids, string(d.Record.ID))
+		if len(d.Record.Keys) > 0 {
+			t.Errorf("the demo's tenant %s has keys in the file", d.Record.ID)
+		}
+	}
+	if !reflect.DeepEqual(ids, p.Demo.Tenants) {
+		t.Errorf("the demo declares %v and makes keys for %v", ids, p.Demo.Tenants)
+	}
+	if s := ts.List[0].Servers; len(s) != 1 || s[0].Name != "everything" || s[0].URL != "http://127.0.0.1:18110/mcp" {
+		t.Errorf("team-a's servers are %+v", s)
+	}
+}
+
+func TestDerivedDefaults(t *testing.T) {
+	path := write(t, "polygate.yaml", "base_domain: example.com\ndata_dir: /var/lib/polygate\ntenants_file: t/tenants.yaml\n")
+	p, err := config.LoadPlatform(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, got, want string }{
+		{"kek_file", p.KEKFile, "/var/lib/polygate/kek"},
+		{"admin.token_file", p.Admin.TokenFile, "/var/lib/polygate/admin-token"},
+		{"audit.file", p.Audit.File, "/var/lib/polygate/audit.jsonl"},
+		{"tenants_file", p.TenantsFile, filepath.Join(filepath.Dir(path), "t/tenants.yaml")},
+		{"shared_hosts", strings.Join(p.SharedHosts, " "), "example.com"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s is %q, want %q", c.name, c.got, c.want)
+		}
+	}
+	if p.Replica.Name == "" {
+		t.Error("replica.name is empty")
+	}
+}
+
+func TestValidateNamesTheField(t *testing.T) {
+	p := config.Default()
+	p.BaseDomain = "example.com"
+	if err := p.Validate(); err != nil {
+		t.Errorf("the defaults with a base domain: %v", err)
+	}
+	p.Limits.HeaderTimeout = time.Millisecond
+	if err := p.Validate(); err == nil || err.Error() != "limits.header_timeout: is 1ms: 100ms to 5m0s are allowed" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]config.Size{
+		"0": 0, "1": 1, "17B": 17, "4KiB": 4096, "4 MiB": 4 << 20, "2GiB": 2 << 30, "1TiB": 1 << 40,
+	} {
+		var s config.Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%s: got %d, %v; want %d", text, s, err, want)
+		}
+		var again config.Size
+		if err := again.UnmarshalText([]byte(s.String())); err != nil || again != s {
+			t.Errorf("%s is written as %s, which reads as %d, %v", text, s, again, err)
+		}
+	}
+	for _, text := range []string{"", "MiB", "-1", "1.5MiB", "4MB", "4M", "4 mib", "4MiBMiB", "9999999999GiB", "99999999999999999999", "4iB"} {
+		var s config.Size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is read as %d", text, s)
+		}
+	}
+}
+
+func FuzzLoadPlatform(f *testing.F) {
+	for _, file := range []string{exampleFile, demoFile} {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(src)
+	}
+	f.Add([]byte("limits: {header_timeout: 5}\n"))
+	path := filepath.Join(f.TempDir(), "polygate.yaml")
+	f.Fuzz(func(t *testing.T, src []byte) {
+		if err := os.WriteFile(path, src, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := config.LoadPlatform(path)
+		if (p == nil) == (err == nil) {
+			t.Fatalf("got %v, %v", p, err)
+		}
+		if err == nil {
+			if err := p.Validate(); err != nil {
+				t.Errorf("loaded, but invalid: %v", err)
+			}
+		}
+	})
+}
