@@ -80,7 +80,7 @@ Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line
 
 // commandGroup is a command that only holds others.
 func commandGroup(use, short, long string, children ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ArbitraryArgs}
+	c := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
