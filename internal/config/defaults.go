@@ -28,7 +28,7 @@ func Default() *Platform {
 			MCPMaxBodyBytes:         4 << 20,
 			HeaderTimeout:           10 * time.Second,
 			BodyIdleTimeout:         30 * time.Second,
-			IdleTimeout:             2 * time.Minute,
+			IdleTimeout:             60 * time.Second,
 			UpstreamHeaderTimeout:   5 * time.Minute,
 			DialTimeout:             5 * time.Second,
 			ShutdownGrace:           10 * time.Second,

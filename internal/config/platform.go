@@ -92,7 +92,7 @@ type Limits struct {
 	MCPMaxBodyBytes         Size          `yaml:"mcp_max_body_bytes"`         // of one MCP message; default 4MiB
 	HeaderTimeout           time.Duration `yaml:"header_timeout"`             // for a request's header to arrive; default 10s
 	BodyIdleTimeout         time.Duration `yaml:"body_idle_timeout"`          // between two pieces of a request's body; default 30s
-	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection without a request; default 2m
+	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection without a request; default 60s, at most 60s
 	UpstreamHeaderTimeout   time.Duration `yaml:"upstream_header_timeout"`    // for an upstream's response header; default 5m
 	DialTimeout             time.Duration `yaml:"dial_timeout"`               // to resolve and connect to an upstream; default 5s
 	ShutdownGrace           time.Duration `yaml:"shutdown_grace"`             // for requests in flight when the process is told to end; default 10s

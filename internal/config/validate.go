@@ -195,7 +195,7 @@ func (l Limits) check(cs *checks) {
 	within(cs, "limits.mcp_max_body_bytes", l.MCPMaxBodyBytes, 1<<10, 256<<20)
 	within(cs, "limits.header_timeout", l.HeaderTimeout, 100*time.Millisecond, 5*time.Minute)
 	within(cs, "limits.body_idle_timeout", l.BodyIdleTimeout, 100*time.Millisecond, time.Hour)
-	within(cs, "limits.idle_timeout", l.IdleTimeout, time.Second, 24*time.Hour)
+	within(cs, "limits.idle_timeout", l.IdleTimeout, time.Second, time.Minute)
 	within(cs, "limits.upstream_header_timeout", l.UpstreamHeaderTimeout, 100*time.Millisecond, 24*time.Hour)
 	within(cs, "limits.dial_timeout", l.DialTimeout, 100*time.Millisecond, 5*time.Minute)
 	within(cs, "limits.shutdown_grace", l.ShutdownGrace, 0, time.Hour)

@@ -1,0 +1,539 @@
+package certs_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/polygate/polygate/certs"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/seal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// store is a certs.Store in memory.
+type store struct {
+	mu   sync.Mutex
+	data map[string][]byte
+	gate func() // called before each Create; may be nil
+}
+
+func (s *store) Get(_ context.Context, key string) ([]byte, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.data[key]; ok {
+		return v, 1, nil
+	}
+	return nil, 0, fault.New(fault.NotFound, "no %s", key)
+}
+
+func (s *store) Create(_ context.Context, key string, value []byte) error {
+	if s.gate != nil {
+		s.gate()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.data[key]; ok {
+		return fault.New(fault.Conflict, "%s is there", key)
+	}
+	s.data[key] = value
+	return nil
+}
+
+func newStore() *store { return &store{data: make(map[string][]byte)} }
+
+func newKEK(t testing.TB) *seal.KEK {
+	t.Helper()
+	k, err := seal.CreateKEK(filepath.Join(t.TempDir(), "kek"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// world is a manager with the things around it that tests turn.
+type world struct {
+	*certs.Manager
+	store *store
+	kek   *seal.KEK
+	known sync.Map // host -> anything
+	now   atomic.Pointer[time.Time]
+}
+
+func newWorld(t testing.TB, edit func(*certs.Config)) *world {
+	t.Helper()
+	w := &world{store: newStore(), kek: newKEK(t)}
+	start := time.Now()
+	w.now.Store(&start)
+	cfg := certs.Config{
+		Store: w.store, Wrapper: w.kek, ExtraHosts: []string{"localhost"}, AdminHosts: []string{"Admin.example.com", "10.1.2.3"},
+		Known: func(h string) bool { _, ok := w.known.Load(h); return ok },
+		Now:   func() time.Time { return *w.now.Load() },
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	m, err := certs.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.Manager = m
+	w.known.Store("team-a.localhost", true)
+	return w
+}
+
+func (w *world) pass(d time.Duration) {
+	now := w.now.Load().Add(d)
+	w.now.Store(&now)
+}
+
+func (w *world) roots(t testing.TB) *x509.CertPool {
+	t.Helper()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(w.RootPEM()) {
+		t.Fatal("RootPEM is no certificate")
+	}
+	return pool
+}
+
+func hello(name string) *tls.ClientHelloInfo { return &tls.ClientHelloInfo{ServerName: name} }
+
+func TestLeafVerifies(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, sni := range []string{"team-a.localhost", "TEAM-A.localhost", "localhost"} {
+		cert, err := w.GetCertificate(hello(sni))
+		if err != nil {
+			t.Errorf("%s: %v", sni, err)
+			continue
+		}
+		host := strings.ToLower(sni)
+		if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: host}); err != nil {
+			t.Errorf("%s: %v", sni, err)
+		}
+		if got := fmt.Sprint(cert.Leaf.DNSNames, cert.Leaf.IPAddresses, cert.Leaf.EmailAddresses, cert.Leaf.URIs); got != fmt.Sprintf("[%s] [] [] []", host) {
+			t.Errorf("%s: the certificate is for %s", sni, got)
+		}
+		if cert.Leaf.IsCA || cert.Leaf.SerialNumber.BitLen() < 64 {
+			t.Errorf("%s: CA %v, serial number of %d bits", sni, cert.Leaf.IsCA, cert.Leaf.SerialNumber.BitLen())
+		}
+		if early := w.now.Load().Sub(cert.Leaf.NotBefore); early < time.Hour || early > time.Hour+time.Second {
+			t.Errorf("%s: valid since %s, want 1 h", sni, early)
+		}
+	}
+}
+
+func TestRefusesWithoutIssuing(t *testing.T) {
+	asked := atomic.Int32{}
+	w := newWorld(t, func(c *certs.Config) {
+		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) { asked.Add(1); return nil, certs.ErrNotMine })}
+	})
+	w.known.Store("127.0.0.1", true) // even if the index erred
+	for sni, want := range map[string]error{
+		"": certs.ErrNoName, "127.0.0.1": certs.ErrNoName, "::1": certs.ErrNoName, "10.1": certs.ErrNoName, "2130706433": certs.ErrNoName,
+		strings.Repeat("a", 254): certs.ErrNoName,
+		"team-b.localhost":       certs.ErrUnknownHost, "x.team-a.localhost": certs.ErrUnknownHost, "team-a.localhost.": certs.ErrNoName,
+		"*.localhost": certs.ErrUnknownHost, "team-a.localhost\x00": certs.ErrUnknownHost, "admin.example.com": certs.ErrUnknownHost,
+	} {
+		cert, err := w.GetCertificate(hello(sni))
+		if cert != nil || !errors.Is(err, want) {
+			t.Errorf("%q: got %v, %v; want %v", sni, cert, err, want)
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("a source was asked %d times for hosts that nobody has", n)
+	}
+}
+
+// TestRemovedHostStopsAtOnce: a certificate in memory must not outlive the tenant's right to the host.
+func TestRemovedHostStopsAtOnce(t *testing.T) {
+	w := newWorld(t, nil)
+	first, err := w.GetCertificate(hello("team-a.localhost"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.known.Delete("team-a.localhost")
+	if _, err := w.GetCertificate(hello("team-a.localhost")); !errors.Is(err, certs.ErrUnknownHost) {
+		t.Errorf("got %v, want ErrUnknownHost", err)
+	}
+	w.known.Store("team-a.localhost", true)
+	again, err := w.GetCertificate(hello("team-a.localhost"))
+	if err != nil || again == first {
+		t.Errorf("the next owner of the host gets the former one's key (%v)", err)
+	}
+}
+
+func TestRenewal(t *testing.T) {
+	w := newWorld(t, func(c *certs.Config) { c.LeafLife = 9 * time.Hour })
+	get := func() *tls.Certificate {
+		t.Helper()
+		c, err := w.GetCertificate(hello("team-a.localhost"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := get()
+	w.pass(5 * time.Hour)
+	if get() != first {
+		t.Error("renewed with more than a third of its life left")
+	}
+	w.pass(time.Hour)
+	second := get()
+	if second == first {
+		t.Error("not renewed with less than a third of its life left")
+	}
+	if get() != second {
+		t.Error("renewed twice")
+	}
+}
+
+// TestOneIssuance holds handshakes for one host inside a source, and lets them go together.
+func TestOneIssuance(t *testing.T) {
+	var asked atomic.Int32
+	entered, leave := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, func(c *certs.Config) {
+		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
+			if asked.Add(1) == 1 {
+				close(entered)
+			}
+			<-leave
+			return nil, certs.ErrNotMine
+		})}
+	})
+	got := make([]*tls.Certificate, 50)
+	var wg sync.WaitGroup
+	for i := range got {
+		wg.Go(func() { got[i], _ = w.GetCertificate(hello("team-a.localhost")) })
+	}
+	<-entered
+	close(leave)
+	wg.Wait()
+	for _, c := range got {
+		if c == nil || c != got[0] {
+			t.Fatal("handshakes at once got different certificates")
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the source was asked %d times, want once", n)
+	}
+}
+
+type source func(host string) (*tls.Certificate, error)
+
+func (s source) Certificate(_ context.Context, host string) (*tls.Certificate, error) { return s(host) }
+
+func TestSources(t *testing.T) {
+	other := newWorld(t, nil)
+	fail := errors.New("the account is locked")
+	w := newWorld(t, func(c *certs.Config) {
+		c.Sources = []certs.Source{source(func(h string) (*tls.Certificate, error) {
+			switch h {
+			case "team-a.localhost":
+				return other.GetCertificate(hello(h))
+			case "fails.example.com":
+				return nil, fail
+			}
+			return nil, certs.ErrNotMine
+		})}
+	})
+	w.known.Store("fails.example.com", true)
+	w.known.Store("local.example.com", true)
+	theirs, _ := other.GetCertificate(hello("team-a.localhost"))
+	if got, err := w.GetCertificate(hello("team-a.localhost")); err != nil || got != theirs {
+		t.Errorf("got %v, want the source's certificate", err)
+	}
+	if _, err := w.GetCertificate(hello("fails.example.com")); !errors.Is(err, fail) {
+		t.Errorf("got %v, want the source's error", err)
+	}
+	got, err := w.GetCertificate(hello("local.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := got.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t)}); err != nil {
+		t.Errorf("a host of no source is not the local authority's: %v", err)
+	}
+}
+
+func TestSourcePanics(t *testing.T) {
+	w := newWorld(t, func(c *certs.Config) {
+		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) { panic("boom") })}
+	})
+	if _, err := w.GetCertificate(hello("team-a.localhost")); err == nil || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestFailedRenewalKeepsTheOld until it expires.
+func TestFailedRenewalKeepsTheOld(t *testing.T) {
+	var fail atomic.Bool
+	w := newWorld(t, func(c *certs.Config) {
+		c.LeafLife = 9 * time.Hour
+		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
+			if fail.Load() {
+				return nil, errors.New("down")
+			}
+			return nil, certs.ErrNotMine
+		})}
+	})
+	first, err := w.GetCertificate(hello("team-a.localhost"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail.Store(true)
+	w.pass(8 * time.Hour)
+	if got, err := w.GetCertificate(hello("team-a.localhost")); err != nil || got != first {
+		t.Errorf("still valid: got %v, want the old certificate", err)
+	}
+	w.pass(2 * time.Hour)
+	if _, err := w.GetCertificate(hello("team-a.localhost")); err == nil {
+		t.Error("an expired certificate is served")
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	w := newWorld(t, func(c *certs.Config) { c.Resident = 2 })
+	first := make(map[string]*tls.Certificate)
+	for _, h := range []string{"a.example.com", "b.example.com", "c.example.com"} {
+		w.known.Store(h, true)
+		first[h], _ = w.GetCertificate(hello(h))
+	}
+	if c, _ := w.GetCertificate(hello("c.example.com")); c != first["c.example.com"] {
+		t.Error("the latest is not in memory")
+	}
+	if c, _ := w.GetCertificate(hello("a.example.com")); c == nil || c == first["a.example.com"] {
+		t.Error("the oldest of three is still in memory, which is for two")
+	}
+}
+
+func TestRestartKeepsTheAuthority(t *testing.T) {
+	w := newWorld(t, nil)
+	m, err := certs.New(certs.Config{Store: w.store, Wrapper: w.kek, Known: func(string) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.RootPEM() != nil {
+		t.Error("a root before Open")
+	}
+	if _, err := m.GetCertificate(hello("team-a.localhost")); !errors.Is(err, certs.ErrNotOpen) {
+		t.Errorf("before Open: got %v", err)
+	}
+	if err := m.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.RootPEM(), w.RootPEM()) {
+		t.Error("another root after a restart")
+	}
+}
+
+// TestReplicasAgree makes two replicas find no authority at once: both have made one before either is stored.
+func TestReplicasAgree(t *testing.T) {
+	s, kek := newStore(), newKEK(t)
+	var both sync.WaitGroup
+	both.Add(2)
+	s.gate = func() { both.Done(); both.Wait() }
+	var roots [2][]byte
+	var wg sync.WaitGroup
+	for i := range roots {
+		wg.Go(func() {
+			m, err := certs.New(certs.Config{Store: s, Wrapper: kek, Known: func(string) bool { return true }})
+			if err == nil {
+				err = m.Open(t.Context())
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			roots[i] = m.RootPEM()
+		})
+	}
+	wg.Wait()
+	if !bytes.Equal(roots[0], roots[1]) {
+		t.Error("two replicas have two roots")
+	}
+}
+
+func TestKeyIsSealed(t *testing.T) {
+	w := newWorld(t, nil)
+	for k, v := range w.store.data {
+		if bytes.Contains(v, []byte("PRIVATE")) {
+			t.Errorf("%s holds a private key", k)
+		}
+		t.Logf("%s: %d bytes", k, len(v))
+	}
+	m, _ := certs.New(certs.Config{Store: w.store, Wrapper: newKEK(t), Known: func(string) bool { return true }})
+	var wrong *seal.WrongKEKError
+	if err := m.Open(t.Context()); !errors.As(err, &wrong) {
+		t.Errorf("with another key-encryption key: got %v", err)
+	}
+	if m.RootPEM() != nil {
+		t.Error("opened all the same")
+	}
+}
+
+func TestDamagedAuthorityIsNotReplaced(t *testing.T) {
+	w := newWorld(t, nil)
+	for k, v := range w.store.data {
+		for _, bad := range [][]byte{nil, []byte("{}"), []byte(`{"v":3}`), v[:len(v)/2], bytes.Replace(v, []byte(`"v":1`), []byte(`"v":9`), 1)} {
+			s := newStore()
+			s.data[k] = bad
+			m, _ := certs.New(certs.Config{Store: s, Wrapper: w.kek, Known: func(string) bool { return true }})
+			if err := m.Open(t.Context()); err == nil {
+				t.Errorf("%.40q opens", bad)
+			}
+			if !bytes.Equal(s.data[k], bad) {
+				t.Errorf("%.40q was replaced", bad)
+			}
+		}
+	}
+}
+
+func TestExpiredAuthority(t *testing.T) {
+	w := newWorld(t, nil)
+	w.pass(11 * 365 * 24 * time.Hour)
+	if err := w.Open(t.Context()); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAdminCertificate(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, sni := range []string{"", "localhost", "anything.example.com"} {
+		cert, err := w.AdminCertificate(hello(sni))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"localhost", "127.0.0.1", "::1", "admin.example.com", "10.1.2.3"} {
+			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: name}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	first, _ := w.AdminCertificate(hello(""))
+	w.pass(certs.DefaultLeafLife)
+	if again, _ := w.AdminCertificate(hello("")); again == first {
+		t.Error("not renewed")
+	}
+}
+
+func TestNewChecks(t *testing.T) {
+	good := certs.Config{Store: newStore(), Wrapper: newKEK(t), Known: func(string) bool { return true }}
+	for name, edit := range map[string]func(*certs.Config){
+		"no store":   func(c *certs.Config) { c.Store = nil },
+		"no wrapper": func(c *certs.Config) { c.Wrapper = nil },
+		"no Known":   func(c *certs.Config) { c.Known = nil },
+		"short life": func(c *certs.Config) { c.LeafLife = time.Minute },
+		"negative":   func(c *certs.Config) { c.Resident = -1 },
+	} {
+		cfg := good
+		edit(&cfg)
+		if _, err := certs.New(cfg); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// listen serves TLS with the manager's certificates on a free port.
+func (w *world) listen(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{
+		Handler:           http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "hello") }),
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: w.GetCertificate},
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          nil,
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.ServeTLS(l, "", "") }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	return l.Addr().String()
+}
+
+func TestHandshake(t *testing.T) {
+	w := newWorld(t, nil)
+	addr := w.listen(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for name, ok := range map[string]bool{"team-a.localhost": true, "team-b.localhost": false} {
+			conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: w.roots(t), ServerName: name, MinVersion: version, MaxVersion: version})
+			if (err == nil) != ok {
+				t.Errorf("%s with %s: got %v", name, tls.VersionName(version), err)
+			}
+			if err == nil {
+				conn.Close()
+			}
+		}
+	}
+}
+
+func TestCurl(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("there is no curl here")
+	}
+	w := newWorld(t, nil)
+	addr := w.listen(t)
+	_, port, _ := net.SplitHostPort(addr)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, w.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), curl, "-sS", "--noproxy", "*", "--cacert", ca, "--resolve", "team-a.localhost:"+port+":127.0.0.1", "https://team-a.localhost:"+port+"/").CombinedOutput()
+	if err != nil || string(out) != "hello" {
+		t.Errorf("curl: %v: %s", err, out)
+	}
+}
+
+func BenchmarkCached(b *testing.B) {
+	w := newWorld(b, func(c *certs.Config) {
+		c.Known = func(h string) bool { return h == "team-a.localhost" }
+		c.Now = time.Now
+	})
+	h := hello("team-a.localhost")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := w.GetCertificate(h); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkIssue(b *testing.B) {
+	w := newWorld(b, func(c *certs.Config) { c.Resident, c.Known = 1, func(string) bool { return true } })
+	hosts := []*tls.ClientHelloInfo{hello("a.example.com"), hello("b.example.com")}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := w.GetCertificate(hosts[i%2]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestCachedLookupAllocatesNothing: it is on the path of every handshake.
+func TestCachedLookupAllocatesNothing(t *testing.T) {
+	w := newWorld(t, func(c *certs.Config) { c.Known = func(string) bool { return true } })
+	h := hello("team-a.localhost")
+	if n := testing.AllocsPerRun(100, func() { _, _ = w.GetCertificate(h) }); n > 0 {
+		t.Errorf("a cached lookup makes %v allocations, want 0", n)
+	}
+}

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/polygate/polygate/certs"
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/egress"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/quota"
+	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/telemetry"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/proxy"
+	"github.com/polygate/polygate/proxy/admin"
+	"github.com/polygate/polygate/registry"
+	"github.com/polygate/polygate/vgw"
+)
+
+// readyTimeout bounds how long a start waits for the registry.
+const readyTimeout = 30 * time.Second
+
+// daemon is one replica of Polygate: `polygate serve`. It joins the parts, which do not know each other, opens them in the
+// order in which they need one another, and closes them in reverse. Tests run several in one process.
+type daemon struct {
+	cfg   *config.Platform
+	log   *slog.Logger
+	out   io.Writer // what a person who started it reads
+	parts *group
+	ready atomic.Bool
+
+	listen   listeners
+	kek      *seal.KEK
+	token    tenant.Hash
+	secret   []byte // the platform's own, in the registry under the key-encryption key
+	store    *registry.Store
+	outbox   *registry.Outbox
+	drain    *audit.Drain
+	buffer   *audit.Buffer
+	gatherer *prometheus.Registry
+	metrics  *telemetry.Metrics
+	guards   *guard.Set
+	certs    *certs.Manager
+	mux      *vgw.Mux
+	front    *proxy.Server
+}
+
+func newDaemon(cfg *config.Platform, out io.Writer, log *slog.Logger) *daemon {
+	log = log.With("replica", cfg.Replica.Name)
+	return &daemon{cfg: cfg, log: log, out: out, parts: newGroup(log)}
+}
+
+// run serves until ctx ends, or a part fails.
+func (d *daemon) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, d.parts.stop()) }()
+	for _, open := range []func(context.Context) error{
+		d.openFolder,    // first: whoever holds its lock may touch the data
+		d.openListeners, // early: a port in use is said before anything is written
+		d.openKeys,      // the registry holds nothing that can be read without them
+		d.openRegistry,
+		d.openAudit, // before anything that records
+		d.openCerts,
+		d.openGateways,
+		d.openTenants,   // before the front: the first request finds its tenant
+		d.openFront,     // last to serve, first to stop
+		d.openTelemetry, // after the front, so that "ready" is the truth
+		d.welcome,
+	} {
+		if err := open(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // told to end while starting
+			}
+			return err
+		}
+	}
+	d.ready.Store(true)
+	d.log.Info("ready", "public", d.listen.public.Addr().String(), "tenants", d.store.Index().Len())
+	err = d.parts.wait(ctx)
+	d.ready.Store(false)
+	d.log.Info("stopping")
+	return err
+}
+
+func (d *daemon) openFolder(context.Context) error {
+	release, err := lockDir(d.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	d.parts.onStop("lock", release)
+	return nil
+}
+
+// listeners are bound early and served late. A nil one is switched off.
+type listeners struct {
+	public, plain, admin, telemetry net.Listener
+}
+
+func (d *daemon) openListeners(ctx context.Context) error {
+	for _, l := range []struct {
+		name, field, addr string
+		into              *net.Listener
+	}{
+		{"public", "listen.public", d.cfg.Listen.Public, &d.listen.public},
+		{"plain", "listen.plain", d.cfg.Listen.Plain, &d.listen.plain},
+		{"admin", "listen.admin", d.cfg.Listen.Admin, &d.listen.admin},
+		{"telemetry", "listen.telemetry", d.cfg.Listen.Telemetry, &d.listen.telemetry},
+	} {
+		if l.addr == "" {
+			continue
+		}
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s: %w: stop what uses it, or change %s", l.addr, listenCause(err), l.field)
+		}
+		*l.into = ln
+		d.parts.onStop(l.name+" listener", func() error {
+			_ = ln.Close() // its server has closed it already, unless the start failed
+			return nil
+		})
+	}
+	return nil
+}
+
+func listenCause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func (d *daemon) openRegistry(ctx context.Context) error {
+	backend, err := d.openBackend(ctx)
+	if err != nil {
+		return err
+	}
+	d.store, err = registry.New(registry.Config{
+		Backend: backend, Replica: d.cfg.Replica.Name, Address: d.listen.public.Addr().String(), TTL: d.cfg.Replica.TTL,
+		BaseDomain: d.cfg.BaseDomain, Logger: d.log.With("part", "registry"),
+		TakeOver: len(d.cfg.Etcd.Endpoints) == 0, // the folder's lock proves that an earlier process is dead
+	})
+	if err != nil {
+		return err
+	}
+	d.outbox = d.store.Outbox()
+	d.parts.start(ctx, "registry", d.store.Run)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	select {
+	case <-d.store.Ready():
+	case <-ctx.Done():
+		return fmt.Errorf("the registry is not ready after %s: %w", readyTimeout, d.store.Healthy())
+	}
+	return d.checkKEK(ctx)
+}
+
+func (d *daemon) openAudit(ctx context.Context) error {
+	sink, err := audit.OpenFile(d.cfg.Audit.File)
+	if err != nil {
+		return err
+	}
+	d.parts.onStop("audit file", sink.Close)
+	d.buffer = audit.NewBuffer(d.cfg.Audit.Buffer)
+	d.drain, err = audit.NewDrain(audit.DrainConfig{
+		Outbox: d.outbox, Buffer: d.buffer, Sink: sink, Interval: d.cfg.Audit.Interval,
+		Replica: d.cfg.Replica.Name, Logger: d.log.With("part", "audit"),
+	})
+	if err != nil {
+		return err
+	}
+	d.parts.start(ctx, "audit", d.drain.Run)
+	return nil
+}
+
+func (d *daemon) openCerts(ctx context.Context) (err error) {
+	d.certs, err = certs.New(certs.Config{
+		Store: d.store.Platform(), Wrapper: d.kek, Known: d.knownHost, ExtraHosts: d.cfg.SharedHosts, LeafLife: d.cfg.Certificates.LeafLife,
+		Resident: d.cfg.Limits.ResidentCertificates, AdminHosts: d.cfg.Admin.Hosts,
+	})
+	if err != nil {
+		return err
+	}
+	return d.certs.Open(ctx)
+}
+
+// knownHost says whether a host is a tenant's.
+func (d *daemon) knownHost(host string) bool {
+	_, ok := d.store.Index().ByHost(host)
+	return ok
+}
+
+func (d *daemon) openGateways(ctx context.Context) (err error) {
+	d.gatherer = prometheus.NewRegistry()
+	d.gatherer.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if d.metrics, err = telemetry.NewMetrics(d.gatherer, d.cfg.Metrics.MaxTenants); err != nil {
+		return err
+	}
+	q := d.cfg.Quotas
+	d.guards = guard.NewSet(guard.Config{
+		Recorder: d.buffer, Replica: d.cfg.Replica.Name,
+		Defaults: guard.Defaults{
+			Rate:          quota.Limit{PerSecond: q.RequestsPerSecond, Burst: q.Burst},
+			MaxConcurrent: q.MaxConcurrentRequests, MaxServers: q.MaxServers,
+		},
+	})
+	d.mux, err = vgw.NewMux(vgw.Config{
+		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics,
+		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes), Logger: d.log.With("part", "vgw"),
+	})
+	if err != nil {
+		return err
+	}
+	d.metrics.Observe(telemetry.Sources{
+		Tenants: d.store.Index().Len, Claims: func() int { return d.mux.Stats().Open },
+		AuditDropped: d.buffer.Dropped, AuditWritten: d.drain.Written, AuditLag: d.drain.Lag, Certificates: d.certs.Len,
+	})
+	d.parts.start(ctx, "gateways", d.mux.Run)
+	return nil
+}
+
+// claims hands the registry's claims to the virtual gateways, whose interface they satisfy.
+type claims struct{ store *registry.Store }
+
+func (c claims) Claim(ctx context.Context, s tenant.Scope) (vgw.Claim, error) {
+	claim, err := c.store.Claim(ctx, s)
+	if err != nil {
+		return nil, err // not the typed nil
+	}
+	return claim, nil
+}
+
+func (d *daemon) openFront(ctx context.Context) error {
+	l := d.cfg.Limits
+	dial := egress.New(egress.Config{Allow: d.cfg.Egress.Allow, Timeout: l.DialTimeout})
+	engine, err := proxy.NewReverseProxyEngine(proxy.EngineConfig{
+		DialContext: dial.DialContext, HeaderTimeout: l.UpstreamHeaderTimeout, Logger: d.log.With("part", "engine"),
+	})
+	if err != nil {
+		return err
+	}
+	d.parts.onStop("upstream connections", func() error { engine.Close(); return nil })
+	d.front, err = proxy.New(proxy.Config{
+		Public: d.listen.public, Plain: d.listen.plain, SharedHost: d.cfg.SharedHosts[0],
+		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs,
+		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log,
+		Limits: proxy.Limits{
+			Connections: l.MaxConnections, Streams: l.MaxStreamsPerConnection, HeaderBytes: int(l.MaxHeaderBytes), HeaderFields: l.MaxHeaders,
+			URI: int(l.MaxURIBytes), QueryParameters: l.MaxQueryParameters, Body: int64(l.MaxBodyBytes), HeaderTime: l.HeaderTimeout,
+			IdleTime: l.IdleTimeout, BodyIdle: l.BodyIdleTimeout, ShutdownGrace: l.ShutdownGrace,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	cancel := d.store.Index().Subscribe(d.tenantChanged)
+	d.parts.onStop("index subscription", func() error { cancel(); return nil })
+	if err := d.openAdmin(ctx); err != nil {
+		return err
+	}
+	d.parts.start(ctx, "front", d.front.Run)
+	return nil
+}
+
+// tenantChanged follows a change of a routing record through the parts that hold something of the tenant: requests in
+// flight, its gateway, its guard and its metrics. e is nil when the tenant is gone.
+func (d *daemon) tenantChanged(id tenant.ID, e *tenant.Entry) {
+	d.front.Revalidate(id, e)
+	d.mux.Changed(id, e)
+	if e == nil {
+		d.guards.Forget(id)
+		d.metrics.Forget(id)
+	}
+}
+
+func (d *daemon) openAdmin(ctx context.Context) error {
+	if d.listen.admin == nil {
+		return nil
+	}
+	server, err := admin.New(admin.Config{
+		Listener: d.listen.admin, GetCertificate: d.certs.AdminCertificate, Token: func() tenant.Hash { return d.token },
+		Hosts:   append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
+		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Logger: d.log.With("part", "admin"),
+	})
+	if err != nil {
+		return err
+	}
+	d.parts.start(ctx, "admin", server.Run)
+	return nil
+}

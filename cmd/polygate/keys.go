@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// openKeys reads the key-encryption key and the operator token. With the embedded etcd both are made where they are
+// missing; with an etcd of its own, which other replicas may share, a missing key-encryption key is an error.
+func (d *daemon) openKeys(context.Context) error {
+	kek, err := seal.LoadKEK(d.cfg.KEKFile)
+	if errors.Is(err, fs.ErrNotExist) && len(d.cfg.Etcd.Endpoints) == 0 {
+		if err = os.MkdirAll(filepath.Dir(d.cfg.KEKFile), 0o700); err == nil {
+			kek, err = seal.CreateKEK(d.cfg.KEKFile)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("key-encryption key: %w", err)
+	}
+	d.kek = kek
+	token, err := loadToken(d.cfg.Admin.TokenFile)
+	if err != nil {
+		return fmt.Errorf("operator token: %w", err)
+	}
+	d.token = tenant.HashKey(token)
+	return nil
+}
+
+// loadToken reads the operator token, and makes one of 256 random bits where there is no file.
+func loadToken(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return createToken(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	token := string(bytes.TrimSpace(b))
+	if len(token) < 32 {
+		return "", fmt.Errorf("%s holds %d characters: a token has at least 32; remove the file to have one made", path, len(token))
+	}
+	return token, nil
+}
+
+func createToken(path string) (string, error) {
+	raw := make([]byte, 32)
+	if _, err := rand.Read(raw); err != nil {
+		return "", err
+	}
+	token := "pgo_" + base64.RawURLEncoding.EncodeToString(raw)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	return token, writeFile(path, token+"\n")
+}
+
+// writeFile replaces a private file as a whole: a reader sees the old bytes or the new ones.
+func writeFile(path, content string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once it was renamed
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// kekCheck is what the registry holds of the key-encryption key, so that a replica with another one refuses to start
+// instead of failing tenant by tenant: the platform's own secret, wrapped.
+type kekCheck struct {
+	V      int             `json:"v"`
+	ID     string          `json:"id"` // of the key that wraps it
+	Secret json.RawMessage `json:"secret"`
+}
+
+// kekCheckKey is where it is stored, under c/, and the context that it is bound to.
+const kekCheckKey = "kek"
+
+// checkKEK compares the key-encryption key with the one that the registry was first used with.
+func (d *daemon) checkKEK(ctx context.Context) error {
+	value, _, err := d.store.Platform().Get(ctx, kekCheckKey)
+	if fault.Is(err, fault.NotFound) {
+		if err = d.createKEKCheck(ctx); err == nil {
+			return nil
+		}
+		if fault.Is(err, fault.Conflict) { // another replica was first
+			value, _, err = d.store.Platform().Get(ctx, kekCheckKey)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("check the key-encryption key: %w", err)
+	}
+	var check kekCheck
+	if err := json.Unmarshal(value, &check); err != nil {
+		return fmt.Errorf("check the key-encryption key: %w", err)
+	}
+	if d.secret, err = d.kek.Unwrap(check.Secret, kekCheckKey); err != nil {
+		return fmt.Errorf("%s holds the key %s, but this registry's secrets are sealed with %s: restore that key file (or set kek_file to it)", d.cfg.KEKFile, d.kek.ID(), check.ID)
+	}
+	return nil
+}
+
+// createKEKCheck makes the platform's secret.
+func (d *daemon) createKEKCheck(ctx context.Context) error {
+	secret := make([]byte, seal.KeySize)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	wrapped, err := d.kek.Wrap(secret, kekCheckKey)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(kekCheck{V: 1, ID: d.kek.ID(), Secret: wrapped})
+	if err != nil {
+		return err
+	}
+	d.secret = secret
+	return d.store.Platform().Create(ctx, kekCheckKey, value)
+}

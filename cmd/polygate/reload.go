@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/registry"
+	"github.com/polygate/polygate/vgw"
+	"github.com/polygate/polygate/vgw/catalog"
+)
+
+// retryReload is when a reload that the registry could not take is tried again.
+const retryReload = 2 * time.Second
+
+// openTenants applies tenants.yaml and follows it. At the start a broken file is an error: there is no last good state of
+// this process to go on with.
+func (d *daemon) openTenants(ctx context.Context) error {
+	if d.cfg.TenantsFile == "" {
+		return nil
+	}
+	w, err := newWatcher()
+	if err != nil {
+		return err
+	}
+	r := &reloader{
+		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
+		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, watch: w,
+	}
+	d.parts.start(ctx, "file watch", w.run)
+	if err := r.reload(ctx); err != nil {
+		return err
+	}
+	d.parts.start(ctx, "reload", r.run)
+	return nil
+}
+
+// reloader keeps the registry what tenants.yaml and its catalogs declare.
+type reloader struct {
+	cfg    *config.Platform
+	log    *slog.Logger
+	count  func(error) // counts the outcome of a reload
+	store  *registry.Store
+	guards *guard.Set
+	mux    *vgw.Mux
+	secret []byte
+	watch  *watcher
+}
+
+// run reloads at each change of a file and at SIGHUP, until ctx ends.
+func (r *reloader) run(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	retry := time.NewTimer(0)
+	<-retry.C
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+		case <-r.watch.changed:
+		case <-retry.C:
+		}
+		if err := r.reload(ctx); fault.Is(err, fault.Unavailable) {
+			retry.Reset(retryReload)
+		}
+	}
+}
+
+// reload reads the files and applies them. A file with a mistake changes nothing and keeps being watched.
+func (r *reloader) reload(ctx context.Context) (err error) {
+	defer func() {
+		r.count(err)
+		if err != nil {
+			r.log.Error("reload failed: the last good state stays", "file", r.cfg.TenantsFile, "error", err.Error())
+		}
+	}()
+	want, err := config.LoadTenants(r.cfg.TenantsFile, r.options())
+	if err != nil {
+		return errors.Join(err, r.watch.follow([]string{r.cfg.TenantsFile}))
+	}
+	if err := r.watch.follow(want.Files); err != nil {
+		return err
+	}
+	changes, clashes := config.Plan(want, r.records(), time.Now())
+	for _, clash := range clashes {
+		r.log.Error("refused: it clashes with what is there", "error", clash.Error())
+	}
+	visit, err := r.guards.Platform().Enter(tenant.System(want.File), "reload-"+audit.NewID())
+	if err != nil {
+		return err
+	}
+	defer visit.Leave()
+	for _, c := range changes {
+		if err := r.apply(ctx, visit, c); err != nil {
+			return fmt.Errorf("%s tenant %s: %w", c.Kind, c.ID, err)
+		}
+		r.log.Info("applied", "change", string(c.Kind), "tenant", string(c.ID))
+	}
+	if err := r.applyCatalogs(ctx, visit, want); err != nil {
+		return err
+	}
+	if len(clashes) > 0 {
+		return clashes
+	}
+	return nil
+}
+
+func (r *reloader) options() config.Options {
+	return config.Options{
+		BaseDomain: r.cfg.BaseDomain, Reserved: append(append([]string(nil), r.cfg.SharedHosts...), r.cfg.Admin.Hosts...),
+		MaxServers: r.cfg.Quotas.MaxServers, DigestKey: r.secret, Env: os.LookupEnv,
+		Check: func(s config.Server) error { return server(s).Check() },
+	}
+}
+
+func server(s config.Server) catalog.Server {
+	return catalog.Server{Name: s.Name, URL: s.URL, Headers: s.Headers, Timeout: s.Timeout}
+}
+
+// records returns all routing records of the index.
+func (r *reloader) records() []*tenant.Record {
+	entries := r.store.Index().List("", r.store.Index().Len()+1)
+	list := make([]*tenant.Record, len(entries))
+	for i, e := range entries {
+		list[i] = e.Record
+	}
+	return list
+}
+
+// apply makes one change, with its audit record in the same transaction.
+func (r *reloader) apply(ctx context.Context, visit *guard.Visit, c config.Change) error {
+	permit, err := visit.Admit(guard.Effect{Action: action(c.Kind), Resource: "tenant/" + string(c.ID), Subject: r.scope(c.ID)})
+	if err != nil {
+		return err
+	}
+	entry := permit.Entry(audit.OutcomeOK)
+	entry.Tenant = c.ID // a tenant that is not there yet has no scope
+	if c.Kind == config.Create {
+		_, err = r.store.CreateTenant(ctx, c.Record, entry)
+	} else {
+		_, err = r.store.UpdateTenant(ctx, c.ID, 0, c.Edit, entry)
+	}
+	return permit.Settle(err)
+}
+
+func (r *reloader) scope(id tenant.ID) tenant.Scope {
+	if e, ok := r.store.Index().ByID(id); ok {
+		return e.Scope
+	}
+	return tenant.Scope{}
+}
+
+func action(k config.ChangeKind) authz.Action {
+	switch k {
+	case config.Create:
+		return authz.TenantCreate
+	case config.Suspend:
+		return authz.TenantSuspend
+	case config.Resume:
+		return authz.TenantResume
+	}
+	return authz.TenantUpdate
+}
+
+// applyCatalogs applies each catalog that differs from the one applied last. The digest in the routing record spares
+// opening the gateways of tenants whose catalog is as it was, which at a start is all of them.
+func (r *reloader) applyCatalogs(ctx context.Context, visit *guard.Visit, want *config.Tenants) error {
+	var errs []error
+	for i := range want.List {
+		t := &want.List[i]
+		e, ok := r.store.Index().ByID(t.Record.ID)
+		if !ok || e.Record.Source != tenant.SourceFile || e.Record.CatalogDigest == t.CatalogDigest {
+			continue
+		}
+		if err := r.applyCatalog(ctx, visit, e, want.File, t); err != nil {
+			errs = append(errs, fmt.Errorf("catalog of tenant %s: %w", t.Record.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *reloader) applyCatalog(ctx context.Context, visit *guard.Visit, e *tenant.Entry, file string, t *config.Tenant) error {
+	servers := make([]catalog.Server, len(t.Servers))
+	for i, s := range t.Servers {
+		servers[i] = server(s)
+	}
+	if err := r.mux.ApplyCatalog(ctx, visit, e, file, servers); err != nil {
+		return err
+	}
+	return r.apply(ctx, visit, config.Change{Kind: config.Update, ID: t.Record.ID, Edit: func(rec *tenant.Record) error {
+		rec.CatalogDigest = t.CatalogDigest
+		return nil
+	}})
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// A change on disk is reported once nothing more has changed for settleTime, since an editor or a copy writes in steps, but
+// at the latest settleLimit after it began, so that a busy folder cannot put it off for ever.
+const (
+	settleTime  = 25 * time.Millisecond
+	settleLimit = 500 * time.Millisecond
+)
+
+// watcher reports changes in a set of files. It watches their folders, since editors and Kubernetes replace a file, or the
+// link that leads to it, rather than write into it.
+type watcher struct {
+	fs      *fsnotify.Watcher
+	dirs    map[string]bool
+	changed chan struct{} // buffered 1
+}
+
+func newWatcher() (*watcher, error) {
+	fs, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch files: %w", err)
+	}
+	return &watcher{fs: fs, dirs: make(map[string]bool), changed: make(chan struct{}, 1)}, nil
+}
+
+// follow makes files the ones to watch. It is called before run, or by whoever receives from changed.
+func (w *watcher) follow(files []string) error {
+	want := make(map[string]bool, len(files))
+	for _, f := range files {
+		want[filepath.Dir(f)] = true
+	}
+	var errs []error
+	for dir := range w.dirs {
+		if !want[dir] {
+			_ = w.fs.Remove(dir) // it may be gone already
+			delete(w.dirs, dir)
+		}
+	}
+	for dir := range want {
+		if w.dirs[dir] {
+			continue
+		}
+		if err := w.fs.Add(dir); err != nil {
+			errs = append(errs, fmt.Errorf("cannot watch %s: %w", dir, err))
+			continue
+		}
+		w.dirs[dir] = true
+	}
+	return errors.Join(errs...)
+}
+
+// run reports on changed until ctx ends, and then releases the watches.
+func (w *watcher) run(ctx context.Context) error {
+	defer w.fs.Close()
+	settle := time.NewTimer(0)
+	defer settle.Stop()
+	<-settle.C
+	var began time.Time // of the change that is settling; zero = none
+	touch := func() {
+		if began.IsZero() {
+			began = time.Now()
+		}
+		settle.Reset(max(0, min(settleTime, settleLimit-time.Since(began))))
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.fs.Events:
+			touch()
+		case <-w.fs.Errors: // an overflow: something changed that we were not told of
+			touch()
+		case <-settle.C:
+			began = time.Time{}
+			select {
+			case w.changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
