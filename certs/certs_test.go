@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -206,35 +207,37 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestOneIssuance holds handshakes for one host inside a source, and lets them go together.
+// TestOneIssuance holds handshakes for one host inside a source until all of them wait.
 func TestOneIssuance(t *testing.T) {
-	var asked atomic.Int32
-	entered, leave := make(chan struct{}), make(chan struct{})
-	w := newWorld(t, func(c *certs.Config) {
-		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
-			if asked.Add(1) == 1 {
-				close(entered)
-			}
-			<-leave
-			return nil, certs.ErrNotMine
-		})}
-	})
-	got := make([]*tls.Certificate, 50)
-	var wg sync.WaitGroup
-	for i := range got {
-		wg.Go(func() { got[i], _ = w.GetCertificate(hello("team-a.localhost")) })
-	}
-	<-entered
-	close(leave)
-	wg.Wait()
-	for _, c := range got {
-		if c == nil || c != got[0] {
-			t.Fatal("handshakes at once got different certificates")
+	kek := newKEK(t)
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		leave := make(chan struct{})
+		w := newWorld(t, func(c *certs.Config) {
+			c.Wrapper = kek
+			c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
+				asked.Add(1)
+				<-leave
+				return nil, certs.ErrNotMine
+			})}
+		})
+		got := make([]*tls.Certificate, 50)
+		var wg sync.WaitGroup
+		for i := range got {
+			wg.Go(func() { got[i], _ = w.GetCertificate(hello("team-a.localhost")) })
 		}
-	}
-	if n := asked.Load(); n != 1 {
-		t.Errorf("the source was asked %d times, want once", n)
-	}
+		synctest.Wait()
+		close(leave)
+		wg.Wait()
+		for _, c := range got {
+			if c == nil || c != got[0] {
+				t.Fatal("handshakes at once got different certificates")
+			}
+		}
+		if n := asked.Load(); n != 1 {
+			t.Errorf("the source was asked %d times, want once", n)
+		}
+	})
 }
 
 type source func(host string) (*tls.Certificate, error)
