@@ -74,7 +74,7 @@ func resource(server, httpMethod string, m *wire.Message) string {
 	if noun, name, _ := named(m); noun != "" {
 		return base + "/" + noun + "/" + clean(name, maxResource)
 	}
-	return base + "/" + clean(m.Method, 64)
+	return base + "/method/" + clean(m.Method, 64) // so that no method can pass for a tool: there may be one called tool/x
 }
 
 // maxResource bounds a tool's name or a resource's URI in a record, in bytes.

@@ -120,7 +120,10 @@ func (p *parser) resembles(name string) string {
 		return ""
 	}
 	// Some parsers pass over - and _ as well (Go's json/v2 with MatchCaseInsensitiveNames).
-	plain := strings.NewReplacer("-", "", "_", "").Replace(name)
+	plain := name
+	if strings.ContainsAny(name, "-_") {
+		plain = strings.ReplaceAll(strings.ReplaceAll(name, "-", ""), "_", "")
+	}
 	for _, known := range [...]string{"jsonrpc", "id", "method", "params", "result", "error"} {
 		if strings.EqualFold(plain, known) {
 			return known
