@@ -27,6 +27,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/problem"
@@ -308,6 +309,13 @@ func TestDialLocal(t *testing.T) {
 			continue
 		}
 		_ = conn.Close()
+	}
+}
+
+// TestVanishedIsOneReason: by it the listener knows what a reload suspended.
+func TestVanishedIsOneReason(t *testing.T) {
+	if admin.ReasonRemoved != config.Vanished {
+		t.Errorf("the listener takes %q for vanished, a reload writes %q", admin.ReasonRemoved, config.Vanished)
 	}
 }
 

@@ -87,6 +87,11 @@ type Config struct {
 	Counts  Counts
 	Heads   Heads
 
+	// Declared says whether the tenants.yaml in force declares a tenant; it matters for those with Source file alone, which
+	// may be deleted here once it does not. Optional: without it, a tenant has vanished if it is suspended for ReasonRemoved,
+	// so that one which an operator had suspended before cannot be told.
+	Declared func(id tenant.ID) bool
+
 	NewKey func() (key string, hash tenant.Hash) // optional: authn.NewKey
 	Now    func() time.Time                      // optional: time.Now
 	Logger *slog.Logger                          // optional: slog.Default

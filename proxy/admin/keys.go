@@ -106,7 +106,7 @@ func (s *Server) revokeKey(c *call) (*answer, error) {
 		if i < 0 {
 			return fault.New(fault.NotFound, "no such key")
 		}
-		if r.Keys[i].Source == tenant.SourceFile && !removed(r) {
+		if r.Keys[i].Source == tenant.SourceFile && !s.removed(r) {
 			return fault.New(fault.Conflict, "key %q is declared in %s: remove it there", r.Keys[i].Name, cmp.Or(r.File, "a file"))
 		}
 		r.Keys = slices.Delete(r.Keys, i, i+1)

@@ -208,9 +208,12 @@ func fromFile(r *tenant.Record) error {
 	return fault.New(fault.Conflict, "tenant %s is declared in %s: change it there", r.ID, cmp.Or(r.File, "a file"))
 }
 
-// removed says whether a tenant vanished from its file.
-func removed(r *tenant.Record) bool {
-	return r.Source == tenant.SourceFile && r.State == tenant.StateSuspended && r.SuspendReason == ReasonRemoved
+// removed says whether a tenant vanished from its file. One that is active was just put back, or is about to be suspended.
+func (s *Server) removed(r *tenant.Record) bool {
+	if r.Source != tenant.SourceFile || r.State != tenant.StateSuspended {
+		return false
+	}
+	return r.SuspendReason == ReasonRemoved || s.cfg.Declared != nil && !s.cfg.Declared(r.ID)
 }
 
 // checkServers refuses a quota below what the tenant uses, which would leave it unable to change anything.
@@ -302,7 +305,7 @@ func (s *Server) deleteTenant(c *call) (*answer, error) {
 			return err
 		}
 		if e.Record.Source == tenant.SourceFile {
-			if !removed(e.Record) {
+			if !s.removed(e.Record) {
 				return fault.New(fault.Conflict, "tenant %s is declared in %s: remove it there first", id, cmp.Or(e.Record.File, "a file"))
 			}
 			rev = cmp.Or(rev, e.Record.Revision) // the file may take it back at this very moment
@@ -322,8 +325,8 @@ func (s *Server) suspendTenant(c *call) (*answer, error) {
 		return nil, err
 	}
 	e, err := s.edit(c, authz.TenantSuspend, "", nil, func(r *tenant.Record) error {
-		if removed(r) {
-			return nil // its reason says that it may be deleted: it stays
+		if r.Source == tenant.SourceFile && r.SuspendReason == ReasonRemoved {
+			return nil // the file that declares it again resumes it by this reason: it stays
 		}
 		r.State, r.SuspendReason = tenant.StateSuspended, cmp.Or(req.Reason, defaultReason)
 		return nil
@@ -336,7 +339,7 @@ func (s *Server) suspendTenant(c *call) (*answer, error) {
 
 func (s *Server) resumeTenant(c *call) (*answer, error) {
 	e, err := s.edit(c, authz.TenantResume, "", nil, func(r *tenant.Record) error {
-		if removed(r) {
+		if s.removed(r) {
 			return fault.New(fault.Conflict, "tenant %s was removed from %s: put it back there, or delete it", r.ID, cmp.Or(r.File, "its file"))
 		}
 		r.State, r.SuspendReason = tenant.StateActive, ""

@@ -204,6 +204,16 @@ func TestFileDeclaredTenant(t *testing.T) {
 		t.Errorf("suspending a removed tenant hid why it is suspended: %q", s.SuspendReason)
 	}
 	f.want(204, "DELETE", "/api/v1/tenants/team-gone", "")
+
+	// One that an operator had suspended before it vanished keeps that reason, and can be told by Declared alone.
+	f.declare(&tenant.Record{ID: "team-both", State: tenant.StateSuspended, SuspendReason: "unpaid"})
+	cfg, declared := f.config(), true
+	cfg.Declared = func(tenant.ID) bool { return declared }
+	f.rebuild(cfg)
+	f.want(409, "DELETE", "/api/v1/tenants/team-both", "")
+	declared = false
+	f.want(409, "POST", "/api/v1/tenants/team-both/resume", "")
+	f.want(204, "DELETE", "/api/v1/tenants/team-both", "")
 }
 
 func TestQuotaBelowUse(t *testing.T) {
