@@ -39,6 +39,9 @@ const ProgressEvery = time.Second
 var (
 	ErrCompacted     = errors.New("the revision asked for has been compacted")
 	ErrLeaseNotFound = errors.New("the lease has expired or was revoked")
+	// ErrRejected marks a fault.Unavailable that has a sure outcome: the store answered, and refused. It is full, or does
+	// not accept our user.
+	ErrRejected = errors.New("the store refused")
 )
 
 // LeaseID names a lease; 0 is none.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
@@ -64,7 +65,7 @@ func (s *Store) attempt(ctx context.Context, t *Txn) (*TxnResult, error) {
 // retryable says whether an error leaves the outcome open.
 func retryable(err error) bool {
 	k := fault.KindOf(err)
-	return k == fault.Unavailable || k == fault.Canceled
+	return (k == fault.Unavailable || k == fault.Canceled) && !errors.Is(err, ErrRejected)
 }
 
 func checkSize(t *Txn) error {

@@ -256,12 +256,15 @@ func (b *Backend) append(rev int64, ev registry.Event, kv registry.KV) {
 }
 
 // Compact forgets the history up to and including rev, as etcd's compaction does: watches from before it fail.
-func (b *Backend) Compact(rev int64) {
-	b.mu.Lock()
+func (b *Backend) Compact(ctx context.Context, rev int64) error {
+	if err := b.enter(ctx); err != nil {
+		return err
+	}
 	defer b.mu.Unlock()
 	b.compacted = min(rev, b.rev)
 	b.log = slices.Clone(b.log[sort.Search(len(b.log), func(i int) bool { return b.log[i].rev > b.compacted }):])
 	b.keys = slices.DeleteFunc(b.keys, func(k string) bool { return b.compactKey(k) })
+	return nil
 }
 
 // compactKey drops the versions of a key that no later read can want. It reports whether none is left.

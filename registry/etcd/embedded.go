@@ -1,0 +1,224 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap/zapcore"
+)
+
+// Defaults of the embedded server.
+const (
+	DefaultQuota     = 2 << 30
+	DefaultRetention = 10 * time.Minute
+	startTimeout     = 30 * time.Second // after a crash the log is read first
+	memberName       = "polygate"
+	maxTxnOps        = 1024
+)
+
+// EmbeddedConfig says how to run etcd in this process.
+type EmbeddedConfig struct {
+	Dir       string        // data folder, made if absent with mode 0700; required
+	Quota     int64         // bytes of the database; 0 = DefaultQuota
+	Retention time.Duration // how long history is kept for watches that fall behind; 0 = DefaultRetention
+	Socket    string        // path of a unix socket on which etcd serves clients too, such as etcdctl; empty = none
+	Logger    *slog.Logger  // gets etcd's warnings and errors; nil = discard
+}
+
+// Embedded is an etcd server of one member in this process. It listens on nothing, unless Socket is set: requests are
+// function calls, so nothing that a tenant runs can reach it (etcd trusts every client).
+type Embedded struct {
+	etcd   *embed.Etcd
+	logger *slog.Logger
+}
+
+// StartEmbedded starts the server and waits until it serves. The errors say in one line what to do. Whoever calls it
+// holds a lock on the folder, so that no second process comes this far.
+func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := checkDatabase(filepath.Join(cfg.Dir, "member", "snap", "db"), cfg.Dir); err != nil {
+		return nil, err
+	}
+	fatal := &fatalHook{said: make(chan string, 1)}
+	ecfg, err := cfg.embed(fatal)
+	if err != nil {
+		return nil, err
+	}
+	type started struct {
+		etcd *embed.Etcd
+		err  error
+	}
+	done := make(chan started, 1)
+	go func() { // of its own, since a fatal error of etcd's ends the goroutine; it would end the process otherwise
+		e, err := embed.StartEtcd(ecfg)
+		done <- started{e, err}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	select {
+	case s := <-done:
+		if s.err != nil {
+			return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, s.err)
+		}
+		e := &Embedded{etcd: s.etcd, logger: cfg.Logger}
+		return e.awaitReady(ctx, cfg.Dir, fatal)
+	case why := <-fatal.said:
+		return nil, corrupt(cfg.Dir, why)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, ctx.Err())
+	}
+}
+
+func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook) (*Embedded, error) {
+	select {
+	case <-e.etcd.Server.ReadyNotify():
+		fatal.running.Store(true)
+		return e, nil
+	case why := <-fatal.said:
+		return nil, corrupt(dir, why)
+	case <-e.etcd.Server.StopNotify():
+		return nil, fmt.Errorf("the embedded etcd in %s stopped while it started", dir)
+	case <-ctx.Done():
+		e.etcd.Close()
+		return nil, fmt.Errorf("the embedded etcd in %s does not get ready: %w", dir, ctx.Err())
+	}
+}
+
+func corrupt(dir, why string) error {
+	return fmt.Errorf("the etcd data in %s cannot be read (%s): restore the folder from a backup, or move it away to begin anew", dir, why)
+}
+
+// Backend returns the server's registry.Backend under a root; empty = DefaultRoot. Close it before the server.
+func (e *Embedded) Backend(root string) (*Backend, error) {
+	root, err := checkRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	return newBackend(v3client.New(e.etcd.Server), root, 0), nil
+}
+
+// Stopped is closed when the server has stopped, by Close or by an error of its own.
+func (e *Embedded) Stopped() <-chan struct{} { return e.etcd.Server.StopNotify() }
+
+// Close stops the server. What was committed is on disk before it is acknowledged, with or without Close.
+func (e *Embedded) Close() error {
+	e.etcd.Close()
+	return nil
+}
+
+// embed makes etcd's own configuration.
+func (cfg EmbeddedConfig) embed(fatal *fatalHook) (*embed.Config, error) {
+	c := embed.NewConfig()
+	c.Name, c.Dir = memberName, cfg.Dir
+	c.InitialCluster = c.InitialClusterFromName(memberName)
+	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
+	if cfg.Socket != "" {
+		path, err := filepath.Abs(cfg.Socket)
+		if err != nil {
+			return nil, fmt.Errorf("etcd: socket %s: %w", cfg.Socket, err)
+		}
+		u := url.URL{Scheme: "unix", Path: path}
+		c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{u}, []url.URL{u}
+	}
+	c.EnableGRPCGateway = false
+	// A member alone elects itself: short ticks make it ready sooner, and allow leases of one second.
+	c.TickMs, c.ElectionMs = 50, 500
+	c.QuotaBackendBytes = cfg.Quota
+	if cfg.Quota == 0 {
+		c.QuotaBackendBytes = DefaultQuota
+	}
+	retention := cfg.Retention
+	if retention == 0 {
+		retention = DefaultRetention
+	}
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, retention.String()
+	c.MaxTxnOps = maxTxnOps
+	// The log's entries are kept in memory for followers that lag, and there are none.
+	c.SnapshotCount, c.SnapshotCatchUpEntries = 5000, 100
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(cfg.Logger, fatal))
+	return c, nil
+}
+
+// fatalHook is what happens at a Fatal or Panic entry of etcd's log. While it starts, that is bad data: the message is
+// kept for StartEmbedded, and the goroutine ends. Later it is a defect or a broken disk, and the process must not go on.
+type fatalHook struct {
+	said    chan string
+	running atomic.Bool
+}
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (h *fatalHook) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
+	if h.running.Load() {
+		panic("etcd: " + ce.Message)
+	}
+	why := ce.Message
+	for _, f := range fields {
+		if err, ok := f.Interface.(error); ok {
+			why += ": " + err.Error()
+		}
+	}
+	select {
+	case h.said <- why:
+	default:
+	}
+	runtime.Goexit()
+}
+
+// checkDir makes the data folder and tries to write there.
+func checkDir(dir string) error {
+	if dir == "" {
+		return errors.New("etcd: no data folder is configured")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("the etcd data folder %s cannot be made: %w", dir, err)
+	}
+	f, err := os.CreateTemp(dir, ".writable-*")
+	if err != nil {
+		return fmt.Errorf("the etcd data folder %s is not writable: %w", dir, err)
+	}
+	_ = f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return fmt.Errorf("the etcd data folder %s is not writable: %w", dir, err)
+	}
+	return nil
+}
+
+// checkDatabase opens the database for a look, since etcd itself waits without end for one that is locked, and dies
+// without a word that helps of one that is broken.
+func checkDatabase(path, dir string) (err error) {
+	if st, err := os.Stat(path); err != nil || st.Size() == 0 {
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != nil { // bbolt trusts its pages
+			err = corrupt(dir, fmt.Sprint(r))
+		}
+	}()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: 300 * time.Millisecond})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return fmt.Errorf("the etcd data in %s is in use by another process: stop that, or choose another folder", dir)
+	}
+	if err != nil {
+		return corrupt(dir, err.Error())
+	}
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package etcd
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// newLogger returns a zap logger, which etcd wants, that passes warnings and worse on to l. onFatal, if not nil, is
+// called before a Fatal or Panic entry has its effect.
+func newLogger(l *slog.Logger, onFatal zapcore.CheckWriteHook) *zap.Logger {
+	if l == nil {
+		l = slog.New(slog.DiscardHandler)
+	}
+	var opts []zap.Option
+	if onFatal != nil {
+		opts = append(opts, zap.WithFatalHook(onFatal), zap.WithPanicHook(onFatal))
+	}
+	return zap.New(&core{log: l, LevelEnabler: zapcore.WarnLevel}, opts...)
+}
+
+// core is a zapcore.Core on slog.
+type core struct {
+	zapcore.LevelEnabler
+	log *slog.Logger
+}
+
+// With implements zapcore.Core.
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
+	return &core{c.LevelEnabler, c.log.With(attrs(fields)...)}
+}
+
+// Check implements zapcore.Core.
+func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+// Write implements zapcore.Core.
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if e.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	c.log.Log(context.Background(), level, "etcd: "+e.Message, attrs(fields)...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *core) Sync() error { return nil }
+
+func attrs(fields []zapcore.Field) []any {
+	enc := zapcore.NewMapObjectEncoder()
+	out := make([]any, 0, len(fields))
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	for k, v := range enc.Fields {
+		out = append(out, slog.Any(k, v))
+	}
+	return out
+}
