@@ -3,6 +3,7 @@ package config
 import (
 	"encoding"
 	"math"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -103,6 +104,9 @@ func (d decoder) scalar(n ast.Node, v reflect.Value, path string) {
 
 // setScalar parses text by the type of v. It returns what is wrong, or "".
 func setScalar(v reflect.Value, n ast.Node, text string) string {
+	if p, ok := v.Addr().Interface().(*netip.Prefix); ok {
+		return setPrefix(p, text)
+	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return reason(err)
@@ -151,6 +155,14 @@ func setDuration(p *time.Duration, text string) string {
 		return strconv.Quote(clip(text)) + " is not a duration: write, for example, 10s, 500ms or 5m"
 	}
 	*p = d
+	return ""
+}
+
+func setPrefix(p *netip.Prefix, text string) (wrong string) {
+	var err error
+	if *p, err = netip.ParsePrefix(text); err != nil {
+		return strconv.Quote(clip(text)) + " is not an address range: write, for example, 10.20.0.0/16, or 10.20.0.1/32 for one address"
+	}
 	return ""
 }
 

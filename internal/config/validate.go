@@ -63,9 +63,7 @@ func (p *Platform) problems() []problem {
 		}
 	}
 	p.Limits.check(&cs)
-	if err := checkQuotas(p.Quotas); err != "" {
-		cs.fail("quotas", "%s", err)
-	}
+	p.Quotas.check(&cs)
 	p.checkRest(&cs)
 	return cs
 }
@@ -237,11 +235,11 @@ func within[T ~int | ~int64](cs *checks, path string, v, least, most T) {
 	}
 }
 
-// checkQuotas applies the rules of a routing record.
-func checkQuotas(q Quotas) string {
+// check applies the rules of a routing record, whose messages begin with the field.
+func (q Quotas) check(cs *checks) {
 	r := tenant.Record{ID: "x", State: tenant.StateActive, Mode: tenant.ModeVirtual, Quotas: q.Tenant()}
 	if err := r.Validate(""); err != nil {
-		return strings.TrimPrefix(reason(err), "quotas.")
+		field, msg, _ := strings.Cut(reason(err), " ")
+		cs.fail(field, "%s", strings.ReplaceAll(msg, "0 (the platform's default)", "0 (no limit)"))
 	}
-	return ""
 }
