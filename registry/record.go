@@ -55,7 +55,17 @@ func encodeRecord(r *tenant.Record, old []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode routing record: %w", err)
 	}
-	return keepUnknown(old, known, val)
+	return keepUnknown(old, withQuotas(known), withQuotas(val))
+}
+
+// withQuotas spells out quotas that are left out for being zero as far as this build knows them: members of a newer
+// version may be among them, and must survive when the last that we know is set to zero.
+func withQuotas(record []byte) []byte {
+	ms, ok := members(record)
+	if !ok || index(ms, "quotas") >= 0 {
+		return record
+	}
+	return joinObject(append(ms, member{"quotas", json.RawMessage("{}")}))
 }
 
 // keepUnknown returns next with those members of old that known, which is old as this build understands it, lacks.
@@ -97,7 +107,7 @@ func mergeObjects(old, known, next []member) ([]byte, error) {
 			next[i].value = merged
 		}
 	}
-	return joinObject(next)
+	return joinObject(next), nil
 }
 
 func mergeArrays(old, known, next []json.RawMessage) ([]byte, error) {
@@ -178,23 +188,20 @@ func lookup(ms []member, name string) (json.RawMessage, bool) {
 	return nil, false
 }
 
-func joinObject(ms []member) ([]byte, error) {
+func joinObject(ms []member) []byte {
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, m := range ms {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		name, err := json.Marshal(m.name)
-		if err != nil {
-			return nil, err
-		}
+		name, _ := json.Marshal(m.name) // a string always encodes
 		b.Write(name)
 		b.WriteByte(':')
 		b.Write(m.value)
 	}
 	b.WriteByte('}')
-	return b.Bytes(), nil
+	return b.Bytes()
 }
 
 // encode writes one of the registry's own values.

@@ -66,6 +66,7 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	}
 	done := make(chan started, 1)
 	go func() { // of its own, since a fatal error of etcd's ends the goroutine; it would end the process otherwise
+		defer fatal.recover() // bootstrap panics of some logs that it cannot read
 		e, err := embed.StartEtcd(ecfg)
 		done <- started{e, err}
 	}()
@@ -173,11 +174,22 @@ func (h *fatalHook) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
 			why += ": " + err.Error()
 		}
 	}
+	h.say(why)
+	runtime.Goexit()
+}
+
+// say keeps the first message.
+func (h *fatalHook) say(why string) {
 	select {
 	case h.said <- why:
 	default:
 	}
-	runtime.Goexit()
+}
+
+func (h *fatalHook) recover() {
+	if r := recover(); r != nil {
+		h.say(fmt.Sprint(r))
+	}
 }
 
 // checkDir makes the data folder and tries to write there.

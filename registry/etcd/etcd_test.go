@@ -1,38 +1,200 @@
 package etcd_test
 
 import (
-	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/registry"
 	"github.com/polygate/polygate/registry/etcd"
+	"github.com/polygate/polygate/registry/registrytest"
 )
 
-func TestSmoke(t *testing.T) {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func startEmbedded(t testing.TB, cfg etcd.EmbeddedConfig) *etcd.Embedded {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	if testing.Verbose() {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
 	start := time.Now()
-	e, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: t.TempDir()})
+	e, err := etcd.StartEmbedded(t.Context(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("StartEmbedded: %v", err)
 	}
-	t.Log("ready", time.Since(start))
-	b, err := e.Backend("")
-	if err != nil {
-		t.Fatal(err)
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("ready after %v", took)
 	}
-	for i := range 5 {
-		start = time.Now()
-		res, err := b.Txn(t.Context(), &registry.Txn{Puts: []registry.Put{{Key: "x/a", Value: []byte("1")}}})
-		if err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
 		}
-		t.Log(i, res.Revision, time.Since(start))
+	})
+	return e
+}
+
+// roots gives each part of the suite a root of its own on one server: r1/, r10/ and so on also show that roots do not
+// bleed into each other.
+func roots(open func(root string) (*etcd.Backend, error)) func(t *testing.T) registrytest.Backend {
+	var n atomic.Int32
+	return func(t *testing.T) registrytest.Backend {
+		t.Helper()
+		b, err := open(fmt.Sprintf("r%d/", n.Add(1)))
+		if err != nil {
+			t.Fatalf("open: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := b.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+		return b
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
-	defer cancel()
-	err = b.Watch(ctx, 2, []string{"x/", "o/", "n/"}, func(bt registry.Batch) { t.Log(time.Since(start), bt) })
-	t.Log(err)
-	start = time.Now()
-	t.Log(b.Close())
-	t.Log(e.Close(), time.Since(start))
+}
+
+// TestEmbedded runs the suite on the server in this process, without a network.
+func TestEmbedded(t *testing.T) {
+	registrytest.Run(t, roots(startEmbedded(t, etcd.EmbeddedConfig{}).Backend))
+}
+
+// TestExternal runs it over gRPC, as on an etcd cluster elsewhere.
+func TestExternal(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "etcd.sock")
+	startEmbedded(t, etcd.EmbeddedConfig{Socket: socket})
+	registrytest.Run(t, roots(func(root string) (*etcd.Backend, error) {
+		b, err := etcd.New(etcd.Config{Endpoints: []string{"unix://" + socket}, Root: root})
+		if err != nil {
+			return nil, err
+		}
+		return b, b.Check(t.Context())
+	}))
+}
+
+// TestRestart: what was acknowledged is there after the server has been closed and opened again.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 3 {
+		e, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: dir})
+		if err != nil {
+			t.Fatalf("start %d: %v", i, err)
+		}
+		b, err := e.Backend("")
+		if err != nil {
+			t.Fatalf("Backend: %v", err)
+		}
+		got, err := b.Range(t.Context(), registry.Range{Prefix: "c/"})
+		if err != nil || len(got.KVs) != i {
+			t.Errorf("start %d: %d keys, %v", i, len(got.KVs), err)
+		}
+		if _, err := b.Txn(t.Context(), &registry.Txn{Puts: []registry.Put{{Key: fmt.Sprint("c/", i), Value: []byte("1")}}}); err != nil {
+			t.Errorf("Txn: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+}
+
+// TestStartErrors: each refusal is one line that says what to do.
+func TestStartErrors(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inUse := t.TempDir()
+	startEmbedded(t, etcd.EmbeddedConfig{Dir: inUse})
+	for _, c := range []struct{ name, dir, want string }{
+		{"no folder", "", "no data folder"},
+		{"a file", filepath.Join(file, "data"), "cannot be made"},
+		{"in use", inUse, "in use by another process"},
+		{"broken database", broken(t, "member/snap/db", 4096*3, "x"), "restore the folder from a backup"},
+		{"broken log", broken(t, "member/wal/*.wal", 64, "\xff"), "restore the folder from a backup"},
+	} {
+		start := time.Now()
+		e, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: c.dir})
+		if err == nil {
+			t.Errorf("%s: it started", c.name)
+			_ = e.Close()
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %q, want one line with %q", c.name, err, c.want)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("%s: said after %v", c.name, took)
+		}
+	}
+}
+
+// broken makes a data folder and overwrites n bytes in a file of it.
+func broken(t *testing.T, glob string, n int, with string) string {
+	t.Helper()
+	dir := t.TempDir()
+	e, err := etcd.StartEmbedded(t.Context(), etcd.EmbeddedConfig{Dir: dir})
+	if err != nil {
+		t.Fatalf("StartEmbedded: %v", err)
+	}
+	_ = e.Close()
+	files, err := filepath.Glob(filepath.Join(dir, glob))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("glob %s: %v, %v", glob, files, err)
+	}
+	f, err := os.OpenFile(files[0], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(strings.Repeat(with, n)), 0); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestUnreachable: an etcd that is not there is Unavailable in good time, and asking it does not burn the processor.
+func TestUnreachable(t *testing.T) {
+	b, err := etcd.New(etcd.Config{Endpoints: []string{"unix://" + filepath.Join(t.TempDir(), "none.sock")}, RequestTimeout: time.Second})
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	defer b.Close()
+	start := time.Now()
+	_, err = b.Range(t.Context(), registry.Range{Key: "x/a"})
+	registrytest.WantKind(t, "Range", err, fault.Unavailable)
+	_, err = b.Txn(t.Context(), &registry.Txn{Puts: []registry.Put{{Key: "x/a"}}})
+	registrytest.WantKind(t, "Txn", err, fault.Unavailable)
+	_, err = b.KeepAlive(t.Context(), 1)
+	registrytest.WantKind(t, "KeepAlive", err, fault.Unavailable)
+	registrytest.WantKind(t, "Check", b.Check(t.Context()), fault.Unavailable)
+	if took := time.Since(start); took > 6*time.Second {
+		t.Errorf("the answers took %v", took)
+	}
+}
+
+// TestConfig: what is wrong with a configuration is said before anything is dialled.
+func TestConfig(t *testing.T) {
+	for _, c := range []struct {
+		cfg  etcd.Config
+		want string
+	}{
+		{etcd.Config{Endpoints: []string{"localhost:1"}, Root: "pg"}, "must end in /"},
+		{etcd.Config{}, "no endpoints"},
+	} {
+		if _, err := etcd.New(c.cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("New(%+v): got %v, want %q", c.cfg, err, c.want)
+		}
+	}
 }

@@ -1,0 +1,48 @@
+package registrytest
+
+import (
+	"testing"
+)
+
+// Run runs the suite. newBackend returns an empty store each time; the suite does not close it.
+func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
+	for _, c := range []struct {
+		name string
+		f    func(*testing.T, Backend)
+	}{
+		{"backend/txn", testTxn},
+		{"backend/range", testRange},
+		{"backend/lease", testLease},
+		{"backend/watch", testWatch},
+		{"tenants/story", testTenants},
+		{"tenants/conflicts", testConflicts},
+		{"tenants/races", testRaces},
+		{"tenants/versions", testVersions},
+		{"tenants/prefix", testPrefixBleed},
+		{"tenants/erased", testErased},
+		{"tenants/reborn", testReborn},
+		{"tenants/norecord", testNoRecord},
+		{"index/random", testRandom},
+		{"index/gap", testGap},
+		{"index/resume", testResume},
+		{"claim/story", testClaim},
+		{"claim/handoff", testHandoff},
+		{"claim/shared", testShared},
+		{"claim/lane", testConcurrentCommits},
+		{"claim/bounds", testBounds},
+		{"fence/handoff", testFenceHandoff},
+		{"fence/expiry", testFenceExpiry},
+		{"session/lost", testSessionLost},
+		{"session/takeover", testTakeOver},
+		{"session/stop", testStopReleases},
+		{"outcome/lost", testLostAnswers},
+		{"outcome/never", testNeverAnswered},
+		{"outcome/late", testLateCommit},
+		{"outcome/hang", testHang},
+		{"outbox", testOutbox},
+		{"outbox/settle", testSettle},
+		{"platform", testPlatform},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.f(t, newBackend(t)) })
+	}
+}
