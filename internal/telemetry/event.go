@@ -139,7 +139,7 @@ var (
 	apiKeys     = regexp.MustCompile(`(pgk_)[\w-]+`)
 	authSchemes = regexp.MustCompile(`(?i)\b(bearer|basic) +[\w.~+/=-]+`)
 	urlUsers    = regexp.MustCompile(`(://)[^\s/@"]*@`)
-	urlQueries  = regexp.MustCompile(`(://[^\s?"]*\?)[^\s"]*`)
+	urlQueries  = regexp.MustCompile(`((?:://|"/)[^\s?"]*\?)[^\s"]*`)
 )
 
 func mask(s string) string {
@@ -151,6 +151,8 @@ func mask(s string) string {
 	}
 	if strings.Contains(s, "://") {
 		s = urlUsers.ReplaceAllString(s, "${1}…@")
+	}
+	if strings.ContainsRune(s, '?') {
 		s = urlQueries.ReplaceAllString(s, "${1}…")
 	}
 	return s
