@@ -15,6 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -39,16 +40,13 @@ type EmbeddedConfig struct {
 // Embedded is an etcd server of one member in this process. It listens on nothing, unless Socket is set: requests are
 // function calls, so nothing that a tenant runs can reach it (etcd trusts every client).
 type Embedded struct {
-	etcd   *embed.Etcd
-	logger *slog.Logger
+	etcd  *embed.Etcd
+	level zap.AtomicLevel // of what etcd logs: little while it starts and stops, which it does with much ado
 }
 
 // StartEmbedded starts the server and waits until it serves. The errors say in one line what to do. Whoever calls it
 // holds a lock on the folder, so that no second process comes this far.
 func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
 	if err := checkDir(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -56,7 +54,8 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 		return nil, err
 	}
 	fatal := &fatalHook{said: make(chan string, 1)}
-	ecfg, err := cfg.embed(fatal)
+	level := zap.NewAtomicLevelAt(zap.ErrorLevel)
+	ecfg, err := cfg.embed(newLogger(cfg.Logger, level, fatal))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +76,7 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 		if s.err != nil {
 			return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, s.err)
 		}
-		e := &Embedded{etcd: s.etcd, logger: cfg.Logger}
+		e := &Embedded{etcd: s.etcd, level: level}
 		return e.awaitReady(ctx, cfg.Dir, fatal)
 	case why := <-fatal.said:
 		return nil, corrupt(cfg.Dir, why)
@@ -90,6 +89,7 @@ func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook)
 	select {
 	case <-e.etcd.Server.ReadyNotify():
 		fatal.running.Store(true)
+		e.level.SetLevel(zap.WarnLevel)
 		return e, nil
 	case why := <-fatal.said:
 		return nil, corrupt(dir, why)
@@ -119,12 +119,13 @@ func (e *Embedded) Stopped() <-chan struct{} { return e.etcd.Server.StopNotify()
 
 // Close stops the server. What was committed is on disk before it is acknowledged, with or without Close.
 func (e *Embedded) Close() error {
+	e.level.SetLevel(zap.DPanicLevel)
 	e.etcd.Close()
 	return nil
 }
 
 // embed makes etcd's own configuration.
-func (cfg EmbeddedConfig) embed(fatal *fatalHook) (*embed.Config, error) {
+func (cfg EmbeddedConfig) embed(log *zap.Logger) (*embed.Config, error) {
 	c := embed.NewConfig()
 	c.Name, c.Dir = memberName, cfg.Dir
 	c.InitialCluster = c.InitialClusterFromName(memberName)
@@ -152,7 +153,7 @@ func (cfg EmbeddedConfig) embed(fatal *fatalHook) (*embed.Config, error) {
 	c.MaxTxnOps = maxTxnOps
 	// The log's entries are kept in memory for followers that lag, and there are none.
 	c.SnapshotCount, c.SnapshotCatchUpEntries = 5000, 100
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(cfg.Logger, fatal))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return c, nil
 }
 

@@ -8,9 +8,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newLogger returns a zap logger, which etcd wants, that passes warnings and worse on to l. onFatal, if not nil, is
-// called before a Fatal or Panic entry has its effect.
-func newLogger(l *slog.Logger, onFatal zapcore.CheckWriteHook) *zap.Logger {
+// newLogger returns a zap logger, which etcd wants, that passes what is of a level or worse on to l. onFatal, if not nil,
+// is called in place of the end of the process or the panic that a Fatal or Panic entry would cause.
+func newLogger(l *slog.Logger, level zapcore.LevelEnabler, onFatal zapcore.CheckWriteHook) *zap.Logger {
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)
 	}
@@ -18,7 +18,7 @@ func newLogger(l *slog.Logger, onFatal zapcore.CheckWriteHook) *zap.Logger {
 	if onFatal != nil {
 		opts = append(opts, zap.WithFatalHook(onFatal), zap.WithPanicHook(onFatal))
 	}
-	return zap.New(&core{log: l, LevelEnabler: zapcore.WarnLevel}, opts...)
+	return zap.New(&core{log: l, LevelEnabler: level}, opts...)
 }
 
 // core is a zapcore.Core on slog.

@@ -46,7 +46,7 @@ func TTL(d time.Duration) Option { return func(c *registry.Config) { c.TTL = d }
 func TakeOver(c *registry.Config) { c.TakeOver = true }
 
 // Launch starts a replica without waiting for it.
-func Launch(t *testing.T, b registry.Backend, name string, opts ...Option) *Replica {
+func Launch(t testing.TB, b registry.Backend, name string, opts ...Option) *Replica {
 	t.Helper()
 	cfg := registry.Config{Backend: b, Replica: name, Address: name + ":7443", BaseDomain: BaseDomain}
 	for _, o := range opts {
@@ -70,7 +70,7 @@ func Launch(t *testing.T, b registry.Backend, name string, opts ...Option) *Repl
 }
 
 // Start starts a replica and waits until it is ready.
-func Start(t *testing.T, b registry.Backend, name string, opts ...Option) *Replica {
+func Start(t testing.TB, b registry.Backend, name string, opts ...Option) *Replica {
 	t.Helper()
 	r := Launch(t, b, name, opts...)
 	select {
@@ -108,7 +108,7 @@ func Entry(id tenant.ID, action string) audit.Entry {
 }
 
 // Create makes a tenant.
-func Create(t *testing.T, r *Replica, id string, edits ...func(*tenant.Record)) *tenant.Entry {
+func Create(t testing.TB, r *Replica, id string, edits ...func(*tenant.Record)) *tenant.Entry {
 	t.Helper()
 	e, err := r.CreateTenant(t.Context(), Record(id, edits...), Entry("", "tenant.create"))
 	if err != nil {
@@ -118,7 +118,7 @@ func Create(t *testing.T, r *Replica, id string, edits ...func(*tenant.Record)) 
 }
 
 // Claim claims a tenant.
-func Claim(t *testing.T, r *Replica, scope tenant.Scope) *registry.Claim {
+func Claim(t testing.TB, r *Replica, scope tenant.Scope) *registry.Claim {
 	t.Helper()
 	c, err := r.Claim(t.Context(), scope)
 	if err != nil {
@@ -128,7 +128,7 @@ func Claim(t *testing.T, r *Replica, scope tenant.Scope) *registry.Claim {
 }
 
 // Write commits one object.
-func Write(t *testing.T, c *registry.Claim, kind, id, value string) {
+func Write(t testing.TB, c *registry.Claim, kind, id, value string) {
 	t.Helper()
 	if err := c.Commit(t.Context(), Entry(c.Scope().ID(), "server.create"), tenant.Write{Kind: kind, ID: id, Value: []byte(value)}); err != nil {
 		t.Fatalf("Commit(%s/%s): %v", kind, id, err)
@@ -136,7 +136,7 @@ func Write(t *testing.T, c *registry.Claim, kind, id, value string) {
 }
 
 // Objects returns id=value of all objects of a kind.
-func Objects(t *testing.T, c *registry.Claim, kind string) []string {
+func Objects(t testing.TB, c *registry.Claim, kind string) []string {
 	t.Helper()
 	objs, err := c.Load(t.Context(), kind)
 	if err != nil {
@@ -150,7 +150,7 @@ func Objects(t *testing.T, c *registry.Claim, kind string) []string {
 }
 
 // Dump reads the whole store.
-func Dump(t *testing.T, b registry.Backend) map[string]registry.KV {
+func Dump(t testing.TB, b registry.Backend) map[string]registry.KV {
 	t.Helper()
 	out := make(map[string]registry.KV)
 	for _, prefix := range []string{"x/", "u/", "o/", "n/", "c/", "t/", "a/"} {
@@ -166,7 +166,7 @@ func Dump(t *testing.T, b registry.Backend) map[string]registry.KV {
 }
 
 // Eventually waits until f holds.
-func Eventually(t *testing.T, what string, f func() bool) {
+func Eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(15 * time.Second)
 	for !f() {
@@ -178,7 +178,7 @@ func Eventually(t *testing.T, what string, f func() bool) {
 }
 
 // WantKind checks an error's kind.
-func WantKind(t *testing.T, what string, err error, want fault.Kind) {
+func WantKind(t testing.TB, what string, err error, want fault.Kind) {
 	t.Helper()
 	if err == nil || fault.KindOf(err) != want {
 		t.Errorf("%s: got error %v, want kind %v", what, err, want)
