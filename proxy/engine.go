@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -175,6 +176,13 @@ func (c *call) attach(out *http.Request) {
 	if len(c.d.Prefix) > 0 {
 		delete(out.Header, "Expect") // part of the body was read: the client got its 100 already
 	}
+	if p := c.d.Prefix; c.d.Rest == nil || c.d.Length == int64(len(p)) {
+		c.body.n.Store(int64(len(p)))
+		out.ContentLength = int64(len(p))
+		out.Body = io.NopCloser(bytes.NewReader(p)) // net/http knows it, and sends header and body in one piece
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p)), nil }
+		return
+	}
 	c.body.c, c.body.prefix = c, c.d.Prefix
 	out.Body = &c.body
 	out.GetBody = c.rewind
@@ -230,11 +238,13 @@ func (c *call) judge(res *http.Response) error {
 
 // edit is the ReverseProxy's ModifyResponse.
 func (c *call) edit(res *http.Response) error {
-	c.out.Status = res.StatusCode
-	if c.d.EditResponse == nil {
-		return nil
+	if c.d.EditResponse != nil {
+		if err := c.d.EditResponse(res.StatusCode, exchange.Header(res.Header)); err != nil {
+			return fault.From(err) // ours, not the upstream's
+		}
 	}
-	return c.d.EditResponse(res.StatusCode, exchange.Header(res.Header))
+	c.out.Status = res.StatusCode
+	return nil
 }
 
 // fail is the ReverseProxy's ErrorHandler: no response has begun, unless the connection was taken over.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -59,11 +60,11 @@ type flight struct {
 // Header implements http.ResponseWriter.
 func (f *flight) Header() http.Header { return f.w.Header() }
 
-// WriteHeader implements http.ResponseWriter. The id is set at each call, since an interim response empties the header.
+// WriteHeader implements http.ResponseWriter. The id is set here since an interim response empties the header.
 func (f *flight) WriteHeader(status int) {
-	h := f.w.Header()
-	h["X-Request-Id"] = f.idValue[:]
 	if status >= 200 {
+		h := f.w.Header()
+		h["X-Request-Id"] = f.idValue[:]
 		f.begin(status)
 		if f.unusable() {
 			h["Connection"] = []string{"close"}
@@ -145,7 +146,7 @@ func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	f.mu.Unlock()
 	f.begin(http.StatusSwitchingProtocols)
 	if dead {
-		_ = c.Close() // the handler notices by itself
+		cut(c)
 	}
 	return c, rw, nil
 }
@@ -161,7 +162,11 @@ func (f *flight) kill(cause error) {
 	}
 	f.killed = true
 	if f.hijacked != nil {
-		_ = f.hijacked.Close() // the handler's copies end with it
+		cut(f.hijacked) // the handler's copies end with it
+		return
+	}
+	if c, ok := f.r.Context().Value(connKey{}).(net.Conn); ok && f.started.Load() && f.r.ProtoMajor == 1 {
+		cut(c) // the response is broken, and the connection with it
 		return
 	}
 	rc := http.NewResponseController(f.w)
@@ -171,6 +176,17 @@ func (f *flight) kill(cause error) {
 	if f.started.Load() {
 		_ = rc.SetWriteDeadline(past)
 	}
+}
+
+// connKey is the context key of a request's connection.
+type connKey struct{}
+
+// cut closes a connection without a word: the close_notify of TLS waits for a client that does not read.
+func cut(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	_ = c.Close()
 }
 
 // past is a deadline that is over.

@@ -140,6 +140,9 @@ func (s *Server) httpServer(base context.Context, h http.Handler) *http.Server {
 		DisableGeneralOptionsHandler: true, // `OPTIONS *` is judged like everything else
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
 	}
 }
 
