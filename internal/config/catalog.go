@@ -91,6 +91,7 @@ func (c *catalogReader) read(src []byte) []Server {
 	root := parse(src, c.collector)
 	var form catalogForm
 	decoder{c.collector}.document(root, &form)
+	c.require(root, "servers")
 	if len(c.list) > 0 {
 		return nil
 	}

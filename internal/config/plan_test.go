@@ -223,6 +223,17 @@ func TestPlanRefusalSpreads(t *testing.T) {
 	}
 }
 
+// TestPlanClashSpreads: the same where a is refused for a host that it wants.
+func TestPlanClashSpreads(t *testing.T) {
+	r := newRegistry(t)
+	r.want("tenants: [{id: a, hosts: [x.example.org]}, {id: b}]", "create a, create b", "")
+	r.records["made"] = &tenant.Record{ID: "made", State: tenant.StateActive, Mode: tenant.ModeVirtual, Source: tenant.SourceAPI, Hosts: []string{"m.example.org"}}
+	changes, refused := r.load("tenants: [{id: b, hosts: [x.example.org]}, {id: a, hosts: [m.example.org]}]")
+	if changes != "" || !strings.Contains(refused, `"m.example.org" of tenant "a" belongs to tenant "made"`) || !strings.Contains(refused, `"x.example.org" of tenant "b" belongs to tenant "a"`) {
+		t.Errorf("changes %q, refused %q", changes, refused)
+	}
+}
+
 func TestPlanOtherFiles(t *testing.T) {
 	r := newRegistry(t)
 	r.want("tenants: [{id: a}, {id: b}]", "create a, create b", "")

@@ -98,6 +98,7 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 	root := load(path, c)
 	var form tenantsFile
 	decoder{c}.document(root, &form)
+	c.require(root, "tenants")
 	if n := len(form.Tenants); n > MaxTenants {
 		c.add(place(find(root, "tenants")), "tenants: %d are declared: at most %d are allowed in a file", n, MaxTenants)
 	}

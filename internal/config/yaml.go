@@ -51,6 +51,20 @@ func load(path string, c *collector) ast.Node {
 	return parse(src, c)
 }
 
+// require adds an error if a document, so far without one, lacks its list. To declare nothing takes an explicit empty list: a
+// file that is empty is most likely being written, and would otherwise suspend every tenant.
+func (c *collector) require(root ast.Node, list string) {
+	if len(c.list) > 0 {
+		return
+	}
+	if root != nil {
+		if n := child(root, list, 0); n != nil && n.Type() != ast.NullType {
+			return
+		}
+	}
+	c.add(position{1, 1}, "there is no %[1]s list: write %[1]s: [] to declare none", list)
+}
+
 // fileReason returns an error of the file system without the path, which the message has already.
 func fileReason(err error) string {
 	var p *os.PathError
