@@ -26,6 +26,7 @@ const (
 	startTimeout     = 30 * time.Second // after a crash the log is read first
 	memberName       = "polygate"
 	maxTxnOps        = 1024
+	slowRequest      = 500 * time.Millisecond // etcd warns of requests that take longer
 )
 
 // EmbeddedConfig says how to run etcd in this process.
@@ -151,6 +152,7 @@ func (cfg EmbeddedConfig) embed(log *zap.Logger) (*embed.Config, error) {
 	}
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, retention.String()
 	c.MaxTxnOps = maxTxnOps
+	c.WarningApplyDuration, c.WarningUnaryRequestDuration = slowRequest, slowRequest
 	// The log's entries are kept in memory for followers that lag, and there are none.
 	c.SnapshotCount, c.SnapshotCatchUpEntries = 5000, 100
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
