@@ -56,7 +56,7 @@ type planner struct {
 // Records are compared, so a second plan after the first was applied is empty. now dates new keys.
 func Plan(want *Tenants, current []*tenant.Record, now time.Time) ([]Change, Errors) {
 	p := &planner{
-		want: want, now: now, errs: collector{file: want.Path},
+		want: want, now: now.UTC(), errs: collector{file: want.Path},
 		current:  make(map[tenant.ID]*tenant.Record, len(current)),
 		next:     make(map[tenant.ID]*tenant.Record, len(current)+len(want.List)),
 		declared: make(map[tenant.ID]bool, len(want.List)),
@@ -292,7 +292,7 @@ func (p *planner) change(t *Tenant) []Change {
 			kind = Resume
 		}
 	}
-	now := p.now
+	now := p.now // the planner need not live as long as the edit
 	edit := func(r *tenant.Record) error {
 		if r.Source != tenant.SourceFile {
 			return fmt.Errorf("tenant %q is no longer declared by a file", id)
