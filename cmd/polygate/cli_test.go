@@ -19,8 +19,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,12 +187,16 @@ func (w *cliWorld) declare(ts *testscript.TestScript, id string) {
 
 // count says how many servers every tenant has.
 func (w *cliWorld) count(ts *testscript.TestScript, n string) {
-	ts.Check(json.Unmarshal([]byte(n), &w.counts.n))
+	v, err := strconv.ParseInt(n, 10, 32)
+	ts.Check(err)
+	w.counts.n.Store(v)
 }
 
-type serverCounts struct{ n int }
+type serverCounts struct{ n atomic.Int64 }
 
-func (c *serverCounts) ServerCount(context.Context, *tenant.Entry) (int, error) { return c.n, nil }
+func (c *serverCounts) ServerCount(context.Context, *tenant.Entry) (int, error) {
+	return int(c.n.Load()), nil
+}
 
 // replaceInFile puts the second argument in the place of the first, in the file that is the third.
 func replaceInFile(ts *testscript.TestScript, _ bool, args []string) {
