@@ -34,6 +34,7 @@ type world struct {
 	rec    *recorder
 	guards *guard.Set
 	mux    *vgw.Mux
+	kek    *seal.KEK
 }
 
 type telemetry struct{}
@@ -46,7 +47,7 @@ func newWorld(t testing.TB, edit ...func(*vgw.Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: newStore(), rec: &recorder{}}
+	w := &world{t: t, store: newStore(), rec: &recorder{}, kek: kek}
 	w.guards = guard.NewSet(guard.Config{Recorder: w.rec, Replica: "r1"})
 	cfg := vgw.Config{
 		Claims: w.store, Records: w.store, Keys: kek, Guards: w.guards, Telemetry: telemetry{},
