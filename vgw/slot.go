@@ -172,10 +172,10 @@ func (m *Mux) openSlot(s *slot, op *operation) {
 		context.AfterFunc(gw.ctx, func() { s.lose(gw) })
 	}
 	s.mu.Unlock()
-	close(op.done)
 	if fault.Is(err, fault.NotFound) { // the tenant is gone: keep nothing of it
 		m.remove(s, err)
 	}
+	close(op.done)
 }
 
 // openIn opens a gateway when a place is free.
