@@ -246,7 +246,7 @@ func (a *tenantAPI) add(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, fault.New(fault.Invalid, "url \x1b[2J is not absolute"), "req-1")
 		return
 	}
-	made := mcpServer{ID: "1", Name: s.Name, URL: s.URL, Source: "api", ResourceVersion: 1}
+	made := mcpServer{ID: "1", Name: s.Name, URL: s.URL, Source: "api", ResourceVersion: "1"}
 	for h := range s.Headers {
 		made.Headers = append(made.Headers, h)
 	}

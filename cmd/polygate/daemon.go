@@ -54,18 +54,19 @@ type daemon struct {
 	certs    *certs.Manager
 	mux      *vgw.Mux
 	front    *proxy.Server
+	declared func(tenant.ID) bool // whether tenants.yaml declares a tenant
 }
 
 func newDaemon(cfg *config.Platform, out io.Writer, log *slog.Logger) *daemon {
-	log = log.With("replica", cfg.Replica.Name)
-	return &daemon{cfg: cfg, log: log, out: out, parts: newGroup(log)}
+	return &daemon{cfg: cfg, log: log, out: out, parts: newGroup(log), declared: func(tenant.ID) bool { return false }}
 }
 
 // run serves until ctx ends, or a part fails.
 func (d *daemon) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.parts.stop()) }()
 	for _, open := range []func(context.Context) error{
-		d.openFolder,    // first: whoever holds its lock may touch the data
+		d.checkTenants,  // before anything is touched: a broken file is said at once
+		d.openFolder,    // whoever holds its lock may touch the data
 		d.openListeners, // early: a port in use is said before anything is written
 		d.openKeys,      // the registry holds nothing that can be read without them
 		d.openRegistry,
@@ -290,7 +291,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 	server, err := admin.New(admin.Config{
 		Listener: d.listen.admin, GetCertificate: d.certs.AdminCertificate, Token: func() tenant.Hash { return d.token },
 		Hosts:   append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
-		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Logger: d.log.With("part", "admin"),
+		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Declared: d.declared, Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {
 		return err

@@ -30,11 +30,13 @@ func (k keyed) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // connect opens a client session of one revision of MCP at a server of a tenant.
 func (g *gateway) connect(ctx context.Context, endpoint, key, revision string) (*mcp.ClientSession, error) {
+	g.t.Helper()
 	c := mcp.NewClient(&mcp.Implementation{Name: "process-test", Version: "1"}, nil)
 	return c.Connect(ctx, &mcp.StreamableClientTransport{
 		Endpoint:   endpoint,
 		HTTPClient: &http.Client{Transport: keyed{g.transport(), key}},
-		MaxRetries: -1,
+		// The stream for the server's own messages breaks off when the gateway is killed; calls are what counts here.
+		DisableStandaloneSSE: true,
 	}, &mcp.ClientSessionOptions{ProtocolVersion: revision})
 }
 
@@ -73,6 +75,7 @@ func TestMainJob(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer session.Close()
 		g.kill()
 		g.start()
 		res, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "test_simple_text", Arguments: map[string]any{}})

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,8 +26,17 @@ import (
 // retryReload is when a reload that the registry could not take is tried again.
 const retryReload = 2 * time.Second
 
-// openTenants applies tenants.yaml and follows it. At the start a broken file is an error: there is no last good state of
-// this process to go on with.
+// checkTenants reads tenants.yaml and applies nothing. At the start a broken file is an error: there is no last good state
+// of this process to go on with.
+func (d *daemon) checkTenants(context.Context) error {
+	if d.cfg.TenantsFile == "" {
+		return nil
+	}
+	_, err := config.LoadTenants(d.cfg.TenantsFile, tenantsOptions(d.cfg, nil))
+	return err
+}
+
+// openTenants applies tenants.yaml and follows it.
 func (d *daemon) openTenants(ctx context.Context) error {
 	if d.cfg.TenantsFile == "" {
 		return nil
@@ -38,6 +49,7 @@ func (d *daemon) openTenants(ctx context.Context) error {
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
 		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, watch: w,
 	}
+	d.declared = r.declares
 	d.parts.start(ctx, "file watch", w.run)
 	if err := r.reload(ctx); err != nil {
 		return err
@@ -48,14 +60,21 @@ func (d *daemon) openTenants(ctx context.Context) error {
 
 // reloader keeps the registry what tenants.yaml and its catalogs declare.
 type reloader struct {
-	cfg    *config.Platform
-	log    *slog.Logger
-	count  func(error) // counts the outcome of a reload
-	store  *registry.Store
-	guards *guard.Set
-	mux    *vgw.Mux
-	secret []byte
-	watch  *watcher
+	cfg     *config.Platform
+	log     *slog.Logger
+	count   func(error) // counts the outcome of a reload
+	store   *registry.Store
+	guards  *guard.Set
+	mux     *vgw.Mux
+	secret  []byte
+	watch   *watcher
+	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare
+}
+
+// declares says whether the tenants.yaml in force declares a tenant.
+func (r *reloader) declares(id tenant.ID) bool {
+	ids := r.inForce.Load()
+	return ids != nil && (*ids)[id]
 }
 
 // run reloads at each change of a file and at SIGHUP, until ctx ends.
@@ -87,13 +106,18 @@ func (r *reloader) reload(ctx context.Context) (err error) {
 			r.log.Error("reload failed: the last good state stays", "file", r.cfg.TenantsFile, "error", err.Error())
 		}
 	}()
-	want, err := config.LoadTenants(r.cfg.TenantsFile, r.options())
+	want, err := r.load(ctx)
 	if err != nil {
 		return errors.Join(err, r.watch.follow([]string{r.cfg.TenantsFile}))
 	}
 	if err := r.watch.follow(want.Files); err != nil {
 		return err
 	}
+	ids := make(map[tenant.ID]bool, len(want.List))
+	for i := range want.List {
+		ids[want.List[i].Record.ID] = true
+	}
+	r.inForce.Store(&ids)
 	changes, clashes := config.Plan(want, r.records(), time.Now())
 	for _, clash := range clashes {
 		r.log.Error("refused: it clashes with what is there", "error", clash.Error())
@@ -118,10 +142,48 @@ func (r *reloader) reload(ctx context.Context) (err error) {
 	return nil
 }
 
-func (r *reloader) options() config.Options {
+// load reads the files once they have been left alone for settleTime: a file that is being written may be well-formed and
+// still not what its author means.
+func (r *reloader) load(ctx context.Context) (*config.Tenants, error) {
+	for deadline := time.Now().Add(settleLimit); ; {
+		want, err := config.LoadTenants(r.cfg.TenantsFile, tenantsOptions(r.cfg, r.secret))
+		files := []string{r.cfg.TenantsFile}
+		if err == nil {
+			files = want.Files
+		}
+		wait := settleTime - sinceWritten(files, time.Now())
+		if wait <= 0 || time.Now().After(deadline) {
+			return want, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fault.From(ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
+// sinceWritten returns how long ago the file that was written last was written. A time in the future, by a clock other than
+// ours, counts as long ago.
+func sinceWritten(files []string, now time.Time) time.Duration {
+	least := time.Hour
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			continue // what is wrong with it, reading it has said
+		}
+		if age := now.Sub(info.ModTime()); age >= 0 {
+			least = min(least, age)
+		}
+	}
+	return least
+}
+
+// tenantsOptions is what tenants.yaml is read with. secret keys the digests of the catalogs.
+func tenantsOptions(cfg *config.Platform, secret []byte) config.Options {
 	return config.Options{
-		BaseDomain: r.cfg.BaseDomain, Reserved: append(append([]string(nil), r.cfg.SharedHosts...), r.cfg.Admin.Hosts...),
-		MaxServers: r.cfg.Quotas.MaxServers, DigestKey: r.secret, Env: os.LookupEnv,
+		BaseDomain: cfg.BaseDomain, Reserved: slices.Concat(cfg.SharedHosts, cfg.Admin.Hosts),
+		MaxServers: cfg.Quotas.MaxServers, DigestKey: secret, Env: os.LookupEnv,
 		Check: func(s config.Server) error { return server(s).Check() },
 	}
 }

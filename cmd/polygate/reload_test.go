@@ -22,7 +22,10 @@ func TestReloadUnderLoad(t *testing.T) {
 	if testing.Short() {
 		n = 50
 	}
-	g := newGateway(t, "tenants:\n  - {id: team-a, catalog_file: team-a.yaml}\n  - {id: team-b}\n")
+	tenants := func(name string) string {
+		return fmt.Sprintf("tenants:\n  - {id: team-a, catalog_file: team-a.yaml, display_name: %q, quotas: {requests_per_second: 100000}}\n  - {id: team-b}\n", name)
+	}
+	g := newGateway(t, tenants("edit 0"))
 	endpoint := startMCP(t)
 	catalog := func(i int) string {
 		return fmt.Sprintf("servers:\n  - {name: everything, url: %q}\n  - {name: edit-%d, url: %q}\n", endpoint, i, endpoint)
@@ -35,7 +38,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	for i := 1; i <= n; i++ {
 		before := g.reloadCount(t, "ok")
 		g.write("team-a.yaml", catalog(i))
-		g.write("tenants.yaml", fmt.Sprintf("tenants:\n  - {id: team-a, catalog_file: team-a.yaml, display_name: \"edit %d\"}\n  - {id: team-b}\n", i))
+		g.write("tenants.yaml", tenants(fmt.Sprintf("edit %d", i)))
 		g.waitReload(t, "ok", before)
 		if i == n/2 {
 			g.brokenFileChangesNothing(t, i)
@@ -45,6 +48,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Logf("%d reloads in %s beside %d requests, %d failed", n, time.Since(began).Round(time.Millisecond), sent, failed)
 	if failed > 0 || sent < int64(n) {
 		t.Errorf("%d of %d requests failed: %s", failed, sent, load.first.Load())
+		t.Logf("team-a is now: %s", g.operator(g.client(), "GET", "/api/v1/tenants/team-a", nil).Body)
 	}
 	want := fmt.Sprintf(`"edit-%d"`, n)
 	eventually(t, "the last edit is in effect", func() bool {
@@ -129,7 +133,7 @@ func (g *gateway) reloadCount(t *testing.T, result string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefix := fmt.Sprintf("polygate_reloads_total{result=%q} ", result)
+	prefix := fmt.Sprintf("polygate_config_reloads_total{result=%q} ", result)
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
 			n, err := strconv.ParseFloat(v, 64)

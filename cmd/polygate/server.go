@@ -28,7 +28,7 @@ type mcpServer struct {
 	File            string    `json:"file,omitzero"`
 	Created         time.Time `json:"created"`
 	Updated         time.Time `json:"updated"`
-	ResourceVersion int64     `json:"resource_version"`
+	ResourceVersion string    `json:"resource_version"`
 }
 
 type mcpServerList struct {

@@ -73,6 +73,9 @@ func run(listen, server string, command []string) (int, error) {
 // so they compare as text.
 func byEra(sessions, stateless http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Otherwise net/http closes the request's body once the response begins, and the relay, still looking for the body's
+		// end, breaks off the response: about one in two thousand.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		if r.Header.Get("Mcp-Protocol-Version") >= "2026-07-28" {
 			stateless.ServeHTTP(w, r)
 			return
