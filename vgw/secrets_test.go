@@ -30,7 +30,10 @@ func TestHeadersAreSealedAndSent(t *testing.T) {
 			t.Errorf("%s/%s holds the header: %s", o.Kind, o.ID, o.Value)
 		}
 	}
-	w.as(tenant.Editor, "team-a", request{method: "POST", path: "/servers/s/mcp", body: `{"jsonrpc":"2.0","id":1,"method":"ping"}`, header: map[string]string{"Authorization": "Bearer caller"}})
+	got = w.as(tenant.Editor, "team-a", request{method: "POST", path: "/servers/s/mcp", body: `{"jsonrpc":"2.0","id":1,"method":"ping"}`, header: map[string]string{"Authorization": "Bearer caller"}})
+	if got.status != 200 {
+		t.Fatalf("relayed: %d %s", got.status, got.body)
+	}
 	if h := <-sent; h.Get("Authorization") != secret || len(h["Authorization"]) != 1 {
 		t.Errorf("the server got %q", h["Authorization"])
 	}
