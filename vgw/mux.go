@@ -109,7 +109,8 @@ type Mux struct {
 	closed   bool                // guarded by mu: Run has ended
 }
 
-// NewMux checks cfg and returns a Mux without gateways. It starts nothing: see Run.
+// NewMux checks cfg and returns a Mux without gateways. It starts nothing: Run has to run beside it, which gives up the
+// claims that callers may be waiting for.
 func NewMux(cfg Config) (*Mux, error) {
 	if cfg.Claims == nil || cfg.Records == nil || cfg.Keys == nil || cfg.Guards == nil {
 		return nil, errors.New("vgw: Claims, Records, Keys and Guards are required")
@@ -136,19 +137,18 @@ func (m *Mux) Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) 
 	if r.Visit.Scope() != e.Scope {
 		return nil, fault.Wrap(fault.Internal, fmt.Errorf("the visit is to %s, the request to %s", r.Visit.Scope(), e.Scope), "")
 	}
-	if e.Record.State == tenant.StateSuspended {
-		return nil, suspended(e.Record)
-	}
 	route, params, err := match(m.routes, r.Method, r.Path)
-	if err != nil {
-		return nil, err
+	if e.Record.State == tenant.StateSuspended {
+		err = suspended(e.Record)
 	}
-	c := &call{
-		r: r, e: e, route: route, params: params, now: m.cfg.Now,
-		records: records{m.cfg.Records, e.Scope}, metrics: m.cfg.Telemetry,
+	var d exchange.Decision
+	if err == nil {
+		d, err = m.run(ctx, &call{
+			r: r, e: e, route: route, params: params, now: m.cfg.Now,
+			records: records{m.cfg.Records, e.Scope}, metrics: m.cfg.Telemetry,
+		})
 	}
-	d, err := m.run(ctx, c)
-	if err != nil && route.rpc {
+	if err != nil && route != nil && route.rpc {
 		return mcp.RenderError(nil, fault.From(err), r.ID), nil
 	}
 	return d, err

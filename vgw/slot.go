@@ -80,12 +80,20 @@ func (m *Mux) enter(ctx context.Context, e *tenant.Entry) (*stay, error) {
 		select {
 		case <-op.done:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, left(ctx)
 		}
 		if op.err != nil {
 			return nil, op.err
 		}
 	}
+}
+
+// left returns why a caller went: the classified cause, such as its key's revocation, or plainly that it went.
+func left(ctx context.Context) error {
+	if cause := context.Cause(ctx); fault.KindOf(cause) != fault.Internal {
+		return cause
+	}
+	return ctx.Err()
 }
 
 // slot returns the place of e's tenant. An entry older than the place's tenant is of one that was deleted since.
