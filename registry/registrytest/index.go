@@ -221,7 +221,7 @@ func testGap(t *testing.T, b Backend) {
 	if _, ok := far.Index().ByHost("dies.example.com"); ok {
 		t.Error("the deletion was missed")
 	}
-	<-c.Context().Done()
+	WaitLost(t, c)
 	if want := "reborn gone, reborn second, young first, dies gone"; heard.all() != want {
 		t.Errorf("the subscriber heard %q, want %q", heard.all(), want)
 	}

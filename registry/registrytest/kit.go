@@ -4,6 +4,7 @@ package registrytest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -174,6 +175,19 @@ func Eventually(t testing.TB, what string, f func() bool) {
 			t.Fatalf("still not so: %s", what)
 		}
 		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// WaitLost waits until a claim is lost, and checks the cause.
+func WaitLost(t testing.TB, c *registry.Claim) {
+	t.Helper()
+	select {
+	case <-c.Context().Done():
+	case <-time.After(15 * time.Second):
+		t.Fatalf("the claim on %s is not lost", c.Scope())
+	}
+	if cause := context.Cause(c.Context()); !errors.Is(cause, registry.ErrClaimLost) {
+		t.Errorf("the claim on %s ended with the cause %v", c.Scope(), cause)
 	}
 }
 

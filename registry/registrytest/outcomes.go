@@ -80,6 +80,9 @@ func testDrainedInBetween(t *testing.T, b Backend, faulty *Faulty, c *registry.C
 	}
 	cancel()
 	drain.Wait()
+	if d := Dump(t, b)["t/"+string(c.Scope().ID())+"/drained/d"]; d.CreateRevision == 0 || d.CreateRevision != d.ModRevision {
+		t.Errorf("a commit whose record was drained was not applied once: %+v", d)
+	}
 }
 
 // testNeverAnswered: what was not applied and never answered is Unavailable, within a bound, and the claim is given up.

@@ -273,10 +273,7 @@ func testErased(t *testing.T, b Backend) {
 	if audits != 31 {
 		t.Errorf("%d audit entries of the tenant remain, want 31", audits)
 	}
-	<-c.Context().Done()
-	if cause := c.Context().Err(); cause == nil || !errors.Is(contextCause(c), registry.ErrClaimLost) {
-		t.Errorf("the cause of the claim's end is %v", contextCause(c))
-	}
+	WaitLost(t, c)
 	WantKind(t, "commit to a deleted tenant", c.Commit(t.Context(), Entry("gone", "server.create"), tenant.Write{Kind: "server", ID: "s", Value: []byte("{}")}), fault.Unavailable)
 	_, err := other.Claim(t.Context(), e.Scope)
 	WantKind(t, "claim of a deleted tenant", err, fault.NotFound)
