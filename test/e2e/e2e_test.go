@@ -133,7 +133,7 @@ func (d *demo) forwarder(t *testing.T, base string) string {
 	}
 	t.Cleanup(transport.CloseIdleConnections)
 	var own string
-	front := httptest.NewServer(&httputil.ReverseProxy{
+	relay := &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -144,7 +144,11 @@ func (d *demo) forwarder(t *testing.T, base string) string {
 			}
 			r.Out.Header.Set("Authorization", "Bearer "+d.env["TEAM_A_KEY"])
 		},
-	})
+	}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // else net/http may close the body that is being relayed
+		relay.ServeHTTP(w, r)
+	}))
 	t.Cleanup(front.Close)
 	own = strings.TrimPrefix(front.URL, "http://")
 	return front.URL
