@@ -287,3 +287,20 @@ func TestWhoamiAndMetrics(t *testing.T) {
 		t.Error("routes that any replica can serve claimed the tenant")
 	}
 }
+
+// A key made for a tenant that was deleted and made again meanwhile is made for neither.
+func TestKeyOfATenantThatWasReplaced(t *testing.T) {
+	w := newWorld(t)
+	w.store.add("team-a")
+	p := w.principal("team-a", tenant.Admin)
+	w.store.onUpdate = func(id tenant.ID) error {
+		w.store.onUpdate = nil
+		w.store.erase(id)
+		w.store.add(id)
+		return nil
+	}
+	got := w.do("team-a", p, request{method: "POST", path: "/api/v1/keys", body: `{"name":"k","role":"admin"}`})
+	if _, ok := w.store.entry("team-a").Record.KeyByName("k"); ok || got.status != 404 {
+		t.Errorf("got %d %s; the new tenant has the key: %v", got.status, got.body, ok)
+	}
+}
