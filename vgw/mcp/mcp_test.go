@@ -356,16 +356,17 @@ func TestRecords(t *testing.T) {
 		ask
 		action, resource string
 	}{
-		"tool":       {ask{body: call("echo")}, "mcp.call", "server/s/tool/echo"},
-		"line break": {ask{body: call("a\nb c\"")}, "mcp.call", `server/s/tool/a\nb\x20c\"`},
-		"prompt":     {ask{body: `{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"p"}}`}, "mcp.read", "server/s/prompt/p"},
-		"resource":   {ask{body: `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///x"}}`}, "mcp.read", "server/s/resource/file:///x"},
-		"unknown":    {ask{body: `{"jsonrpc":"2.0","id":1,"method":"vendor/erase"}`}, "mcp.call", "server/s/method/vendor/erase"},
-		"read":       {ask{body: ping}, "mcp.read", "server/s/method/ping"},
-		"response":   {ask{body: `{"jsonrpc":"2.0","id":1,"result":{}}`}, "mcp.read", "server/s/response"},
-		"stream":     {ask{method: "GET"}, "mcp.read", "server/s/stream"},
-		"end":        {ask{method: "DELETE"}, "mcp.read", "server/s/session"},
-		"base64":     {ask{body: call("é"), header: map[string]string{"Mcp-Name": "=?base64?w6k=?=", "Mcp-Method": "tools/call"}}, "mcp.call", `server/s/tool/\u00e9`},
+		"tool":                 {ask{body: call("echo")}, "mcp.call", "server/s/tool/echo"},
+		"line break":           {ask{body: call("a\nb c\"")}, "mcp.call", `server/s/tool/a\nb\x20c\"`},
+		"prompt":               {ask{body: `{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"p"}}`}, "mcp.read", "server/s/prompt/p"},
+		"resource":             {ask{body: `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///x"}}`}, "mcp.read", "server/s/resource/file:///x"},
+		"unknown":              {ask{body: `{"jsonrpc":"2.0","id":1,"method":"vendor/erase"}`}, "mcp.call", "server/s/method/vendor/erase"},
+		"subscribe to nothing": {ask{body: `{"jsonrpc":"2.0","id":1,"method":"resources/subscribe"}`}, "mcp.read", "server/s/resource/"},
+		"read":                 {ask{body: ping}, "mcp.read", "server/s/method/ping"},
+		"response":             {ask{body: `{"jsonrpc":"2.0","id":1,"result":{}}`}, "mcp.read", "server/s/response"},
+		"stream":               {ask{method: "GET"}, "mcp.read", "server/s/stream"},
+		"end":                  {ask{method: "DELETE"}, "mcp.read", "server/s/session"},
+		"base64":               {ask{body: call("é"), header: map[string]string{"Mcp-Name": "=?base64?w6k=?=", "Mcp-Method": "tools/call"}}, "mcp.call", `server/s/tool/\u00e9`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
