@@ -117,6 +117,34 @@ func crashTwice(t *testing.T, torn, first, second int) (one, two bool) {
 	return one, two
 }
 
+// TestCrashInALargeSettlement: one chain has more entries to remove than fit a transaction. Nothing may come twice.
+func TestCrashInALargeSettlement(t *testing.T) {
+	for step := 1; ; step++ {
+		r := newRig(t)
+		b := &bomb{left: step}
+		r.out.step, r.sink.step = b.step, b.step
+		for range 250 {
+			r.out.commit("team-a", "server.create")
+		}
+		crashed := life(func() { r.d.round(t.Context(), true) })
+		r.open()
+		r.out.step = func(string) {}
+		r.d.round(t.Context(), true)
+		ids := r.sound()
+		for id, n := range ids {
+			if n != 1 {
+				t.Fatalf("crash %s: entry %s is %d times in the log", b.at, id, n)
+			}
+		}
+		if len(ids) != 250 || r.out.left() != 0 {
+			t.Fatalf("crash %s: %d entries in the log, %d left; want 250, 0", b.at, len(ids), r.out.left())
+		}
+		if !crashed {
+			return
+		}
+	}
+}
+
 func TestStartTruncatesATornLine(t *testing.T) {
 	r := newRig(t)
 	r.out.commit("team-a", "server.create")
@@ -270,12 +298,23 @@ func TestStartReadsOnlyTheEnd(t *testing.T) {
 }
 
 func TestFileMovedAway(t *testing.T) {
+	for name, recreate := range map[string]bool{"moved": false, "moved and made anew": true} {
+		t.Run(name, func(t *testing.T) { fileMovedAway(t, recreate) })
+	}
+}
+
+func fileMovedAway(t *testing.T, recreate bool) {
 	r := newRig(t)
 	r.out.commit("team-a", "server.create")
 	r.d.round(t.Context(), true)
 	moved := filepath.Join(filepath.Dir(r.path), "audit.log.1")
 	if err := os.Rename(r.path, moved); err != nil {
 		t.Fatal(err)
+	}
+	if recreate {
+		if err := os.WriteFile(r.path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	id := r.out.commit("team-a", "server.delete")
 	r.d.round(t.Context(), true)

@@ -27,9 +27,10 @@ type Outbox interface {
 	Pending(ctx context.Context, limit int) ([]Pending, error)
 	// Heads returns the anchored heads of all chains, by the chain's name.
 	Heads(ctx context.Context) (map[string]Head, error)
-	// Settle anchors heads and removes the drained entries, a chain's head and its entries in one transaction. After an
-	// error some chains may be settled and others not. It is called again with the same or more, so to remove what is
-	// gone already must succeed.
+	// Settle anchors heads and removes the drained entries, a chain's head and its entries in one transaction: of a chain
+	// that has a head among heads there are at most 64. Entries of other chains may be removed in any number of
+	// transactions. After an error some chains may be settled and others not. It is called again with the same or more,
+	// so to remove what is gone already must succeed.
 	Settle(ctx context.Context, heads map[string]Head, drained []Pending) error
 	// Committed has a value when something was committed since it was last received from.
 	Committed() <-chan struct{}
@@ -55,6 +56,7 @@ const (
 const (
 	outboxBatch   = 256
 	bufferBatch   = 4096
+	maxWithHead   = 64      // outbox entries of a chain that leave in one transaction with its head
 	maxUnsettled  = 4096    // outbox entries written and not settled: beyond, no more are fetched
 	maxUnanchored = 1 << 16 // lines written and not anchored: beyond, the buffer is left to fill and to drop
 	startBatch    = 1 << 16 // outbox entries that a start looks for in the file
@@ -293,7 +295,14 @@ func (d *Drain) settle(ctx context.Context) {
 	end := d.mark.save(d.cfg.Sink)
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := d.cfg.Outbox.Settle(call, heads, d.unsettled)
+	first, rest := splitSettlement(d.unsettled)
+	var err error
+	if len(first) > 0 {
+		err = d.cfg.Outbox.Settle(call, nil, first)
+	}
+	if err == nil {
+		err = d.cfg.Outbox.Settle(call, heads, rest)
+	}
 	if err != nil {
 		d.noteOutbox(ctx, fmt.Errorf("anchor the audit log: %w", err))
 		return
@@ -304,6 +313,26 @@ func (d *Drain) settle(ctx context.Context) {
 	clear(d.written)
 	d.unsettled, d.unanchored = nil, 0
 	d.lag.Store(0)
+}
+
+// splitSettlement keeps back, of each chain, as many entries as fit one transaction with the chain's head. The others
+// come first and without a head: a crash between the two leaves lines behind the head that are in no outbox, which a
+// start adopts. The other way round it would leave entries in the outbox that the head covers, and a start would write
+// them a second time.
+func splitSettlement(all []Pending) (first, rest []Pending) {
+	if len(all) <= maxWithHead {
+		return nil, all
+	}
+	kept := make(map[string]int)
+	for _, p := range all {
+		if chain := p.Entry.Chain(); kept[chain] < maxWithHead {
+			kept[chain]++
+			rest = append(rest, p)
+		} else {
+			first = append(first, p)
+		}
+	}
+	return first, rest
 }
 
 // note makes an entry of the log's own.

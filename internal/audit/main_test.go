@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -68,23 +69,50 @@ func (o *memOutbox) Heads(context.Context) (map[string]Head, error) {
 }
 
 func (o *memOutbox) Settle(_ context.Context, heads map[string]Head, drained []Pending) error {
-	if o.fail != nil {
-		return o.fail
+	o.mu.Lock()
+	fail := o.fail
+	o.mu.Unlock()
+	if fail != nil {
+		return fail
 	}
-	for _, name := range slices.Sorted(maps.Keys(heads)) {
-		o.step("before settling " + name)
-		o.mu.Lock()
-		if heads[name].Seq < o.heads[name].Seq {
-			o.mu.Unlock()
-			return errors.New("a head must not fall")
+	byChain := make(map[string][]string)
+	for name := range heads {
+		byChain[name] = nil
+	}
+	for _, p := range drained {
+		byChain[p.Entry.Chain()] = append(byChain[p.Entry.Chain()], p.Key)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byChain)) {
+		head, anchor := heads[name]
+		for keys := range chunks(byChain[name], 99) { // like the registry's, the head goes with the first of them
+			o.step("before settling " + name)
+			if err := o.settle(name, head, anchor, keys); err != nil {
+				return err
+			}
+			o.step("after settling " + name)
 		}
-		o.heads[name] = heads[name]
-		o.entries = slices.DeleteFunc(o.entries, func(p Pending) bool {
-			return p.Entry.Chain() == name && slices.ContainsFunc(drained, func(d Pending) bool { return d.Key == p.Key })
-		})
-		o.mu.Unlock()
-		o.step("after settling " + name)
 	}
+	return nil
+}
+
+// chunks yields s in parts of at most n, and an empty s once.
+func chunks(s []string, n int) iter.Seq[[]string] {
+	if len(s) == 0 {
+		return func(yield func([]string) bool) { yield(nil) }
+	}
+	return slices.Chunk(s, n)
+}
+
+func (o *memOutbox) settle(chain string, head Head, anchor bool, keys []string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if anchor && head.Seq < o.heads[chain].Seq {
+		return errors.New("a head must not fall")
+	}
+	if anchor {
+		o.heads[chain] = head
+	}
+	o.entries = slices.DeleteFunc(o.entries, func(p Pending) bool { return slices.Contains(keys, p.Key) })
 	return nil
 }
 
