@@ -82,6 +82,11 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	case why := <-fatal.said:
 		return nil, corrupt(cfg.Dir, why)
 	case <-ctx.Done():
+		go func() { // it cannot be stopped before it has started
+			if s := <-done; s.etcd != nil {
+				s.etcd.Close()
+			}
+		}()
 		return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, ctx.Err())
 	}
 }

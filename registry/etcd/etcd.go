@@ -47,7 +47,8 @@ type Backend struct {
 
 var _ registry.Backend = (*Backend)(nil)
 
-// New makes a client of an external etcd. It does not wait for a connection: use Check for that.
+// New makes a client of an external etcd. With a user it logs in, and so fails if etcd cannot be reached or does not
+// accept the user; without, it does not wait for a connection: use Check for that.
 func New(cfg Config) (*Backend, error) {
 	root, err := checkRoot(cfg.Root)
 	if err != nil {
