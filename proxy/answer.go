@@ -55,20 +55,28 @@ func (f *flight) relay(d *exchange.Relay) error {
 			done(o)
 		}
 	}
+	f.duplex()
 	f.s.cfg.Engine.Relay(f, f.r, d)
 	return nil
 }
 
 // duplex lets the response begin while the body still arrives. Without it net/http first reads what is left of the body,
-// with no bound in time, and waits for the one who is reading it already.
+// and waits for the one who is reading it already.
 func (f *flight) duplex() {
-	if f.r.ProtoMajor == 1 && f.r.Body != nil && f.r.Body != http.NoBody {
+	if f.bodyLeft() {
+		f.duplexed = true
 		_ = http.NewResponseController(f.w).EnableFullDuplex() // unsupported only by test doubles
 	}
 }
 
+// bodyLeft says whether there is a part of the body on an HTTP/1.1 connection that nobody has read.
+func (f *flight) bodyLeft() bool {
+	return f.r.ProtoMajor == 1 && f.r.Body != nil && f.r.Body != http.NoBody && !f.body.done.Load()
+}
+
 // handle lets a handler of the gateway's run the exchange.
 func (f *flight) handle(d *exchange.Serve) error {
+	f.duplex()
 	f.becomeStream()
 	err := d.Handle(f.ctx, (*stream)(f))
 	if f.status == 0 && err == nil && f.ctx.Err() == nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/polygate/polygate/internal/fault"
@@ -22,6 +23,7 @@ type body struct {
 	done    atomic.Bool                 // the end was seen
 	failed  atomic.Pointer[fault.Error] // why it cannot be read on
 	waiting atomic.Uint32               // the tick at which a pending Read began; 0 = none is pending
+	reading sync.Mutex                  // held while src is read
 }
 
 // open makes the body readable.
@@ -41,9 +43,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.done.Load() {
 		return 0, io.EOF
 	}
-	b.waiting.Store(b.f.s.tick.Load())
-	n, err := b.src.Read(p)
-	b.waiting.Store(0)
+	n, err := b.read(p)
 	if b.n.Add(int64(n)) > b.limit {
 		return 0, b.fail(fault.New(fault.TooLarge, "the body is longer than %d bytes", b.limit))
 	}
@@ -56,6 +56,28 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+func (b *body) read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if b.failed.Load() != nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	b.waiting.Store(b.f.s.tick.Load())
+	defer b.waiting.Store(0)
+	return b.src.Read(p)
+}
+
+// leave returns when nobody reads any more, and lets nobody begin to. The connection's read deadline has to be past: a
+// Read that net/http itself has to break off takes the deadline with it, and what comes after would wait for good.
+func (b *body) leave() {
+	b.failed.CompareAndSwap(nil, errOver)
+	b.reading.Lock()
+	defer b.reading.Unlock()
+}
+
+// errOver is the error of reading a body after its request.
+var errOver = fault.New(fault.Canceled, "the request is over")
 
 func (b *body) fail(e *fault.Error) error {
 	b.failed.Store(e)
@@ -75,7 +97,7 @@ func bodyFault(err error) *fault.Error {
 	case errors.As(err, &op) || errors.Is(err, net.ErrClosed):
 		return fault.Wrap(fault.Canceled, err, "the client went away")
 	case errors.Is(err, http.ErrBodyReadAfterClose):
-		return fault.Wrap(fault.Canceled, err, "the request is over")
+		return errOver
 	}
 	return fault.Wrap(fault.Invalid, err, "the request's body is malformed or was cut off")
 }

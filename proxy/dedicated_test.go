@@ -585,6 +585,31 @@ func TestHTTPCorners(t *testing.T) {
 	check(t, "refused expectation", raw.answer().status, 417)
 }
 
+// An answer does not wait for a body that nobody reads, and what is left of one does not hold the connection for long.
+func TestEarlyAnswer(t *testing.T) {
+	f := newFront(t)
+	up := newRawUpstream(t, func(c net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(c, "HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\nno")
+	})
+	f.relayTo("http://" + up.Addr().String())
+	for host, want := range map[string]int{hostD: 409, hostA: 401} {
+		c := f.raw(host)
+		c.send("POST /x HTTP/1.1\nHost: " + host + "\nContent-Length: 100000\n\nbeginning")
+		check(t, host, c.answer().status, want)
+		if !c.closed() {
+			t.Errorf("%s: the connection waits for the body", host)
+		}
+		c = f.raw(host)
+		c.send("POST /x HTTP/1.1\nHost: " + host + "\nContent-Length: 60\n\nGET /smuggled HTTP/1.1\nHost: " + host + "\n\n")
+		check(t, host, c.answer().status, want)
+		if !c.closed() {
+			t.Errorf("%s: the rest of the body was taken for a request, or waited for", host)
+		}
+	}
+	e, _ := f.dir.ByID("team-d")
+	eventually(t, "none is in flight", func() bool { return f.guards.For(e).InFlight() == 0 })
+}
+
 // What fails at the upstream has its status, and says nothing of the inside.
 func TestUpstreamFailures(t *testing.T) {
 	f := newFront(t)

@@ -46,6 +46,7 @@ type flight struct {
 	status   int   // as answered; 0 = nothing yet. Written by the handler's goroutine alone
 	bytesOut int64 // of the response body
 
+	duplexed   bool          // the response may begin before the body has ended
 	idValue    [1]string     // backs the header field
 	started    atomic.Bool   // the response began
 	stream     atomic.Bool   // the response has no end of its own: it is not waited for at shutdown
@@ -66,9 +67,7 @@ func (f *flight) WriteHeader(status int) {
 		h := f.w.Header()
 		h["X-Request-Id"] = f.idValue[:]
 		f.begin(status)
-		if f.unusable() {
-			h["Connection"] = []string{"close"}
-		}
+		f.settleBody(h)
 	}
 	f.w.WriteHeader(status)
 }
@@ -98,15 +97,21 @@ func streaming(contentType string) bool {
 	return strings.HasPrefix(contentType, "text/event-stream") || strings.HasPrefix(contentType, "application/grpc")
 }
 
-// unusable says whether an HTTP/1.1 connection must close after this request: what is left of a body that was not read to
-// its end cannot be told from the next request.
-func (f *flight) unusable() bool {
-	if f.r.ProtoMajor != 1 {
-		return false
+// settleBody decides, as the response begins, about what is left of the body on an HTTP/1.1 connection: whatever is not
+// read to its end would be taken for the next request. Either the connection closes after this one, or net/http reads the
+// rest away, for which it knows a bound in bytes and none in time.
+func (f *flight) settleBody(h http.Header) {
+	if !f.bodyLeft() {
+		return
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.killed || f.body.failed.Load() != nil
+	killed := f.killed
+	f.mu.Unlock()
+	if killed || f.duplexed || f.body.failed.Load() != nil {
+		h["Connection"] = []string{"close"}
+		return
+	}
+	_ = http.NewResponseController(f.w).SetReadDeadline(time.Now().Add(bodyDrain)) // unsupported only by test doubles
 }
 
 // Write implements http.ResponseWriter.
@@ -267,18 +272,14 @@ func (f *flight) panicked(p any) (broken bool) {
 	return false
 }
 
-// close marks the request as over and sees to it that what is left of its body cannot hold the connection's goroutine:
-// net/http reads on to the end of the body before it takes the next request.
+// close marks the request as over. A connection that settleBody gave up waits for no more of the body, in which net/http
+// would otherwise look for the end.
 func (f *flight) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over = true
-	if f.hijacked != nil || f.r.Body == nil || f.r.Body == http.NoBody || f.body.done.Load() || f.r.ProtoMajor != 1 {
-		return
+	if f.hijacked == nil && f.duplexed && f.bodyLeft() {
+		_ = http.NewResponseController(f.w).SetReadDeadline(past) // unsupported only by test doubles
+		f.body.leave()
 	}
-	deadline := past
-	if !f.body.pending() && f.body.failed.Load() == nil && !f.killed {
-		deadline = time.Now().Add(bodyDrain)
-	}
-	_ = http.NewResponseController(f.w).SetReadDeadline(deadline) // unsupported only by test doubles
 }

@@ -25,7 +25,6 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	f := &flight{s: s, w: w, r: r, id: newRequestID(), began: time.Now()}
 	f.idValue[0] = f.id
 	w.Header()["X-Request-Id"] = f.idValue[:]
-	f.duplex()
 	defer f.end()
 	if err := f.serve(); err != nil {
 		f.fail(err)
