@@ -20,8 +20,8 @@ build: ## build bin/polygate and the demo's MCP server
 test: ## run all tests (no C compiler needed)
 	CGO_ENABLED=0 $(GO) test -count=$(COUNT) -shuffle=on -timeout 20m $(PKGS)
 
-race: ## run all tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -count=$(COUNT) -shuffle=on -timeout 30m $(PKGS)
+race: ## run all tests under the race detector, the longest of them shortened (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short -count=$(COUNT) -shuffle=on -timeout 30m $(PKGS)
 
 fuzz: ## run every fuzz target for FUZZTIME each (default 10s)
 	./bench/fuzz-all.sh $(FUZZTIME)

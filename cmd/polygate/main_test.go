@@ -17,6 +17,7 @@ type leakFree struct{ m *testing.M }
 
 func (l leakFree) Run() int {
 	code := l.m.Run()
+	builtPrograms.remove()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			println(err.Error())

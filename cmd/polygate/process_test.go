@@ -24,41 +24,48 @@ import (
 	"time"
 )
 
-// programs are built once for all process tests.
+// programs are what the process tests run, built once, at the first use.
 type programs struct {
-	dir string
-	err error
+	once sync.Once
+	dir  string
+	err  error
 }
 
-func (p *programs) path(name string) string { return filepath.Join(p.dir, name) }
+// builtPrograms is shared by all tests of the package; TestMain removes its folder.
+var builtPrograms programs
 
-// buildPrograms builds polygate and the demo's MCP server as a user would, into a folder that TestMain removes.
-var buildPrograms = sync.OnceValue(func() *programs {
-	dir, err := os.MkdirTemp("", "polygate-test-")
-	if err != nil {
-		return &programs{err: err}
+// build builds polygate and the demo's MCP server as a user would.
+func (p *programs) build() {
+	if p.dir, p.err = os.MkdirTemp("", "polygate-test-"); p.err != nil {
+		return
 	}
 	for out, pkg := range map[string]string{
 		"polygate":          ".",
 		"mcpserver":         "../../deploy/demo/mcpserver",
 		"everything-server": "github.com/modelcontextprotocol/go-sdk/conformance/everything-server",
 	} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, out), pkg)
+		cmd := exec.Command("go", "build", "-o", filepath.Join(p.dir, out), pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if b, err := cmd.CombinedOutput(); err != nil {
-			return &programs{dir: dir, err: fmt.Errorf("build %s: %w\n%s", pkg, err, b)}
+			p.err = fmt.Errorf("build %s: %w\n%s", pkg, err, b)
+			return
 		}
 	}
-	return &programs{dir: dir}
-})
+}
+
+func (p *programs) remove() {
+	if p.dir != "" {
+		_ = os.RemoveAll(p.dir)
+	}
+}
 
 func bin(t *testing.T, name string) string {
 	t.Helper()
-	p := buildPrograms()
-	if p.err != nil {
-		t.Fatal(p.err)
+	builtPrograms.once.Do(builtPrograms.build)
+	if builtPrograms.err != nil {
+		t.Fatal(builtPrograms.err)
 	}
-	return p.path(name)
+	return filepath.Join(builtPrograms.dir, name)
 }
 
 // gateway is a `polygate serve` process with a folder and ports of its own.
