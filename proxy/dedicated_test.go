@@ -382,6 +382,13 @@ func TestX20NoTunnel(t *testing.T) {
 			t.Errorf("%s: the connection of an upgrade was shared", tc.path)
 		}
 	}
+	_, before := up.take()
+	for range 3 {
+		check(t, "upgrade that is ignored", f.ask(hostD, "GET /ignore HTTP/1.1\nHost: "+hostD+"\n"+upgrade+"\n").status, 200)
+	}
+	if _, after := up.take(); after-before != 3 {
+		t.Errorf("%d connections for three upgrades that were refused", after-before)
+	}
 }
 
 // wsEcho echoes WebSocket messages of up to 32 MiB.

@@ -325,6 +325,24 @@ func TestRefusalsAreIdentical(t *testing.T) {
 	}
 }
 
+// A host whose tenant is deleted while a connection to it is open is a host of nobody's: 401, like a foreign key.
+func TestDeletedUnderAnOpenConnection(t *testing.T) {
+	f := newFront(t)
+	c := f.raw(hostA)
+	request := func(lines string) answer {
+		c.send("GET /x HTTP/1.1\nHost: " + hostA + "\n" + lines + "\n")
+		return c.answer()
+	}
+	foreign := request(bearer(keyB) + "\n")
+	f.drop("team-a")
+	for _, lines := range []string{"", bearer(keyA) + "\n", bearer(keyB) + "\n"} {
+		if got := request(lines); got.status != 401 || got.body != foreign.body {
+			t.Errorf("%q: %d %s", lines, got.status, got.body)
+		}
+	}
+	check(t, "contradiction", request(bearer(keyB)+"\nX-Tenant-ID: team-b\n").status, 403)
+}
+
 // X19: what is never forwarded.
 func TestX19MethodsAndUpgrades(t *testing.T) {
 	f := newFront(t)
