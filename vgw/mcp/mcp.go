@@ -115,7 +115,8 @@ func (c *call) judgeGet() error {
 		return fault.New(fault.NotAcceptable, "Accept must allow text/event-stream")
 	}
 	// Events are replayed to the session they were sent to. Without one, anybody could name another's event id.
-	if c.r.Header.Get("Last-Event-Id") != "" && c.r.Header.Get("Mcp-Session-Id") == "" {
+	// Any value counts: of a repeated field some servers take the first, others the last.
+	if len(c.r.Header["Last-Event-Id"]) > 0 && c.r.Header.Get("Mcp-Session-Id") == "" {
 		return fault.New(fault.Invalid, "Last-Event-ID is given without Mcp-Session-Id")
 	}
 	return nil
@@ -125,8 +126,10 @@ func (c *call) judgePost() error {
 	if v := c.r.Header["Content-Type"]; len(v) != 1 || !jsonType(v[0]) {
 		return fault.New(fault.UnsupportedMedia, "Content-Type must be application/json")
 	}
-	if v := c.r.Header.Get("Content-Encoding"); v != "" && !strings.EqualFold(v, "identity") {
-		return fault.New(fault.UnsupportedMedia, "Content-Encoding %.32q cannot be judged: send the body as it is", v)
+	for _, v := range c.r.Header["Content-Encoding"] { // each: JSON can be a deflate stream as well, and inflate to other JSON
+		if v != "" && !strings.EqualFold(v, "identity") {
+			return fault.New(fault.UnsupportedMedia, "Content-Encoding %.32q cannot be judged: send the body as it is", v)
+		}
 	}
 	if json, event := accepts(c.r.Header["Accept"]); !json || !event {
 		return fault.New(fault.NotAcceptable, "Accept must allow application/json and text/event-stream")

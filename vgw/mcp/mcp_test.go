@@ -184,6 +184,41 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A field that is repeated is judged in each of its values: servers differ in which of them they take.
+func TestRepeatedFields(t *testing.T) {
+	session := newBench(t)
+	token := session.session(ask{body: ping}, "upstream-1")
+	for name, tc := range map[string]struct {
+		method string
+		header exchange.Header
+		status int
+	}{
+		"an encoding behind identity":  {"POST", exchange.Header{"Content-Encoding": {"identity", "deflate"}}, 415},
+		"an encoding behind nothing":   {"POST", exchange.Header{"Content-Encoding": {"", "deflate"}}, 415},
+		"a replay behind nothing":      {"GET", exchange.Header{"Last-Event-Id": {"", "7"}}, 400},
+		"a session behind a good one":  {"POST", exchange.Header{"Mcp-Session-Id": {token, "x"}}, 404},
+		"a session behind nothing":     {"POST", exchange.Header{"Mcp-Session-Id": {"", token}}, 404},
+		"a replay, session is nothing": {"GET", exchange.Header{"Last-Event-Id": {"7"}, "Mcp-Session-Id": {""}}, 400},
+		"two revisions":                {"POST", exchange.Header{"Mcp-Protocol-Version": {"2025-11-25", "2026-07-28"}}, 400},
+		"two names":                    {"POST", exchange.Header{"Mcp-Method": {"ping", "tools/call"}}, 400},
+		"two types":                    {"POST", exchange.Header{"Content-Type": {"application/json", "text/plain"}}, 415},
+	} {
+		b := session
+		v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k1", Role: tenant.Editor}, "r")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &exchange.Request{Method: tc.method, Header: tc.header, Body: strings.NewReader(ping), Length: -1, Visit: v}
+		if tc.method == "POST" && tc.header["Content-Type"] == nil {
+			tc.header.Set("Content-Type", "application/json")
+		}
+		if got, ok := b.h.Decide(context.Background(), r, "s").(*exchange.Reply); !ok || got.Status != tc.status {
+			t.Errorf("%s: %+v, want %d", name, got, tc.status)
+		}
+		v.Leave()
+	}
+}
+
 func TestRefusalAnswersTheID(t *testing.T) {
 	b := newBench(t)
 	r, _ := b.refused(ask{server: "absent", body: `{"jsonrpc":"2.0","id":12345678901234567890,"method":"ping"}`})
@@ -342,6 +377,23 @@ func TestResponseHeader(t *testing.T) {
 	slices.Sort(names)
 	if got, want := strings.Join(names, " "), "Cache-Control Content-Type Etag Mcp-Future X-Accel-Buffering X-Content-Type-Options"; got != want {
 		t.Errorf("left: %s\nwant: %s", got, want)
+	}
+}
+
+// A server's word to the proxy before us, or to caches, is not passed on.
+func TestResponseHeaderGivesNoOrders(t *testing.T) {
+	for _, control := range []string{"", "public, max-age=600", "no-cache, no-transform", "private, No-Store"} {
+		b := newBench(t)
+		h := exchange.Header{"Content-Type": {"application/json"}, "X-Accel-Redirect": {"/internal"}, "X-Accel-Expires": {"600"}, "X-Sendfile": {"/etc/passwd"}}
+		if control != "" {
+			h.Set("Cache-Control", control)
+		}
+		if err := b.relay(ask{body: ping}).EditResponse(200, h); err != nil {
+			t.Fatal(err)
+		}
+		if len(h) != 3 || strings.Count(strings.ToLower(strings.Join(h["Cache-Control"], ",")), "no-store") != 1 {
+			t.Errorf("%q: left %v", control, h)
+		}
 	}
 }
 

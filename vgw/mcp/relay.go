@@ -101,8 +101,10 @@ func (c *call) editResponse(s Server, status int, h exchange.Header) error {
 		h.Set("Mcp-Session-Id", token)
 	}
 	h.Set("X-Content-Type-Options", "nosniff")
-	if h.Get("Cache-Control") == "" { // a tenant's data: no shared cache may keep it
-		h.Set("Cache-Control", "no-store")
+	// A tenant's data, seen by one principal: no cache may keep it, whatever the server says. What else it says, such as
+	// no-transform, stays.
+	if !strings.Contains(strings.ToLower(strings.Join(h["Cache-Control"], ",")), "no-store") {
+		h["Cache-Control"] = append(h["Cache-Control"], "no-store")
 	}
 	if mediaType(h) == "text/event-stream" {
 		h.Set("X-Accel-Buffering", "no") // or a proxy between us and the client may hold events back
@@ -144,12 +146,14 @@ func mediaType(h exchange.Header) string {
 // concealed says whether a response header stays here: cookies and challenges, which are the host's affair and the host
 // is ours; permissions for browsers, which are the origin's, and the origin is ours; and names that only we set.
 func concealed(name string) bool {
-	for _, prefix := range [...]string{"Access-Control-", "Cross-Origin-", "Proxy-", "X-Polygate-", "X-Forwarded-", "Sec-"} {
+	for _, prefix := range [...]string{"Access-Control-", "Cross-Origin-", "Proxy-", "X-Polygate-", "X-Forwarded-", "X-Accel-", "Sec-"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
 	}
 	switch name {
+	case "X-Sendfile", "X-Lighttpd-Send-File", "X-Reproxy-Url", "X-Litespeed-Location":
+		return true // orders to the proxy before us, if there is one: to serve a file of its own, say
 	case "Set-Cookie", "Set-Cookie2", "Www-Authenticate", "Authentication-Info", "Authorization", "Mcp-Session-Id", "X-Request-Id",
 		"X-Api-Key", "Strict-Transport-Security", "Alt-Svc", "Clear-Site-Data", "Location", "Content-Location", "Refresh", "Link",
 		"Service-Worker-Allowed", "Public-Key-Pins", "Nel", "Report-To", "Reporting-Endpoints", "Via", "Server", "X-Powered-By", "X-Tenant-Id":

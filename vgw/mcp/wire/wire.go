@@ -111,18 +111,21 @@ func (p *parser) object(member func(name string) error) error {
 
 // resembles returns the name of the envelope, or of params, that a lenient parser could take name for; "" if none.
 func (p *parser) resembles(name string) string {
-	if p.dec.StackDepth() > 1 {
-		for _, known := range [...]string{"name", "uri", "protocolVersion", "_meta"} {
-			if strings.EqualFold(name, known) {
-				return known
-			}
-		}
-		return ""
-	}
 	// Some parsers pass over - and _ as well (Go's json/v2 with MatchCaseInsensitiveNames).
 	plain := name
 	if strings.ContainsAny(name, "-_") {
 		plain = strings.ReplaceAll(strings.ReplaceAll(name, "-", ""), "_", "")
+	}
+	if p.dec.StackDepth() > 1 {
+		for _, known := range [...]string{"name", "uri", "protocolVersion"} {
+			if strings.EqualFold(plain, known) {
+				return known
+			}
+		}
+		if strings.EqualFold(name, "_meta") { // "meta" is a name of its own
+			return "_meta"
+		}
+		return ""
 	}
 	for _, known := range [...]string{"jsonrpc", "id", "method", "params", "result", "error"} {
 		if strings.EqualFold(plain, known) {

@@ -27,6 +27,7 @@ func TestParse(t *testing.T) {
 		"array params":      {`{"jsonrpc":"2.0","id":1,"method":"x","params":[1,{"Name":2}]}`, wire.Message{ID: []byte("1"), Method: "x"}},
 		"name of no string": {`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":1}}`, wire.Message{ID: []byte("1"), Method: "tools/call", HasParams: true}},
 		"repeats below":     {`{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":{"name":1,"name":2,"Name":3},"b":1,"b":2}}`, wire.Message{ID: []byte("1"), Method: "x", HasParams: true}},
+		"meta":              {`{"jsonrpc":"2.0","id":1,"method":"x","params":{"meta":1,"_meta":{}}}`, wire.Message{ID: []byte("1"), Method: "x", HasParams: true}},
 		"unknown members":   {`{"jsonrpc":"2.0","id":1,"method":"x","future":[{}],"x":null}`, wire.Message{ID: []byte("1"), Method: "x"}},
 		"white space":       {" \n\t{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\"}\r\n ", wire.Message{ID: []byte("1"), Method: "x"}},
 	} {
@@ -96,6 +97,8 @@ func TestParseRefuses(t *testing.T) {
 		"NAME":                      {params(`"NAME":"other"`), wire.CodeInvalid},
 		"URI":                       {params(`"URI":"other"`), wire.CodeInvalid},
 		"_Meta":                     {params(`"_Meta":{}`), wire.CodeInvalid},
+		"a name with _":             {params(`"na_me":"rm"`), wire.CodeInvalid},
+		"a uri with -":              {params(`"u-r-i":"x"`), wire.CodeInvalid},
 		"_meta twice":               {params(`"_meta":{},"_meta":{}`), wire.CodeInvalid},
 		"protocolversion":           {params(`"protocolversion":""`), wire.CodeInvalid},
 		"nested beyond all reason":  {in(`"params":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000)), wire.CodeParse},
