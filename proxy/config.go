@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/polygate/polygate/internal/exchange"
@@ -56,8 +57,8 @@ type Config struct {
 	Plain net.Listener
 	// PublicPort is the port that redirects name; 0 = that of Public.
 	PublicPort int
-	// SharedHost is the host on which tenants are named by path, header or credential, in lower case. Required.
-	SharedHost string
+	// SharedHosts are the hosts on which tenants are named by path, header or credential, in lower case. At least one.
+	SharedHosts []string
 
 	Directory    Directory    // required
 	Gateways     Gateways     // required
@@ -168,6 +169,9 @@ func (l Limits) Validate() error {
 	return nil
 }
 
+// shared says whether tenants are named by path, header or credential on host.
+func (c *Config) shared(host string) bool { return slices.Contains(c.SharedHosts, host) }
+
 // check says what a Config lacks.
 func (c *Config) check() error {
 	for name, missing := range map[string]bool{
@@ -178,9 +182,14 @@ func (c *Config) check() error {
 			return errors.New("proxy: Config." + name + " is missing")
 		}
 	}
-	host, port, err := parseHost(c.SharedHost)
-	if err != nil || port != "" || host != c.SharedHost {
-		return fmt.Errorf("proxy: Config.SharedHost %q is not a DNS name in lower case", c.SharedHost)
+	if len(c.SharedHosts) == 0 {
+		return errors.New("proxy: Config.SharedHosts is empty")
+	}
+	for _, h := range c.SharedHosts {
+		host, port, err := parseHost(h)
+		if err != nil || port != "" || host != h {
+			return fmt.Errorf("proxy: %q in Config.SharedHosts is not a DNS name in lower case", h)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/polygate/polygate/internal/authz"
@@ -30,7 +31,7 @@ func (f *flight) dedicated(e *tenant.Entry) (exchange.Decision, error) {
 	return &exchange.Relay{
 		Target: target, Method: f.r.Method, Path: path, Query: f.target.query, Host: f.host, Header: exchange.Header(h),
 		Rest: &f.body, Length: f.r.ContentLength, Upgrade: f.upgrade != "",
-		EditResponse: f.s.confineCookies(e, f.host),
+		EditResponse: confineCookies(e, f.host),
 		Done:         func(o exchange.Outcome) { permit.Done(o.Err) },
 	}, nil
 }
@@ -70,16 +71,17 @@ func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
 }
 
 // confineCookies returns an edit that makes cookies for a parent domain host-only where that parent is the platform's: one
-// tenant's gateway must not set cookies that browsers send to another's (C-7). nil where there is nothing to confine.
-func (s *Server) confineCookies(e *tenant.Entry, host string) func(int, exchange.Header) error {
+// tenant's gateway must not set cookies that browsers send to another's (C-7). nil on a custom host, whose parent is the
+// tenant's own affair.
+func confineCookies(e *tenant.Entry, host string) func(int, exchange.Header) error {
 	name, _, _ := strings.Cut(host, ":")
-	if !strings.HasSuffix(name, "."+s.cfg.SharedHost) {
+	if slices.Contains(e.Record.Hosts, name) {
 		return nil
 	}
-	return confineCookies
+	return hostOnlyCookies
 }
 
-func confineCookies(_ int, h exchange.Header) error {
+func hostOnlyCookies(_ int, h exchange.Header) error {
 	for i, c := range h["Set-Cookie"] {
 		h["Set-Cookie"][i] = hostOnly(c)
 	}

@@ -230,7 +230,7 @@ func newFront(t testing.TB, edits ...func(*Config)) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Public: listen(t), Plain: listen(t), SharedHost: base, Directory: f.dir, Gateways: f.gateways, Guards: f.guards,
+	cfg := Config{Public: listen(t), Plain: listen(t), SharedHosts: []string{base}, Directory: f.dir, Gateways: f.gateways, Guards: f.guards,
 		Engine: engine, Certificates: f.issuer, Logger: logger, Limits: Limits{ShutdownGrace: 2 * time.Second}}
 	for _, edit := range edits {
 		edit(&cfg)

@@ -46,7 +46,7 @@ func (f *flight) serve() error {
 	if err != nil {
 		return err
 	}
-	f.place, err = resolve(f.s.cfg.Directory, f.s.cfg.SharedHost, in)
+	f.place, err = resolve(f.s.cfg.Directory, f.s.cfg.shared(in.host), in)
 	if err != nil {
 		return f.refuse(err)
 	}

@@ -51,7 +51,7 @@ func (s *Server) redirect(r *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, ok := s.cfg.Directory.ByHost(host); !ok && host != s.cfg.SharedHost {
+	if _, ok := s.cfg.Directory.ByHost(host); !ok && !s.cfg.shared(host) {
 		return "", fault.New(fault.Misdirected, "host %s on the plain listener", host)
 	}
 	if err := s.limits.judgeSize(r); err != nil {

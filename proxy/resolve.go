@@ -35,7 +35,7 @@ const nobody = "\x00"
 // one of its own (design, step 3). The errors tell nothing of which tenants exist: Misdirected if the host is not one of
 // the connection's, Forbidden for a valid credential among signals that contradict each other (place then holds whose it
 // was, to be audited), Unauthenticated for everything else.
-func resolve(d Directory, shared string, in signals) (place, error) {
+func resolve(d Directory, shared bool, in signals) (place, error) {
 	onHost, own := d.ByHost(in.host)
 	if !sameSite(d, in, onHost) {
 		return place{}, fault.New(fault.Misdirected, "host %s on a connection to %s", in.host, in.sni)
@@ -69,7 +69,7 @@ func sameSite(d Directory, in signals, onHost *tenant.Entry) bool {
 
 // read collects what host, path and header name, and says whether they agree. named is "" if none of them names anybody.
 // It cuts the prefix off the path where there can be one: on its own host, a dedicated tenant's paths are all its own.
-func (p *place) read(in signals, onHost *tenant.Entry, shared string) (named string, agree bool) {
+func (p *place) read(in signals, onHost *tenant.Entry, shared bool) (named string, agree bool) {
 	agree = true
 	say := func(id string) {
 		if id == "" {
@@ -83,7 +83,7 @@ func (p *place) read(in signals, onHost *tenant.Entry, shared string) (named str
 	switch {
 	case p.own:
 		say(onHost.Record.ID.String())
-	case in.host != shared:
+	case !shared:
 		say(nobody)
 	}
 	if !p.own || onHost.Record.Mode != tenant.ModeDedicated {

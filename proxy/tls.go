@@ -55,7 +55,7 @@ func (s *Server) binding(serverName string) []byte {
 	if e, ok := s.cfg.Directory.ByHost(name); ok {
 		return []byte(bindingLabel + name + "\x00" + e.Scope.UID())
 	}
-	if name == s.cfg.SharedHost {
+	if s.cfg.shared(name) {
 		return []byte(bindingLabel + name)
 	}
 	return nil

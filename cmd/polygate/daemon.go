@@ -252,7 +252,7 @@ func (d *daemon) openFront(ctx context.Context) error {
 	}
 	d.parts.onStop("upstream connections", func() error { engine.Close(); return nil })
 	d.front, err = proxy.New(proxy.Config{
-		Public: d.listen.public, Plain: d.listen.plain, SharedHost: d.cfg.SharedHosts[0],
+		Public: d.listen.public, Plain: d.listen.plain, SharedHosts: d.cfg.SharedHosts,
 		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs,
 		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log,
 		Limits: proxy.Limits{
