@@ -31,8 +31,9 @@ type Gateways interface {
 	Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) (exchange.Decision, error)
 }
 
-// Guards hands out the guard of a tenant, with the limits of the entry.
+// Guards hands out the guard of a tenant, with the limits of the entry, and that of what belongs to no tenant.
 type Guards interface {
+	Platform() *guard.Guard
 	For(e *tenant.Entry) *guard.Guard
 }
 

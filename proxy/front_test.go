@@ -30,6 +30,22 @@ func TestX01HostOfAnotherTenantOnTheConnection(t *testing.T) {
 	if n := f.gateways.entered("team-b"); n != 0 {
 		t.Errorf("team-b was entered %d times", n)
 	}
+	if a := f.recorder.all(); len(a) != 1 || a[0].Chain() != audit.PlatformChain || a[0].Decision != audit.Deny || a[0].Resource != "host/"+hostB {
+		t.Errorf("audited: %+v, want the misdirected request in the platform's chain", a)
+	}
+}
+
+// TestMisdirectedFloodIsBounded holds that a flood of misdirected requests is answered, and does not fill the audit log.
+func TestMisdirectedFloodIsBounded(t *testing.T) {
+	f := newFront(t)
+	for range 200 {
+		c := f.raw(hostA)
+		c.send("GET /x HTTP/1.1\nHost: " + hostB + "\n\n")
+		check(t, "status", c.answer().status, 421)
+	}
+	if n := len(f.recorder.all()); n < 50 || n > 150 {
+		t.Errorf("%d of 200 were recorded, want about the burst of 50", n)
+	}
 }
 
 // X02: one HTTP/2 connection, a certificate for both hosts, streams with either authority.

@@ -15,6 +15,7 @@ import (
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -117,20 +118,33 @@ func (f *flight) signals(host string) (in signals, err error) {
 	return in, nil
 }
 
+// strayLimit bounds how many misdirected requests are recorded: they come from anybody, and a flood of them must fill neither
+// the disk nor the buffer of records. The log and the metrics have all of them.
+func strayLimit() quota.Limit { return quota.Limit{PerSecond: 10, Burst: 50} }
+
 // refuse records a valid credential among signals that contradict each other, in the chain of the credential's tenant:
-// somebody is trying doors, or is misconfigured, and its tenant should know.
+// somebody is trying doors, or is misconfigured, and its tenant should know. A request on a connection to another host is
+// recorded in the platform's chain, as nobody's.
 func (f *flight) refuse(err error) error {
+	if fault.Is(err, fault.Misdirected) && f.s.strays.Spend(time.Now(), strayLimit()).OK {
+		who := tenant.Principal{Kind: tenant.KindAnonymous, ID: remoteAddr(f.r).String()}
+		return f.recordConflict(f.s.cfg.Guards.Platform(), who, err)
+	}
 	if f.place.key == nil || !fault.Is(err, fault.Forbidden) {
 		return err
 	}
-	v, verr := f.s.cfg.Guards.For(f.place.entry).Enter(f.principal(), f.id)
+	return f.recordConflict(f.s.cfg.Guards.For(f.place.entry), f.principal(), err)
+}
+
+// recordConflict records a refusal and returns what to answer: err, or that the principal is over its own quota, which
+// tells of nobody else.
+func (f *flight) recordConflict(g *guard.Guard, who tenant.Principal, err error) error {
+	v, verr := g.Enter(who, f.id)
 	if verr != nil {
-		return verr // over its own quota: the answer tells of nobody else
+		return verr
 	}
 	defer v.Leave()
-	if _, aerr := v.Admit(guard.Effect{Action: authz.TenantConflict, Resource: "host/" + f.host}); aerr != nil {
-		return aerr
-	}
+	_, _ = v.Admit(guard.Effect{Action: authz.TenantConflict, Resource: "host/" + f.host}) // nobody may: that refusal is the record
 	return err
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/polygate/polygate/internal/quota"
 )
 
 // Times that nobody needs to choose.
@@ -38,6 +40,7 @@ type Server struct {
 	handlers sync.WaitGroup // requests, those on hijacked connections included
 	draining atomic.Bool    // Run is ending: streams are not begun
 	tick     atomic.Uint32  // the clock by which stalled clients are found; never 0
+	strays   quota.Rate     // bounds the records of misdirected requests
 }
 
 // New checks cfg and returns a server for it. It starts nothing.
