@@ -47,7 +47,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.n.Add(int64(n)) > b.limit {
 		return 0, b.fail(fault.New(fault.TooLarge, "the body is longer than %d bytes", b.limit))
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		b.done.Store(true)
 		return n, err
 	}

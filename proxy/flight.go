@@ -242,7 +242,7 @@ func (f *flight) reason(err error) error {
 // for a panic, and reports. Nothing of the request may run after it.
 func (f *flight) end() {
 	p := recover()
-	broken := p == http.ErrAbortHandler
+	broken := p == http.ErrAbortHandler //nolint:errorlint // net/http compares just so
 	if p != nil && !broken {
 		broken = f.panicked(p)
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -27,7 +28,7 @@ func (b *relayBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.read(p)
 	first.n.Add(int64(n))
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		first.failed.Store(fault.From(err))
 	}
 	b.c.rearm()

@@ -109,8 +109,13 @@ func TestRateIsSharedExactly(t *testing.T) {
 
 func TestGate(t *testing.T) {
 	var g Gate
-	if !g.Enter(2) || !g.Enter(2) || g.Enter(2) || g.InFlight() != 2 {
-		t.Fatalf("in flight %d, want 2 and the third refused", g.InFlight())
+	for i, want := range []bool{true, true, false} {
+		if got := g.Enter(2); got != want {
+			t.Fatalf("entry %d of 2: %t, want %t", i+1, got, want)
+		}
+	}
+	if g.InFlight() != 2 {
+		t.Fatalf("in flight %d, want 2", g.InFlight())
 	}
 	g.Leave()
 	if !g.Enter(2) {
