@@ -1,12 +1,14 @@
 package vgw_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -204,6 +206,56 @@ func TestKeysStory(t *testing.T) {
 	}
 	if n := len(w.store.entriesA); n < 2 || w.store.entriesA[n-1].Action != "key.revoke" || w.store.entriesA[n-2].Action != "key.create" {
 		t.Errorf("records of the changes: %+v", w.store.entriesA)
+	}
+}
+
+// A key that is revoked, or loses its role, while a request of it runs leaves no other key behind, and takes none away.
+func TestRevokedCallerChangesNoKeys(t *testing.T) {
+	for name, change := range map[string]func(*tenant.Record){
+		"revoked": func(r *tenant.Record) { r.Keys = r.Keys[:2] },
+		"demoted": func(r *tenant.Record) { r.Keys[2].Role = tenant.Editor },
+	} {
+		for _, q := range []request{
+			{method: "POST", path: "/api/v1/keys", body: `{"name":"heir","role":"admin"}`},
+			{method: "DELETE", path: "/api/v1/keys/ci"},
+		} {
+			w := newWorld(t)
+			w.store.add("team-a")
+			w.as(tenant.Admin, "team-a", request{method: "POST", path: "/api/v1/keys", body: `{"name":"ci"}`})
+			p := w.principal("team-a", tenant.Admin)
+			w.store.onUpdate = func(tenant.ID) error {
+				w.store.onUpdate = nil
+				w.store.edit("team-a", change)
+				return nil
+			}
+			changes := len(w.store.entriesA) + 1 // the revocation
+			got := w.do("team-a", p, q)
+			if got.status != 401 || len(w.store.entriesA) != changes {
+				t.Errorf("%s, %s: %d %s, keys %+v", name, q.method, got.status, got.body, w.store.entry("team-a").Record.Keys)
+			}
+		}
+	}
+}
+
+// Who has left, or had to, before its change began makes none.
+func TestLeaverChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.store.add("team-a")
+	w.addServer(t, "team-a", "s", "https://x.test/")
+	revoked := fault.New(fault.Unauthenticated, "revoked")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(revoked)
+	before := w.store.dump()
+	for _, q := range []request{
+		{method: "POST", path: "/api/v1/servers", body: goodServer},
+		{method: "DELETE", path: "/api/v1/servers/s"},
+	} {
+		if _, err := w.decide(ctx, "team-a", w.principal("team-a", tenant.Admin), q); !errors.Is(err, revoked) {
+			t.Errorf("%s: %v", q.method, err)
+		}
+	}
+	if w.store.dump() != before {
+		t.Error("a leaver's change was made")
 	}
 }
 

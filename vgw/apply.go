@@ -38,7 +38,7 @@ func (m *Mux) ApplyCatalog(ctx context.Context, visit *guard.Visit, e *tenant.En
 		return err
 	}
 	defer in.leave()
-	return in.gw.apply(ctx, visit, e.Record.Quotas.MaxServers, file, servers)
+	return in.gw.apply(ctx, visit, m.cfg.Guards.For(e).MaxServers(), file, servers)
 }
 
 // ServerCount returns how many servers the tenant of e has, whoever declared them.

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw"
 	"github.com/polygate/polygate/vgw/catalog"
 )
 
@@ -95,6 +97,17 @@ func TestApplyCatalogRefuses(t *testing.T) {
 		if w.store.dump() != before {
 			t.Errorf("%s: something was applied", name)
 		}
+	}
+}
+
+// The platform's own limit holds for the catalog of a tenant that has none, as it does for the API.
+func TestApplyCatalogUnderDefaultQuota(t *testing.T) {
+	w := newWorld(t, func(c *vgw.Config) {
+		c.Guards = guard.NewSet(guard.Config{Recorder: &recorder{}, Defaults: guard.Defaults{MaxServers: 1}})
+	})
+	w.store.add("team-a")
+	if err := w.apply("team-a", "a.yaml", decl("a", "https://a.test/"), decl("b", "https://b.test/")); !fault.Is(err, fault.Conflict) {
+		t.Errorf("two servers, one allowed: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,10 +147,11 @@ func (g *Gateway) digest(text []byte) string {
 	return fmt.Sprintf("%x", mac.Sum(nil))
 }
 
-// records is the right to change one tenant's routing record.
+// records is the right of one principal to change one tenant's routing record.
 type records struct {
 	all   Records
 	scope tenant.Scope
+	who   tenant.Principal
 }
 
 // update changes the record, and goes on when the caller leaves.
@@ -160,6 +162,18 @@ func (r records) update(ctx context.Context, edit func(*tenant.Record) error, e 
 		if rec.UID != r.scope.UID() { // deleted and made again meanwhile: another tenant
 			return fault.New(fault.NotFound, "the tenant was deleted")
 		}
+		if !r.holds(rec) {
+			return fault.New(fault.Unauthenticated, "the credential was revoked or changed while the request ran")
+		}
 		return edit(rec)
 	}, e)
+}
+
+// holds says whether the record that is about to be replaced still grants the principal its role. Nothing else orders the
+// two: a key whose revocation is acknowledged could otherwise leave another behind.
+func (r records) holds(rec *tenant.Record) bool {
+	if r.who.Kind != tenant.KindKey {
+		return true
+	}
+	return slices.ContainsFunc(rec.Keys, func(k tenant.Key) bool { return k.ID == r.who.ID && k.Role == r.who.Role })
 }

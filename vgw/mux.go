@@ -46,9 +46,10 @@ type Records interface {
 	UpdateTenant(ctx context.Context, id tenant.ID, ifRevision int64, edit func(*tenant.Record) error, e audit.Entry) (*tenant.Entry, error)
 }
 
-// Guards admits what the platform does of its own accord.
+// Guards admits what the platform does of its own accord, and knows the tenants' limits.
 type Guards interface {
 	Platform() *guard.Guard
+	For(e *tenant.Entry) *guard.Guard
 }
 
 // Telemetry renders a tenant's own metrics.
@@ -145,7 +146,7 @@ func (m *Mux) Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) 
 	if err == nil {
 		d, err = m.run(ctx, &call{
 			r: r, e: e, route: route, params: params, now: m.cfg.Now,
-			records: records{m.cfg.Records, e.Scope}, metrics: m.cfg.Telemetry,
+			records: records{m.cfg.Records, e.Scope, r.Visit.Principal()}, metrics: m.cfg.Telemetry,
 		})
 	}
 	if err != nil && route != nil && route.rpc {
@@ -172,7 +173,7 @@ func (m *Mux) run(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	c.gw = in.gw
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(in.gw.ctx, func() { cancel(context.Cause(in.gw.ctx)) })
+	stop := context.AfterFunc(in.gw.ctx, func() { cancel(moved(context.Cause(in.gw.ctx))) })
 	d, err := m.handle(ctx, c)
 	stop()
 	lost := in.gw.ctx.Err() != nil

@@ -123,8 +123,11 @@ func (g *Gateway) catalog(ctx context.Context) (*snapshot, error) {
 	return g.fresh(ctx)
 }
 
-// fresh is catalog for who holds changes.
+// fresh is catalog for who holds changes. Who left while waiting for them, or was made to, changes nothing any more.
 func (g *Gateway) fresh(ctx context.Context) (*snapshot, error) {
+	if ctx.Err() != nil {
+		return nil, left(ctx)
+	}
 	if !g.stale.Load() {
 		return g.servers.Load(), nil
 	}
