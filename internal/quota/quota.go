@@ -31,12 +31,14 @@ type Decision struct {
 }
 
 // Spend takes one request out of the budget. tat is the theoretical arrival time that the last Spend returned, in
-// nanoseconds on the clock of now; 0 at first. A refused request costs nothing: the returned tat is then the old one.
+// nanoseconds on the clock of now; 0 at first. A refused request costs nothing. Nobody owes more than the whole budget: a
+// tat beyond that was set before the clock went back, or under a slower limit, and is brought down to it.
 func Spend(tat, now int64, l Limit) (int64, Decision) {
 	if l.PerSecond <= 0 {
 		return tat, Decision{OK: true}
 	}
 	emission, tolerance := l.interval()
+	tat = min(tat, now+int64(tolerance))
 	next := max(tat, now) + int64(emission)
 	if over := next - now - int64(tolerance); over > 0 {
 		return tat, Decision{RetryAfter: time.Duration(over)}
@@ -54,7 +56,7 @@ func (r *Rate) Spend(now time.Time, l Limit) Decision {
 	for {
 		tat := r.tat.Load()
 		next, d := Spend(tat, now.UnixNano(), l)
-		if !d.OK || next == tat || r.tat.CompareAndSwap(tat, next) {
+		if next == tat || r.tat.CompareAndSwap(tat, next) {
 			return d
 		}
 	}

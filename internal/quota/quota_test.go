@@ -35,7 +35,7 @@ func TestSpend(t *testing.T) {
 		{"no limit", Limit{}, []step{{ms(0), true, 0}, {ms(0), true, 0}, {ms(0), true, 0}}},
 		{"negative is no limit", Limit{PerSecond: -1}, []step{{ms(0), true, 0}, {ms(0), true, 0}}},
 		{"a clock that went back", Limit{PerSecond: 10, Burst: 1}, []step{
-			{ms(1000), true, 0}, {ms(0), false, 1100 * time.Millisecond}, {ms(1100), true, 0}}},
+			{ms(3_600_000), true, 0}, {ms(0), false, 100 * time.Millisecond}, {ms(99), false, time.Millisecond}, {ms(100), true, 0}}},
 	} {
 		var tat int64
 		for i, s := range c.steps {
@@ -43,11 +43,27 @@ func TestSpend(t *testing.T) {
 			if d.OK != s.ok || d.RetryAfter != s.retry {
 				t.Errorf("%s, step %d: %+v, want ok %v, retry after %v", c.name, i, d, s.ok, s.retry)
 			}
-			if !d.OK && next != tat {
+			if !d.OK && next > max(tat, s.at) {
 				t.Errorf("%s, step %d: a refused request costs something", c.name, i)
 			}
 			tat = next
 		}
+	}
+}
+
+// A limit that is raised holds at once, whatever was owed under the old one.
+func TestRaisedLimitHoldsAtOnce(t *testing.T) {
+	var r Rate
+	now := time.Now()
+	slow, fast := Limit{PerSecond: 0.001, Burst: 1}, Limit{PerSecond: 10, Burst: 1}
+	if !r.Spend(now, slow).OK || r.Spend(now, slow).OK {
+		t.Fatal("the slow limit allows one")
+	}
+	if d := r.Spend(now, fast); d.OK || d.RetryAfter != 100*time.Millisecond {
+		t.Errorf("under the raised limit: %+v", d)
+	}
+	if d := r.Spend(now.Add(100*time.Millisecond), fast); !d.OK {
+		t.Errorf("at the time that was told: %+v", d)
 	}
 }
 
