@@ -31,8 +31,8 @@ func (f *flight) dedicated(e *tenant.Entry) (exchange.Decision, error) {
 	return &exchange.Relay{
 		Target: target, Method: f.r.Method, Path: path, Query: f.target.query, Host: f.host, Header: exchange.Header(h),
 		Rest: &f.body, Length: f.r.ContentLength, Upgrade: f.upgrade != "",
-		EditResponse: confineCookies(e, f.host),
-		Done:         func(o exchange.Outcome) { permit.Done(o.Err) },
+		EditResponse: confineCookies(e, f.host), Interim: true,
+		Done: func(o exchange.Outcome) { permit.Done(o.Err) },
 	}, nil
 }
 

@@ -121,6 +121,9 @@ func (c *call) inbound() *http.Request {
 // RoundTrip implements http.RoundTripper: it sends what the relay says, and judges what comes back.
 func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 	c.address(out)
+	if !c.d.Interim {
+		out = out.WithContext(c.ctx) // without the trace by which ReverseProxy learns of interim responses
+	}
 	forward(out.Header, c.client)
 	c.attach(out)
 	k := poolKey{pool: c.d.Target.Pool, trusted: c.d.Target.Trusted, upgrade: c.d.Upgrade}

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -154,6 +156,41 @@ func (f flaky) Write(p []byte) (int, error) {
 }
 
 // A request of which nothing could be written, on a connection that was kept, is sent on another.
+// Interim responses pass by EditResponse, so only a relay that says so lets them through.
+func TestInterimResponses(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Mcp-Session-Id", "the server's own")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Mcp-Session-Id")
+		_, _ = io.WriteString(w, "{}")
+	}))
+	t.Cleanup(up.Close)
+	for _, may := range []bool{false, true} {
+		e := newEngine(t, nil)
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			d, _ := relayTo(up.URL)
+			d.Interim = may
+			e.Relay(w, r, d)
+		}))
+		hints := 0
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error { hints++; return nil }})
+		r, err := http.NewRequestWithContext(ctx, "GET", front.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := front.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if got := hints == 1; got != may || res.StatusCode != 200 {
+			t.Errorf("interim %v: %d came, status %d", may, hints, res.StatusCode)
+		}
+		front.Close()
+	}
+}
+
 func TestRetryOnStaleConnection(t *testing.T) {
 	up := httptest.NewServer(http.HandlerFunc(echo))
 	t.Cleanup(up.Close)

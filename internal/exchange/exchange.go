@@ -87,6 +87,8 @@ type Relay struct {
 	// EditResponse may change the response header in place. If it returns an error the upstream's response is dropped and
 	// the error answered instead. It sees no interim (1xx) responses but 101. May be nil.
 	EditResponse func(status int, h Header) error
+	// Interim lets interim (1xx) responses pass, unjudged: EditResponse is not asked. 101 is not one of them.
+	Interim bool
 	// RenderError makes the reply to an error that arises while the relay is carried out, before a response began: an
 	// upstream that is down or slow, or what EditResponse returned. A JSON-RPC caller gets JSON-RPC this way. The engine
 	// calls it where set, and renders problem+json where it is nil.
