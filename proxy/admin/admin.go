@@ -92,6 +92,12 @@ type Config struct {
 	// so that one which an operator had suspended before cannot be told.
 	Declared func(id tenant.ID) bool
 
+	// StateDeclared says whether that file declares the tenant's state, which is then changed in the file alone: an operator's
+	// suspension would end unseen with the next reload. Optional: without it, no file does.
+	StateDeclared func(id tenant.ID) bool
+	// Reserved are hosts of the platform's own, such as the shared ones, that no tenant may be given. Optional.
+	Reserved []string
+
 	NewKey func() (key string, hash tenant.Hash) // optional: authn.NewKey
 	Now    func() time.Time                      // optional: time.Now
 	Logger *slog.Logger                          // optional: slog.Default

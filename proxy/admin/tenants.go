@@ -130,7 +130,7 @@ func (s *Server) createTenant(c *call) (*answer, error) {
 	r := &tenant.Record{ID: id, State: tenant.StateActive, Source: tenant.SourceAPI}
 	var e *tenant.Entry
 	err = c.change(authz.TenantCreate, "tenant/"+string(id), tenant.Scope{}, func(record audit.Entry) error {
-		if err := spec.apply(r, s.cfg.Now()); err != nil {
+		if err := cmp.Or(s.checkHosts(spec.Hosts), spec.apply(r, s.cfg.Now())); err != nil {
 			return err
 		}
 		record.Tenant = id // the tenant has no scope yet; its chain begins with this entry
@@ -186,6 +186,9 @@ func (s *Server) putTenant(c *call) (*answer, error) {
 			if err := fromFile(now); err != nil {
 				return err
 			}
+			if err := s.checkHosts(spec.Hosts); err != nil {
+				return err
+			}
 			return s.checkServers(c, spec.Quotas.MaxServers)
 		},
 		func(r *tenant.Record) error {
@@ -206,6 +209,24 @@ func fromFile(r *tenant.Record) error {
 		return nil
 	}
 	return fault.New(fault.Conflict, "tenant %s is declared in %s: change it there", r.ID, cmp.Or(r.File, "a file"))
+}
+
+// fromFileState refuses to change a state that a file declares.
+func (s *Server) fromFileState(r *tenant.Record) error {
+	if r.Source != tenant.SourceFile || s.cfg.StateDeclared == nil || !s.cfg.StateDeclared(r.ID) {
+		return nil
+	}
+	return fault.New(fault.Conflict, "the state of tenant %s is declared in %s: change it there", r.ID, cmp.Or(r.File, "a file"))
+}
+
+// checkHosts refuses hosts of the platform's own: who has one would be served in place of the platform.
+func (s *Server) checkHosts(hosts []string) error {
+	for _, h := range hosts {
+		if slices.Contains(s.cfg.Reserved, h) {
+			return fault.New(fault.Invalid, "host %q is the platform's own: use another", h)
+		}
+	}
+	return nil
 }
 
 // removed says whether a tenant vanished from its file. One that is active was just put back, or is about to be suspended.
@@ -318,7 +339,7 @@ func (s *Server) deleteTenant(c *call) (*answer, error) {
 	return &answer{status: http.StatusNoContent}, nil
 }
 
-// suspendTenant is for operation, so it is open to tenants that a file declares too.
+// suspendTenant is for operation, so it is open to tenants that a file declares too, unless the file declares their state.
 func (s *Server) suspendTenant(c *call) (*answer, error) {
 	var req SuspendRequest
 	if err := decode(c.http, &req, true); err != nil {
@@ -327,6 +348,9 @@ func (s *Server) suspendTenant(c *call) (*answer, error) {
 	e, err := s.edit(c, authz.TenantSuspend, "", nil, func(r *tenant.Record) error {
 		if r.Source == tenant.SourceFile && r.SuspendReason == ReasonRemoved {
 			return nil // the file that declares it again resumes it by this reason: it stays
+		}
+		if err := s.fromFileState(r); err != nil {
+			return err
 		}
 		r.State, r.SuspendReason = tenant.StateSuspended, cmp.Or(req.Reason, defaultReason)
 		return nil
@@ -341,6 +365,9 @@ func (s *Server) resumeTenant(c *call) (*answer, error) {
 	e, err := s.edit(c, authz.TenantResume, "", nil, func(r *tenant.Record) error {
 		if s.removed(r) {
 			return fault.New(fault.Conflict, "tenant %s was removed from %s: put it back there, or delete it", r.ID, cmp.Or(r.File, "its file"))
+		}
+		if err := s.fromFileState(r); err != nil {
+			return err
 		}
 		r.State, r.SuspendReason = tenant.StateActive, ""
 		return nil

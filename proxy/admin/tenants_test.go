@@ -216,6 +216,33 @@ func TestFileDeclaredTenant(t *testing.T) {
 	f.want(204, "DELETE", "/api/v1/tenants/team-both", "")
 }
 
+// A state that the file declares is changed there: elsewhere, the next reload would undo it unseen.
+func TestDeclaredState(t *testing.T) {
+	f := newFixture(t)
+	cfg := f.config()
+	cfg.StateDeclared = func(id tenant.ID) bool { return id == "team-s" }
+	f.rebuild(cfg)
+	f.declare(&tenant.Record{ID: "team-s"})
+	for _, op := range []string{"suspend", "resume"} {
+		if got := f.want(409, "POST", "/api/v1/tenants/team-s/"+op, ""); !strings.Contains(got.detail(t), "declared in tenants.yaml") {
+			t.Errorf("%s: %q does not name the file", op, got.detail(t))
+		}
+	}
+	f.declare(&tenant.Record{ID: "team-f"})
+	f.want(200, "POST", "/api/v1/tenants/team-f/suspend", "")
+}
+
+// The platform's own hosts are no tenant's, by a creation or by a replacement.
+func TestReservedHosts(t *testing.T) {
+	f := newFixture(t)
+	cfg := f.config()
+	cfg.Reserved = []string{"shared.example.com"}
+	f.rebuild(cfg)
+	f.want(400, "POST", "/api/v1/tenants", `{"id":"team-a","hosts":["shared.example.com"]}`)
+	f.want(201, "POST", "/api/v1/tenants", `{"id":"team-a","hosts":["other.example.com"]}`)
+	f.want(400, "PUT", "/api/v1/tenants/team-a", `{"hosts":["other.example.com","shared.example.com"]}`)
+}
+
 func TestQuotaBelowUse(t *testing.T) {
 	f := newFixture(t)
 	f.want(201, "POST", "/api/v1/tenants", `{"id":"team-a","quotas":{"max_servers":10}}`)
