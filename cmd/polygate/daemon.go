@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -55,10 +57,13 @@ type daemon struct {
 	mux      *vgw.Mux
 	front    *proxy.Server
 	declared func(tenant.ID) bool // whether tenants.yaml declares a tenant
+
+	stateDeclared func(tenant.ID) bool // and whether it declares the tenant's state
 }
 
 func newDaemon(cfg *config.Platform, out io.Writer, log *slog.Logger) *daemon {
-	return &daemon{cfg: cfg, log: log, out: out, parts: newGroup(log), declared: func(tenant.ID) bool { return false }}
+	none := func(tenant.ID) bool { return false }
+	return &daemon{cfg: cfg, log: log, out: out, parts: newGroup(log), declared: none, stateDeclared: none}
 }
 
 // run serves until ctx ends, or a part fails.
@@ -160,8 +165,10 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	defer cancel()
 	select {
 	case <-d.store.Ready():
+	case p := <-d.parts.ended:
+		return p.early()
 	case <-ctx.Done():
-		return fmt.Errorf("the registry is not ready after %s: %w", readyTimeout, d.store.Healthy())
+		return fmt.Errorf("the registry is not ready after %s: %w", readyTimeout, cmp.Or(d.store.Healthy(), ctx.Err()))
 	}
 	return d.checkKEK(ctx)
 }
@@ -291,7 +298,8 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 	server, err := admin.New(admin.Config{
 		Listener: d.listen.admin, GetCertificate: d.certs.AdminCertificate, Token: func() tenant.Hash { return d.token },
 		Hosts:   append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
-		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Declared: d.declared, Logger: d.log.With("part", "admin"),
+		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Declared: d.declared, StateDeclared: d.stateDeclared,
+		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/seal"
@@ -40,16 +41,26 @@ func (d *daemon) openKeys(context.Context) error {
 
 // loadToken reads the operator token, and makes one of 256 random bits where there is no file.
 func loadToken(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return createToken(path)
 	}
 	if err != nil {
 		return "", err
 	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return "", fmt.Errorf("%s has mode %04o, so that others can read it: run chmod 600 '%s'", path, perm, path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
 	token := string(bytes.TrimSpace(b))
 	if len(token) < 32 {
 		return "", fmt.Errorf("%s holds %d characters: a token has at least 32; remove the file to have one made", path, len(token))
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return "", fmt.Errorf("%s holds a character that no header may carry: a token is one word of printable ASCII", path)
 	}
 	return token, nil
 }

@@ -57,11 +57,18 @@ func (g *group) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case p := <-g.ended:
-		if p.err == nil {
-			return fmt.Errorf("%s ended unexpectedly", p.name)
-		}
-		return fmt.Errorf("%s: %w", p.name, p.err)
+		return p.early()
 	}
+}
+
+// early returns why a part ended before its time. It is told once: stop says nothing more of it.
+func (p *part) early() error {
+	err := p.err
+	if err == nil {
+		return fmt.Errorf("%s ended unexpectedly", p.name)
+	}
+	p.err = nil
+	return fmt.Errorf("%s: %w", p.name, err)
 }
 
 // stop ends all parts, last first, and returns what went wrong.

@@ -49,9 +49,10 @@ func (d *daemon) openTenants(ctx context.Context) error {
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
 		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, watch: w,
 	}
-	d.declared = r.declares
+	d.declared, d.stateDeclared = r.declares, r.declaresState
 	d.parts.start(ctx, "file watch", w.run)
-	if err := r.reload(ctx); err != nil {
+	// One tenant that is refused must not keep all the others from being served.
+	if err := r.reload(ctx); err != nil && !errors.As(err, new(*incomplete)) {
 		return err
 	}
 	d.parts.start(ctx, "reload", r.run)
@@ -68,11 +69,27 @@ type reloader struct {
 	mux     *vgw.Mux
 	secret  []byte
 	watch   *watcher
-	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare
+	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare, and whether with a state
 }
+
+// incomplete is a reload that was carried out, but for what err tells.
+type incomplete struct{ err error }
+
+func (i *incomplete) Error() string { return i.err.Error() }
+func (i *incomplete) Unwrap() error { return i.err }
 
 // declares says whether the tenants.yaml in force declares a tenant.
 func (r *reloader) declares(id tenant.ID) bool {
+	ids := r.inForce.Load()
+	if ids == nil {
+		return false
+	}
+	_, ok := (*ids)[id]
+	return ok
+}
+
+// declaresState says whether the tenants.yaml in force declares a tenant's state, so that no operator may change it elsewhere.
+func (r *reloader) declaresState(id tenant.ID) bool {
 	ids := r.inForce.Load()
 	return ids != nil && (*ids)[id]
 }
@@ -99,47 +116,80 @@ func (r *reloader) run(ctx context.Context) error {
 }
 
 // reload reads the files and applies them. A file with a mistake changes nothing and keeps being watched.
-func (r *reloader) reload(ctx context.Context) (err error) {
-	defer func() {
-		r.count(err)
-		if err != nil {
-			r.log.Error("reload failed: the last good state stays", "file", r.cfg.TenantsFile, "error", err.Error())
-		}
-	}()
+func (r *reloader) reload(ctx context.Context) error {
 	want, err := r.load(ctx)
 	if err != nil {
-		return errors.Join(err, r.watch.follow([]string{r.cfg.TenantsFile}))
+		// The mistake may be in a catalog, in a folder of its own. What cannot be watched is not there: the error has it.
+		_ = r.watch.add(append(want.Files, r.cfg.TenantsFile))
+		r.tell(err, "reload refused: the last good state stays")
+		return err
 	}
+	err = r.carryOut(ctx, want)
+	if errors.As(err, new(*incomplete)) {
+		r.tell(err, "reload incomplete: what was refused stays as it was, all else is applied")
+	} else {
+		r.tell(err, "reload broke off: some changes are not applied")
+	}
+	return err
+}
+
+// tell counts and logs the outcome of a reload.
+func (r *reloader) tell(err error, failure string) {
+	r.count(err)
+	if err != nil {
+		r.log.Error(failure, "file", r.cfg.TenantsFile, "error", err.Error())
+		return
+	}
+	r.log.Info("reloaded", "file", r.cfg.TenantsFile)
+}
+
+// carryOut applies what the files declare. A tenant that cannot be changed is passed over, and the error is then an
+// incomplete one; without the registry nothing can be, and it ends at once.
+func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 	if err := r.watch.follow(want.Files); err != nil {
 		return err
 	}
 	ids := make(map[tenant.ID]bool, len(want.List))
 	for i := range want.List {
-		ids[want.List[i].Record.ID] = true
+		ids[want.List[i].Record.ID] = want.List[i].StateDeclared
 	}
 	r.inForce.Store(&ids)
 	changes, clashes := config.Plan(want, r.records(), time.Now())
-	for _, clash := range clashes {
-		r.log.Error("refused: it clashes with what is there", "error", clash.Error())
-	}
 	visit, err := r.guards.Platform().Enter(tenant.System(want.File), "reload-"+audit.NewID())
 	if err != nil {
 		return err
 	}
 	defer visit.Leave()
+	var refused []error
+	for _, clash := range clashes {
+		refused = append(refused, clash)
+	}
 	for _, c := range changes {
-		if err := r.apply(ctx, visit, c); err != nil {
-			return fmt.Errorf("%s tenant %s: %w", c.Kind, c.ID, err)
+		err := r.apply(ctx, visit, c)
+		if err == nil {
+			r.log.Info("applied", "change", string(c.Kind), "tenant", string(c.ID))
+			continue
 		}
-		r.log.Info("applied", "change", string(c.Kind), "tenant", string(c.ID))
+		err = fmt.Errorf("%s tenant %s: %w", c.Kind, c.ID, err)
+		if broken(ctx, err) {
+			return err
+		}
+		refused = append(refused, err)
 	}
-	if err := r.applyCatalogs(ctx, visit, want); err != nil {
+	if err := r.applyCatalogs(ctx, visit, want); broken(ctx, err) {
 		return err
+	} else if err != nil {
+		refused = append(refused, err)
 	}
-	if len(clashes) > 0 {
-		return clashes
+	if len(refused) > 0 {
+		return &incomplete{errors.Join(refused...)}
 	}
 	return nil
+}
+
+// broken says whether an error is of the registry, or of our end, and not of one tenant.
+func broken(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || fault.Is(err, fault.Unavailable)
 }
 
 // load reads the files once they have been left alone for settleTime: a file that is being written may be well-formed and
@@ -147,17 +197,13 @@ func (r *reloader) reload(ctx context.Context) (err error) {
 func (r *reloader) load(ctx context.Context) (*config.Tenants, error) {
 	for deadline := time.Now().Add(settleLimit); ; {
 		want, err := config.LoadTenants(r.cfg.TenantsFile, tenantsOptions(r.cfg, r.secret))
-		files := []string{r.cfg.TenantsFile}
-		if err == nil {
-			files = want.Files
-		}
-		wait := settleTime - sinceWritten(files, time.Now())
+		wait := settleTime - sinceWritten(want.Files, time.Now())
 		if wait <= 0 || time.Now().After(deadline) {
 			return want, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fault.From(ctx.Err())
+			return want, fault.From(ctx.Err())
 		case <-time.After(wait):
 		}
 	}
@@ -248,8 +294,13 @@ func (r *reloader) applyCatalogs(ctx context.Context, visit *guard.Visit, want *
 			continue
 		}
 		if err := r.applyCatalog(ctx, visit, e, want.File, t); err != nil {
+			if broken(ctx, err) {
+				return err
+			}
 			errs = append(errs, fmt.Errorf("catalog of tenant %s: %w", t.Record.ID, err))
+			continue
 		}
+		r.log.Info("applied", "change", "catalog", "tenant", string(t.Record.ID))
 	}
 	return errors.Join(errs...)
 }

@@ -24,9 +24,10 @@ of these files. The log goes to standard error, one JSON event per line.`,
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.LoadPlatform(path)
 		if err != nil {
-			return err
+			return reportConfig(cmd.ErrOrStderr(), err)
 		}
-		return newDaemon(cfg, cmd.OutOrStdout(), newLogger(cfg.Log, cmd.ErrOrStderr())).run(cmd.Context())
+		err = newDaemon(cfg, cmd.OutOrStdout(), newLogger(cfg.Log, cmd.ErrOrStderr())).run(cmd.Context())
+		return reportConfig(cmd.ErrOrStderr(), err)
 	}
 	return c
 }

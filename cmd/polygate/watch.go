@@ -39,14 +39,20 @@ func (w *watcher) follow(files []string) error {
 	for _, f := range files {
 		want[filepath.Dir(f)] = true
 	}
-	var errs []error
 	for dir := range w.dirs {
 		if !want[dir] {
 			_ = w.fs.Remove(dir) // it may be gone already
 			delete(w.dirs, dir)
 		}
 	}
-	for dir := range want {
+	return w.add(files)
+}
+
+// add watches files beside those that are watched. It is called as follow is.
+func (w *watcher) add(files []string) error {
+	var errs []error
+	for _, f := range files {
+		dir := filepath.Dir(f)
 		if w.dirs[dir] {
 			continue
 		}

@@ -130,7 +130,7 @@ func readVars(path string) demoVars {
 	var v demoVars
 	for line := range strings.Lines(string(b)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			v = append(v, demoVar{name, value})
+			v = append(v, demoVar{name, strings.Trim(value, "'")}) // no key holds a quote
 		}
 	}
 	return v
@@ -142,9 +142,18 @@ func (v demoVars) write(path string) error {
 	}
 	var b strings.Builder
 	for _, x := range v {
-		fmt.Fprintf(&b, "%s=%s\n", x.name, x.value)
+		fmt.Fprintf(&b, "%s=%s\n", x.name, shellWord(x.value))
 	}
 	return writeFile(path, b.String())
+}
+
+// shellWord quotes a value for the shell where it needs it: the folder may have a space in its name.
+func shellWord(s string) string {
+	special := func(r rune) bool { return r >= 0x80 || strings.ContainsRune(" \t\n\"'`$&|;<>()*?[]#~{}\\!", r) }
+	if !strings.ContainsFunc(s, special) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // printTable prints what listens where, and lines to paste.
@@ -163,7 +172,7 @@ func (d *daemon) printTable(v demoVars) {
 	}
 	fmt.Fprintf(tw, "variables\t%s\n\n", d.cfg.Demo.EnvFile)
 	_ = tw.Flush() // to standard output: if nobody reads it, nothing is lost
-	ca, shared := v.get("POLYGATE_CA"), v.get("SHARED_URL")
+	ca, shared := shellWord(v.get("POLYGATE_CA")), v.get("SHARED_URL")
 	for _, id := range d.cfg.Demo.Tenants {
 		key := v.get(varName(id) + "_KEY")
 		fmt.Fprintf(d.out, "  curl --cacert %s -H 'Authorization: Bearer %s' %s/servers\n", ca, key, v.get(varName(id)+"_URL"))

@@ -92,7 +92,7 @@ type tenantsReader struct {
 }
 
 // LoadTenants reads tenants.yaml and the catalogs that it names. If anything at all is wrong, the error, of type Errors,
-// has everything that is, and there are no Tenants: a broken file changes nothing.
+// has everything that is, and the Tenants have no List, only the Files to watch for the repair: a broken file changes nothing.
 func LoadTenants(path string, opt Options) (*Tenants, error) {
 	c := &collector{file: path}
 	root := load(path, c)
@@ -102,18 +102,21 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 	if n := len(form.Tenants); n > MaxTenants {
 		c.add(place(find(root, "tenants")), "tenants: %d are declared: at most %d are allowed in a file", n, MaxTenants)
 	}
+	t := &Tenants{File: filepath.Base(path), Path: path, Files: []string{path}}
 	if len(c.list) > 0 {
-		return nil, c.err()
+		return t, c.err()
 	}
 	r := &tenantsReader{
 		collector: c, opt: opt, dir: filepath.Dir(path), root: root, files: []string{path},
 		ids: make(map[string]position), hosts: make(map[string]position), hashes: make(map[tenant.Hash]position),
 	}
 	list := r.tenants(form.Tenants)
+	t.Files = r.files
 	if len(c.list) > 0 {
-		return nil, c.err()
+		return t, c.err()
 	}
-	return &Tenants{File: filepath.Base(path), Path: path, List: list, Files: r.files}, nil
+	t.List = list
+	return t, nil
 }
 
 func (r *tenantsReader) tenants(forms []tenantForm) []Tenant {
