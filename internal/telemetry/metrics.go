@@ -279,7 +279,7 @@ func (n *descs) tenant(ch chan<- prometheus.Metric, name string, s *totals) {
 	}
 	for k, v := range s.kinds {
 		if v > 0 {
-			n.counter(ch, n.refusals, v, name, fault.Kind(k).String()) //nolint:gosec // k < numKinds
+			n.counter(ch, n.refusals, v, name, fault.Kind(k).String())
 		}
 	}
 	n.gauge(ch, n.inFlight, float64(s.inFlight), name)

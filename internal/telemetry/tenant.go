@@ -60,8 +60,8 @@ func (t *TenantMetrics) End(r Result) {
 	if r.Status != 101 {
 		t.observe(r.Duration)
 	}
-	t.bytesIn.Add(uint64(max(r.BytesIn, 0)))   //nolint:gosec // not negative
-	t.bytesOut.Add(uint64(max(r.BytesOut, 0))) //nolint:gosec // not negative
+	t.bytesIn.Add(uint64(max(r.BytesIn, 0)))
+	t.bytesOut.Add(uint64(max(r.BytesOut, 0)))
 }
 
 func (t *TenantMetrics) failed(k fault.Kind) {
@@ -85,7 +85,7 @@ func (t *TenantMetrics) observe(d time.Duration) {
 		i++
 	}
 	t.buckets[i].Add(1)
-	t.nanos.Add(uint64(d)) //nolint:gosec // not negative
+	t.nanos.Add(uint64(d))
 }
 
 // totals is a reading of TenantMetrics, or the sum of several.
