@@ -92,7 +92,7 @@ func TestRefusals(t *testing.T) {
 		{"an escaped slash in a name", tenant.Admin, request{method: "GET", path: "/api/v1/servers/a%2fb"}, 404, ""},
 		{"wrong method", tenant.Admin, request{method: "PUT", path: "/api/v1/servers"}, 405, ""},
 		{"not JSON", tenant.Admin, post(`{"name":`), 400, "offset"},
-		{"unknown field", tenant.Admin, server(`"nmae":1`), 400, `\"nmae\"`},
+		{"unknown field", tenant.Admin, server(`"colour":1`), 400, `\"colour\"`},
 		{"repeated field", tenant.Admin, server(`"name":"m"`), 400, `\"name\" appears twice`},
 		{"a field in other case", tenant.Admin, server(`"URL":"https://y.test"`), 400, `\"URL\"`},
 		{"trailing data", tenant.Admin, post(goodServer + `{}`), 400, "offset"},

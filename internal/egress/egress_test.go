@@ -152,7 +152,7 @@ func TestRedirectIsJudgedAgain(t *testing.T) {
 	s := serve(t, "127.0.0.2:0", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://"+c.Addr().String()+"/latest/meta-data/", http.StatusFound)
 	})
-	_, err := allowing("127.0.0.2/32").Client(false).Get(s.URL) //nolint:bodyclose // there is no response
+	_, err := allowing("127.0.0.2/32").Client(false).Get(s.URL)
 	if !errors.Is(err, egress.ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
@@ -161,7 +161,7 @@ func TestRedirectIsJudgedAgain(t *testing.T) {
 
 // TestEnvironmentProxyIsIgnored: a proxy would dial for us, past the guard. TestMain sets one.
 func TestEnvironmentProxyIsIgnored(t *testing.T) {
-	_, err := allowing("127.0.0.4/32").Client(false).Get("http://192.0.2.1/") //nolint:bodyclose // there is no response
+	_, err := allowing("127.0.0.4/32").Client(false).Get("http://192.0.2.1/")
 	if !errors.Is(err, egress.ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
@@ -202,7 +202,7 @@ func TestClientRefusesDowngrade(t *testing.T) {
 	trusting.TLSClientConfig.ServerName = "example.com" // which the test's certificate is for
 	client := allowing("127.0.0.0/8").Client(false)
 	client.Transport = trusting
-	if _, err := client.Get(s.URL); err == nil || !strings.Contains(err.Error(), "redirect from https to http") { //nolint:bodyclose // no response
+	if _, err := client.Get(s.URL); err == nil || !strings.Contains(err.Error(), "redirect from https to http") {
 		t.Errorf("got %v", err)
 	}
 	trusting.CloseIdleConnections()

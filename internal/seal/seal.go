@@ -34,7 +34,7 @@ const (
 const (
 	domainWrap  = "polygate/wrap/v1"
 	domainValue = "polygate/value/v1"
-	domainToken = "polygate/token/v1"
+	domainToken = "polygate/token/v1" //nolint:gosec // a name for a use of keys, no key
 	domainKey   = "polygate/derive/v1/"
 )
 
