@@ -69,7 +69,10 @@ func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err err
 	}
 	gw.servers.Store(servers)
 	gw.cursors = gw.key.Derive("cursor")
-	gw.mcp = mcp.Handler{Tenant: scope.UID(), Sessions: gw.key.Derive("mcp-session"), MaxBody: m.cfg.MaxBody, Server: gw.upstream}
+	gw.mcp = mcp.Handler{
+		Tenant: scope.UID(), Sessions: gw.key.Derive("mcp-session"), Server: gw.upstream,
+		MaxBody: m.cfg.MaxBody, Bodies: &mcp.Budget{Max: m.cfg.MaxBodies, Total: &m.bodies},
+	}
 	return gw, nil
 }
 

@@ -68,6 +68,7 @@ type Config struct {
 	OpenIn    time.Duration    // how long opening may take; 0 = 10 s
 	MaxOpens  int              // gateways opened at the same time; 0 = 32
 	MaxBody   int64            // bytes of an MCP request; 0 = 4 MiB
+	MaxBodies int64            // bytes of MCP requests held at a time for one tenant; 0 = 16 times MaxBody. All tenants: 16 times that
 	Now       func() time.Time // nil = time.Now
 	Logger    *slog.Logger     // nil = slog.Default
 }
@@ -85,6 +86,9 @@ func (c *Config) setDefaults() {
 	if c.MaxBody <= 0 {
 		c.MaxBody = mcp.DefaultMaxBody
 	}
+	if c.MaxBodies <= 0 {
+		c.MaxBodies = 16 * c.MaxBody
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -99,6 +103,7 @@ type Mux struct {
 	routes []route
 	opens  chan struct{} // a place for each gateway that is being opened
 	wake   chan struct{} // has a value when releases is not empty
+	bodies mcp.Budget    // of all tenants
 
 	opening sync.WaitGroup // goroutines that open
 	panics  atomic.Uint64
@@ -119,7 +124,7 @@ func NewMux(cfg Config) (*Mux, error) {
 	cfg.setDefaults()
 	return &Mux{
 		cfg: cfg, routes: routes(), slots: make(map[tenant.ID]*slot),
-		opens: make(chan struct{}, cfg.MaxOpens), wake: make(chan struct{}, 1),
+		opens: make(chan struct{}, cfg.MaxOpens), wake: make(chan struct{}, 1), bodies: mcp.Budget{Max: 16 * cfg.MaxBodies},
 	}, nil
 }
 

@@ -18,8 +18,8 @@ import (
 
 // Bounds of the REST surface.
 const (
-	maxBody      = 1 << 20 // bytes of a request body
-	defaultLimit = 100     // objects of a page
+	maxBody      = 256 << 10 // bytes of a request body: a server with all its headers, twice over
+	defaultLimit = 100       // objects of a page
 	maxLimit     = 500
 )
 

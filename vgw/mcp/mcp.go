@@ -38,6 +38,7 @@ type Handler struct {
 	Tenant   string        // the tenant's UID
 	Sessions *seal.DataKey // seals session ids; of this tenant only
 	MaxBody  int64         // bytes of a request body
+	Bodies   *Budget       // of the bodies held at a time; nil = no bound
 	// Server returns the server of a name; an error that is fault.NotFound if there is none.
 	Server func(ctx context.Context, name string) (Server, error)
 }
@@ -46,6 +47,11 @@ type Handler struct {
 func (h *Handler) Decide(ctx context.Context, r *exchange.Request, name string) exchange.Decision {
 	c := &call{h: h, r: r, name: name, modern: modern(r.Header["Mcp-Protocol-Version"])}
 	relay, err := c.decide(ctx)
+	defer func() {
+		if relay == nil { // else the relay's end does
+			c.drop()
+		}
+	}()
 	if err != nil {
 		return RenderError(c.msg.ID, fault.From(err), r.ID)
 	}
@@ -60,6 +66,7 @@ type call struct {
 	modern bool
 
 	body    []byte       // of a POST
+	held    int64        // bytes of the budget that body took
 	msg     wire.Message // of a POST
 	session session
 }
@@ -78,7 +85,10 @@ func (c *call) decide(ctx context.Context) (*exchange.Relay, error) {
 		permit.Done(err)
 		return nil, err
 	}
-	relay.Done = func(o exchange.Outcome) { permit.Done(outcome(o)) }
+	relay.Done = func(o exchange.Outcome) {
+		c.drop()
+		permit.Done(outcome(o))
+	}
 	return relay, nil
 }
 
@@ -156,7 +166,7 @@ func (c *call) read() ([]byte, error) {
 	if c.r.Length > limit {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(io.LimitReader(c.r.Body, limit+1))
+	body, err := c.readAll(c.r.Body, limit)
 	switch {
 	case err != nil && fault.KindOf(err) != fault.Internal:
 		return nil, err

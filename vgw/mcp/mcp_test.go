@@ -469,6 +469,47 @@ func TestBodyFaults(t *testing.T) {
 	}
 }
 
+// Large bodies are held within a budget, of the tenant and of all, and give it back however the request ends.
+func TestLargeBodiesAreBounded(t *testing.T) {
+	b := newBench(t)
+	b.h.MaxBody = 1 << 20
+	total := &mcp.Budget{Max: 3 << 20}
+	b.h.Bodies = &mcp.Budget{Max: 2 << 20, Total: total}
+	large := ping + strings.Repeat(" ", 1<<20-len(ping))
+	status := func() int {
+		r, _ := b.refused(ask{body: large})
+		return r.Status
+	}
+	first, second := b.relay(ask{body: large}), b.relay(ask{body: large})
+	if got := status(); got != 429 {
+		t.Errorf("over the tenant's budget: %d", got)
+	}
+	b.relay(ask{body: ping}).Done(exchange.Outcome{Status: 200}) // small ones pass
+	other := *b.h
+	other.Bodies = &mcp.Budget{Max: 2 << 20, Total: total}
+	mine := b.h
+	b.h = &other
+	third := b.relay(ask{body: large})
+	if got := status(); got != 503 {
+		t.Errorf("over the budget of all: %d", got)
+	}
+	b.h = mine
+	first.Done(exchange.Outcome{Status: 200})
+	for range 5 { // refused after it was read, and at its end
+		if r, _ := b.refused(ask{body: large, server: "absent"}); r.Status != 404 {
+			t.Fatalf("absent server: %d", r.Status)
+		}
+		if r, _ := b.refused(ask{body: large + large}); r.Status != 413 {
+			t.Fatalf("too large: %d", r.Status)
+		}
+	}
+	second.Done(exchange.Outcome{Status: 200})
+	third.Done(exchange.Outcome{Status: 200})
+	for range 5 {
+		b.relay(ask{body: large}).Done(exchange.Outcome{Status: 200})
+	}
+}
+
 type brokenReader struct{ err error }
 
 func (r brokenReader) Read([]byte) (int, error) { return 0, r.err }
