@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -199,8 +200,17 @@ func (d *daemon) openCerts(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return d.certs.Open(ctx)
+	if err := d.certs.Open(ctx); err != nil {
+		return err
+	}
+	if err := writeFile(d.caFile(), string(d.certs.RootPEM())); err != nil {
+		return fmt.Errorf("cannot write %s: %w: make its folder writable", d.caFile(), cause(err))
+	}
+	return nil
 }
+
+// caFile is where the local authority's certificate lies, for clients to trust.
+func (d *daemon) caFile() string { return filepath.Join(d.cfg.DataDir, "ca.pem") }
 
 // knownHost says whether a host is a tenant's.
 func (d *daemon) knownHost(host string) bool {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestReloadRepairedCatalog: a catalog in a folder of its own, broken and put right, is read again without tenants.yaml being
@@ -139,5 +140,18 @@ func TestOperatorTokenFile(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), good) {
 			t.Errorf("the error shows the token: %v", err)
 		}
+	}
+}
+
+// TestRootWithoutDemo: a gateway that is no demo writes its authority's certificate too: without it no client could trust it.
+func TestRootWithoutDemo(t *testing.T) {
+	g := newGateway(t, twoTenants)
+	platform, _, _ := strings.Cut(g.read("polygate.yaml"), "demo:")
+	g.write("polygate.yaml", platform)
+	g.launch()
+	g.waitReady(30 * time.Second)
+	g.env = map[string]string{"POLYGATE_CA": filepath.Join(g.dir, "data", "ca.pem")}
+	if got := do(g.client(), "GET", "https://team-a.localhost:"+g.public[strings.LastIndex(g.public, ":")+1:]+"/healthz", nil); got.Status != 200 {
+		t.Errorf("healthz with the written root: %d %v", got.Status, got.Err)
 	}
 }

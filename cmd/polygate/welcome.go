@@ -31,7 +31,7 @@ func (d *daemon) welcome(ctx context.Context) error {
 	if d.cfg.Demo.EnvFile == "" {
 		return nil
 	}
-	ca, err := d.writeCA()
+	ca, err := filepath.Abs(d.caFile())
 	if err != nil {
 		return err
 	}
@@ -67,15 +67,6 @@ func varName(id string) string { return strings.ToUpper(strings.ReplaceAll(id, "
 func (d *daemon) url(host string, ln net.Listener) string {
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	return "https://" + net.JoinHostPort(host, port)
-}
-
-// writeCA writes the local CA's certificate for clients to trust, and returns the file's absolute path.
-func (d *daemon) writeCA() (string, error) {
-	path, err := filepath.Abs(filepath.Join(d.cfg.DataDir, "ca.pem"))
-	if err != nil {
-		return "", err
-	}
-	return path, writeFile(path, string(d.certs.RootPEM()))
 }
 
 // demoKey returns the tenant's demo key: the one known from an earlier start if it still holds, else a new one in its place.
