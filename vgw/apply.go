@@ -16,8 +16,12 @@ import (
 	"github.com/polygate/polygate/vgw/catalog"
 )
 
-// maxWrites bounds one transaction of ApplyCatalog; etcd allows 128 operations by default, the claim needs some.
-const maxWrites = 96
+// Bounds of one transaction of ApplyCatalog. etcd allows 128 operations by default, of which the claim needs some, and
+// requests of 1.5 MiB; a server with all its headers takes some 90 KiB.
+const (
+	maxWrites     = 96
+	maxWriteBytes = 1 << 20
+)
 
 // ApplyCatalog makes the servers that a file declares for e's tenant be just these: it adds, changes and removes those with
 // source file, and leaves the API's. visit is the system's, at the platform's guard. The same catalog again writes nothing.
@@ -174,9 +178,23 @@ func (d *difference) cut(n int) difference {
 	var part difference
 	k := min(n, len(d.remove))
 	part.remove, d.remove = d.remove[:k], d.remove[k:]
-	k = min(n-k, len(d.put))
+	n, k = n-k, 0
+	for size := 0; k < min(n, len(d.put)); k++ {
+		if size += d.put[k].size(); size > maxWriteBytes && k > 0 {
+			break
+		}
+	}
 	part.put, d.put = d.put[:k], d.put[k:]
 	return part
+}
+
+// size estimates the bytes of a server's record from above: sealed values are stored in base64.
+func (s *server) size() int {
+	n := 512 + len(s.Name) + len(s.URL) + len(s.File)
+	for _, h := range s.Headers {
+		n += 64 + len(h.Name) + 2*len(h.Value)
+	}
+	return n
 }
 
 // describe names the file and the servers, as the record's resource.

@@ -434,6 +434,37 @@ func TestX41RecreatedTenant(t *testing.T) {
 	}
 }
 
+// A tenant that comes back does not wait until everything that is idle has been given up.
+func TestReleaseDoesNotWaitForTheSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *vgw.Config) { c.IdleAfter = time.Minute })
+		for i := range 50 {
+			id := tenant.ID(fmt.Sprintf("idle-%d", i))
+			w.store.add(id)
+			if err := w.get(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute - time.Second)
+		w.store.add("team-a")
+		if err := w.get(t.Context(), "team-a"); err != nil {
+			t.Fatal(err)
+		}
+		w.store.onRelease = func() { time.Sleep(time.Second) } // a slow store
+		w.run(t)
+		time.Sleep(16 * time.Second) // the sweep has begun
+		w.mux.Changed("team-a", w.store.edit("team-a", func(r *tenant.Record) { r.State = tenant.StateSuspended }))
+		w.mux.Changed("team-a", w.store.edit("team-a", func(r *tenant.Record) { r.State = tenant.StateActive }))
+		began := time.Now()
+		if err := w.get(t.Context(), "team-a"); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("waited %v", d)
+		}
+	})
+}
+
 // Open, evict, lose, change and delete at the same time: for the race detector, and every request gets an answer.
 func TestRaces(t *testing.T) {
 	w := newWorld(t, func(c *vgw.Config) { c.IdleAfter = 2 * time.Millisecond })

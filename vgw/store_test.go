@@ -33,6 +33,8 @@ type store struct {
 	onLoad   func(s tenant.Scope, kind string) error
 	onCommit func(s tenant.Scope, w []tenant.Write) (before, after error) // after: applied, but reported as failed
 	onUpdate func(id tenant.ID) error
+
+	onRelease func()
 }
 
 var errLost = errors.New("claim lost")
@@ -227,6 +229,9 @@ func (c *claim) Commit(_ context.Context, e audit.Entry, w ...tenant.Write) erro
 }
 
 func (c *claim) Release(context.Context) error {
+	if f := c.store.onRelease; f != nil {
+		f()
+	}
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	if c.store.claims[c.scope] == c {

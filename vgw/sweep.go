@@ -37,6 +37,7 @@ func (m *Mux) sweep(ctx context.Context) {
 			return
 		}
 		m.sweepSlot(ctx, s)
+		m.releaseQueued(ctx) // many may be idle, and each release is a call to the store: nobody is to wait for all of them
 	}
 }
 

@@ -75,10 +75,16 @@ func (s *Set) For(e *tenant.Entry) *Guard {
 func (s *Set) add(e *tenant.Entry) *Guard {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if g := s.of[e.Scope.ID()]; g != nil && g.scope == e.Scope {
-		return g
+	old := s.of[e.Scope.ID()]
+	if old != nil && old.scope == e.Scope {
+		return old
 	}
 	g := &Guard{cfg: &s.cfg, scope: e.Scope}
+	if old != nil {
+		if r := old.record.Load(); r != nil && r.Revision > e.Record.Revision {
+			return g // of a tenant that was deleted since: its successor keeps its place, and what it has spent
+		}
+	}
 	s.of[e.Scope.ID()] = g
 	return g
 }

@@ -316,3 +316,20 @@ func TestConcurrentVisits(t *testing.T) {
 		}
 	}
 }
+
+// A request that was resolved before its tenant was deleted does not displace the guard of the tenant made anew.
+func TestLateEntryKeepsSuccessor(t *testing.T) {
+	s := NewSet(Config{Recorder: &recorder{}})
+	entry := func(uid string, revision int64) *tenant.Entry {
+		return &tenant.Entry{Record: &tenant.Record{ID: "team-a", UID: uid, Revision: revision}, Scope: tenant.Confine("team-a", uid)}
+	}
+	was, is := entry("u1", 1), entry("u2", 2)
+	s.For(was)
+	g := s.For(is)
+	if late := s.For(was); late == g || late.scope != was.Scope {
+		t.Error("the late entry got its successor's guard")
+	}
+	if s.For(is) != g {
+		t.Error("the late entry took the successor's place")
+	}
+}

@@ -22,7 +22,7 @@ func TestSealOpens(t *testing.T) {
 		if err != nil || string(got) != plain {
 			t.Errorf("Open = %.20q, %v; want %.20q", got, err, plain)
 		}
-		if plain != "" && bytes.Contains(sealed, []byte(plain)) {
+		if len(plain) > 8 && bytes.Contains(sealed, []byte(plain)) {
 			t.Errorf("the sealed value holds its plain text")
 		}
 	}
