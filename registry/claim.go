@@ -92,7 +92,7 @@ func (ct *claimTable) join(scope tenant.Scope) (*Claim, *flight, bool) {
 	return nil, f, true
 }
 
-// land ends a flight. A claim that the watch has already seen the end of is lost at birth.
+// land ends a flight. A claim whose session is over, or that the watch has already seen the end of, is lost at birth.
 func (ct *claimTable) land(f *flight, c *Claim, err error) {
 	ct.mu.Lock()
 	delete(ct.flights, f.scope.ID())
@@ -101,7 +101,7 @@ func (ct *claimTable) land(f *flight, c *Claim, err error) {
 		old = ct.held[f.scope.ID()]
 		ct.held[f.scope.ID()] = c
 	}
-	born := c == nil || f.passed <= c.epoch
+	born := c == nil || f.passed <= c.epoch && c.ctx.Err() == nil
 	ct.mu.Unlock()
 	if old != nil {
 		old.cancel(ErrClaimLost) // its epoch is over
@@ -317,7 +317,7 @@ func (c *Claim) Handoff(ctx context.Context, replica string) error {
 		Else: []string{key, n.Key},
 	}
 	res, err := c.store.commit(context.WithoutCancel(ctx), t)
-	if errors.Is(err, ErrLeaseNotFound) {
+	if errors.Is(err, ErrLeaseNotFound) && !errors.Is(err, ErrUnknown) {
 		return noReplica(replica)
 	}
 	if err == nil && !res.OK && res.Else[key].ModRevision == c.epoch {

@@ -22,6 +22,9 @@ type lane struct {
 	mod int64 // the marker's ModRevision; 0 = there is none
 }
 
+// errMarkerGone says that an earlier attempt may have been applied, before the next owner removed the markers.
+var errMarkerGone = errors.New("the claim ended while the commit was under way")
+
 // markerValue is the value of a marker.
 type markerValue struct {
 	V     int    `json:"v"`
@@ -67,9 +70,9 @@ func (c *Claim) loadOnce(ctx context.Context, kind string) ([]tenant.Object, err
 
 // Commit makes the writes and the audit entry durable in one transaction that compares the claim's epoch: nil means
 // that all of it is stored. If the claim is lost, nothing is stored and the error is fault.Unavailable wrapping
-// ErrClaimLost. If the store does not say in time whether the commit was applied, the error is fault.Unavailable and the
-// claim is given up, so that memory is loaded anew and cannot differ from the store. A commit that has begun is not
-// abandoned when ctx ends.
+// ErrClaimLost. If the store does not say in time whether the commit was applied, or the claim ends meanwhile, the error
+// is fault.Unavailable wrapping ErrUnknown, and the claim is given up, so that memory is loaded anew and cannot differ
+// from the store. A commit that has begun is not abandoned when ctx ends.
 func (c *Claim) Commit(ctx context.Context, entry audit.Entry, writes ...tenant.Write) error {
 	t, err := c.plan(entry, writes)
 	if err != nil {
@@ -141,14 +144,10 @@ func (c *Claim) commitOn(l *lane, t *Txn, entry audit.Entry) error {
 // commitErr handles a commit without an answer. Unless the store refused it for what it is, it may still be applied, as
 // long as the epoch holds: so the claim is given up.
 func (c *Claim) commitErr(err error) error {
-	if !retryable(err) {
-		return fmt.Errorf("commit to %s: %w", c.scope, err)
+	if errors.Is(err, ErrUnknown) {
+		c.store.log.Warn("registry: a commit's outcome is unknown; its claim is given up", "tenant", c.scope.String(), "error", err)
+		c.lose(ErrClaimLost)
 	}
-	if c.ctx.Err() != nil {
-		return c.lost()
-	}
-	c.store.log.Warn("registry: a commit's outcome is unknown; its claim is given up", "tenant", c.scope.String(), "error", err)
-	c.lose(ErrClaimLost)
 	return fmt.Errorf("commit to %s: %w", c.scope, err)
 }
 
@@ -165,5 +164,8 @@ func (c *Claim) commitRefused(l *lane, res outcome, entry audit.Entry) error {
 		return fault.Wrap(fault.Internal, errRecordReused, "")
 	}
 	c.lose(ErrClaimLost)
+	if untouched := l.mod != 0 && marker.ModRevision == l.mod; res.attempts > 1 && !untouched {
+		return unknown(errMarkerGone)
+	}
 	return c.lost()
 }

@@ -123,7 +123,7 @@ func (f *follower) healthy() error {
 func (s *Store) runFollow(ctx context.Context) {
 	fresh := true
 	for ctx.Err() == nil {
-		err := s.followOnce(ctx, fresh)
+		err := s.followOnce(ctx, &fresh)
 		if ctx.Err() != nil {
 			return
 		}
@@ -132,17 +132,19 @@ func (s *Store) runFollow(ctx context.Context) {
 			fresh = true
 			continue
 		}
-		fresh = !s.follow.isLoaded()
 		s.log.Warn("registry: the watch broke; it will be resumed", "error", err)
 		pause(ctx, 200*time.Millisecond)
 	}
 }
 
-func (s *Store) followOnce(ctx context.Context, fresh bool) error {
-	if fresh {
+// followOnce takes a snapshot if a fresh one is needed, which it is until one is complete: after half of one, a watch
+// from before it would set the index back. Then it watches.
+func (s *Store) followOnce(ctx context.Context, fresh *bool) error {
+	if *fresh {
 		if err := s.loadSnapshot(ctx); err != nil {
 			return err
 		}
+		*fresh = false
 		s.checkReady()
 	}
 	return s.backend.Watch(ctx, s.follow.resumeAt(), watched(), s.deliver)

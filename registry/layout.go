@@ -42,7 +42,8 @@ func hashKey(h tenant.Hash) string {
 func kindOK(kind string) bool {
 	for i := range len(kind) {
 		c := kind[i]
-		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '-')) {
+		letter, other := c >= 'a' && c <= 'z', c >= '0' && c <= '9' || c == '-'
+		if !letter && (i == 0 || !other) {
 			return false
 		}
 	}

@@ -92,7 +92,9 @@ func (o *Outbox) Settle(ctx context.Context, heads map[string]audit.Head, draine
 		byChain[drained[i].Entry.Chain()] = append(byChain[drained[i].Entry.Chain()], drained[i].Key)
 	}
 	for chain := range heads {
-		byChain[chain] = byChain[chain] // heads without entries are settled too
+		if _, ok := byChain[chain]; !ok {
+			byChain[chain] = nil // heads without entries are settled too
+		}
 	}
 	b := &batch{outbox: o, heads: make(map[string]audit.Head)}
 	for _, chain := range slices.Sorted(maps.Keys(byChain)) {

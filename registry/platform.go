@@ -8,6 +8,9 @@ import (
 	"github.com/polygate/polygate/internal/fault"
 )
 
+// maxRaces is how often a Put of any revision is tried again when others were faster.
+const maxRaces = 32
+
 // Platform is data of the platform's own, under c/: certificates, demo marks. It takes no audit entry, and so is not for
 // what an operator or a tenant changes. Values are the caller's to encode, and to begin with their version.
 type Platform struct {
@@ -73,7 +76,8 @@ func (p *Platform) put(ctx context.Context, key string, value []byte, cmp Cmp, r
 	if err != nil {
 		return fmt.Errorf("write %s: %w", key, err)
 	}
-	if !res.OK && !(res.attempts > 1 && string(res.Else[cmp.Key].Value) == string(value)) {
+	applied := res.OK || res.attempts > 1 && string(res.Else[cmp.Key].Value) == string(value)
+	if !applied {
 		return fault.New(refusal, "%s exists already or has changed", key)
 	}
 	return nil

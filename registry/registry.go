@@ -38,6 +38,9 @@ var ErrClaimLost = errors.New("the claim on the tenant is lost")
 // ErrSessionLost is the cause where the replica's session ended and all its claims with it. It is an ErrClaimLost.
 var ErrSessionLost = fmt.Errorf("the replica's session is over: %w", ErrClaimLost)
 
+// ErrUnknown says that the store did not tell, in time or for sure, whether it made a change. Read before repeating it.
+var ErrUnknown = errors.New("whether the change was made is not known")
+
 // ErrNoRecord says that a change came without its audit entry, and was refused: no record, no change.
 var ErrNoRecord = errors.New("a change needs an audit entry with an id and an action")
 
@@ -68,6 +71,7 @@ type Store struct {
 	session   atomic.Pointer[session] // nil while there is none
 	follow    follower
 	claims    claimTable
+	turns     turns
 	committed chan struct{} // buffered 1: something was committed
 
 	ready     chan struct{} // closed when the index is full and the session up
@@ -104,6 +108,7 @@ func New(cfg Config) (*Store, error) {
 	}
 	s.follow.init()
 	s.claims.init()
+	s.turns.init()
 	return s, nil
 }
 

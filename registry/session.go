@@ -84,6 +84,9 @@ func (ses *session) end(cause error) {
 	ses.cancel(cause)
 }
 
+// cause says why the session is over.
+func (ses *session) cause() error { return context.Cause(ses.ctx) }
+
 func (ses *session) until() time.Duration {
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
@@ -192,7 +195,7 @@ func (s *Store) keepSession(ctx context.Context, ses *session) error {
 			return context.Cause(ctx)
 		case <-ses.ctx.Done():
 			timer.Stop()
-			return context.Cause(ses.ctx)
+			return ses.cause()
 		case <-timer.C:
 		}
 		err := s.renew(ctx, ses, every)

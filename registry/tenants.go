@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,11 +15,9 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// maxRaces is how often an update without a revision is tried again when others were faster.
-const maxRaces = 32
-
 var (
 	errForeignRecord = errors.New("the audit entry is of another tenant than the change")
+	errOvertaken     = errors.New("others have changed the record since")
 	errRecordReused  = errors.New("the audit entry was committed with another change already")
 )
 
@@ -27,8 +26,12 @@ var (
 // record that uses it, and goes in that of the record that does not any more.
 //
 // Each of the three methods answers when the change is committed and this replica's index and its subscribers have seen
-// it, or 2 s later if they do not. A change that has begun is not abandoned when ctx ends; the whole takes 5 s at most,
-// after which fault.Unavailable says that the outcome is not known.
+// it, or 2 s later if they do not. A change that has begun is not abandoned when ctx ends. Where the store does not say
+// within 5 s what became of it, or cannot since others have changed the record since, the error is fault.Unavailable
+// wrapping ErrUnknown.
+//
+// A change of a tenant is of the one that its audit entry names by UID, or else of the one that it finds first. One that
+// is made under the same id while it is under way is another, and not touched (X41).
 
 // CreateTenant registers a tenant. It sets UID, V, Created, Updated and Revision itself. The error is fault.Conflict if
 // the id, a host or a key's hash is in use, without saying whose, and fault.Invalid if the record is not valid. entry may
@@ -55,15 +58,24 @@ func (s *Store) CreateTenant(ctx context.Context, record *tenant.Record, entry a
 	if err != nil {
 		return nil, fmt.Errorf("create tenant %s: %w", r.ID, err)
 	}
-	rev := res.Revision
-	if !res.OK {
-		kv, exists := res.Else[recordKey(r.ID)]
-		if !exists || !bytes.Equal(kv.Value, putOf(t, recordKey(r.ID))) { // equal: an earlier attempt was applied
-			return nil, conflict(res, r, entry)
-		}
-		rev = kv.ModRevision
+	e, err := created(res, r, entry)
+	if err != nil {
+		return nil, err
 	}
-	return s.changed(ctx, r, rev)
+	s.noteCommit()
+	s.awaitSeen(ctx, r.ID, e.Record.Revision)
+	return e, nil
+}
+
+// created says what became of a creation that was answered.
+func created(res outcome, r *tenant.Record, entry audit.Entry) (*tenant.Entry, error) {
+	if res.OK {
+		return written(r, res.Revision), nil
+	}
+	if kv := res.Else[recordKey(r.ID)]; isOf(kv, r.UID) {
+		return decodeRecord(kv) // an earlier attempt was applied; others may have changed the record since
+	}
+	return nil, conflict(res, r, entry)
 }
 
 func planCreate(r *tenant.Record, entry audit.Entry) (*Txn, error) {
@@ -86,70 +98,102 @@ func planCreate(r *tenant.Record, entry audit.Entry) (*Txn, error) {
 	return t, nil
 }
 
+// change is one change of a routing record, over all its attempts.
+type change struct {
+	id         tenant.ID
+	ifRevision int64 // 0 = any
+	entry      audit.Entry
+	uid        string // of the tenant that is meant; empty until one is found
+}
+
+func newChange(id tenant.ID, ifRevision int64, entry audit.Entry) *change {
+	c := &change{id: id, ifRevision: ifRevision, entry: entry}
+	if entry.Tenant == id {
+		c.uid = entry.TenantUID
+	}
+	return c
+}
+
 // UpdateTenant changes a tenant's routing record by what edit does to a copy of it. ID, UID, V, Created and Updated are
 // not edit's to change. With ifRevision 0 a lost race is tried again, calling edit anew; otherwise the error is
 // fault.PreconditionFailed if the record has another revision. The others are fault.NotFound, fault.Conflict as in
 // CreateTenant, fault.Invalid, and whatever edit returns. An edit that changes nothing writes nothing.
 func (s *Store) UpdateTenant(ctx context.Context, id tenant.ID, ifRevision int64, edit func(*tenant.Record) error, entry audit.Entry) (*tenant.Entry, error) {
-	for range maxRaces {
-		e, err := s.updateOnce(ctx, id, ifRevision, edit, entry)
-		if !errors.Is(err, errRace) {
-			return e, err
+	c := newChange(id, ifRevision, entry)
+	var e *tenant.Entry
+	err := s.race(ctx, id, func(ctx context.Context) (rev int64, err error) {
+		if e, err = s.updateOnce(ctx, c, edit); err != nil {
+			return 0, err
 		}
-	}
-	return nil, fault.New(fault.Unavailable, "tenant %s is being changed by others all the time", id).After(retryAdvice)
-}
-
-// errRace says that the record changed between the read and the write.
-var errRace = errors.New("lost a race")
-
-func (s *Store) updateOnce(ctx context.Context, id tenant.ID, ifRevision int64, edit func(*tenant.Record) error, entry audit.Entry) (*tenant.Entry, error) {
-	kv, old, err := s.current(ctx, id, ifRevision)
+		return e.Record.Revision, nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := auditPut(entry, id); err != nil { // even where nothing will be written, so that callers do not learn to forget it
+	return e, nil
+}
+
+func (s *Store) updateOnce(ctx context.Context, c *change, edit func(*tenant.Record) error) (*tenant.Entry, error) {
+	kv, old, err := s.current(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := auditPut(c.entry, c.id); err != nil { // even where nothing will be written, so that callers do not learn to forget it
 		return nil, err
 	}
 	r, err := s.edited(old.Record, edit)
 	if err != nil || r == nil {
 		return old, err
 	}
-	t, err := planUpdate(kv, old.Record, r, entry)
+	t, err := planUpdate(kv, old.Record, r, c.entry)
 	if err != nil {
 		return nil, err
 	}
 	res, err := s.commit(context.WithoutCancel(ctx), t)
 	if err != nil {
-		return nil, fmt.Errorf("update tenant %s: %w", id, err)
+		return nil, fmt.Errorf("update tenant %s: %w", c.id, err)
 	}
 	if res.OK {
-		return s.changed(ctx, r, res.Revision)
+		return written(r, res.Revision), nil
 	}
-	return s.updateFailed(ctx, t, res, kv, r, ifRevision, entry)
+	return c.updateFailed(t, res, kv, r)
 }
 
 // current reads a tenant's record for a change.
-func (s *Store) current(ctx context.Context, id tenant.ID, ifRevision int64) (KV, *tenant.Entry, error) {
+func (s *Store) current(ctx context.Context, c *change) (KV, *tenant.Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return KV{}, nil, fault.From(err)
 	}
-	kv, ok, err := s.get(ctx, recordKey(id))
+	kv, ok, err := s.get(ctx, recordKey(c.id))
 	if err != nil {
-		return KV{}, nil, fmt.Errorf("read tenant %s: %w", id, err)
+		return KV{}, nil, fmt.Errorf("read tenant %s: %w", c.id, err)
 	}
-	if !ok {
-		return KV{}, nil, fault.New(fault.NotFound, "there is no tenant %s", id)
+	if !ok || c.uid != "" && !isOf(kv, c.uid) {
+		return KV{}, nil, c.gone()
 	}
-	if ifRevision != 0 && ifRevision != kv.ModRevision {
-		return KV{}, nil, preconditionFailed(id)
+	if c.ifRevision != 0 && c.ifRevision != kv.ModRevision {
+		return KV{}, nil, c.preconditionFailed()
 	}
 	e, err := decodeRecord(kv)
-	return kv, e, err
+	if err != nil {
+		return KV{}, nil, err
+	}
+	c.uid = e.Record.UID
+	return kv, e, nil
 }
 
-func preconditionFailed(id tenant.ID) error {
-	return fault.New(fault.PreconditionFailed, "tenant %s has changed since: read it again", id)
+func (c *change) gone() error { return fault.New(fault.NotFound, "there is no tenant %s", c.id) }
+
+func (c *change) preconditionFailed() error {
+	return fault.New(fault.PreconditionFailed, "tenant %s has changed since: read it again", c.id)
+}
+
+// isOf says whether a routing record, be it too new to be read, is of the tenant with this UID.
+func isOf(kv KV, uid string) bool {
+	var r struct {
+		UID string `json:"uid"`
+	}
+	return json.Unmarshal(kv.Value, &r) == nil && r.UID == uid
 }
 
 // edited returns the record that edit makes of old; nil if it changes nothing.
@@ -188,88 +232,78 @@ func planUpdate(kv KV, old, r *tenant.Record, entry audit.Entry) (*Txn, error) {
 }
 
 // updateFailed says what a failed comparison of an update means.
-func (s *Store) updateFailed(ctx context.Context, t *Txn, res outcome, was KV, r *tenant.Record, ifRevision int64, entry audit.Entry) (*tenant.Entry, error) {
-	kv, exists := res.Else[recordKey(r.ID)]
-	a := auditKey(entry.Chain(), entry.ID)
+func (c *change) updateFailed(t *Txn, res outcome, was KV, r *tenant.Record) (*tenant.Entry, error) {
+	kv, exists := res.Else[recordKey(c.id)]
+	a := auditKey(c.entry.Chain(), c.entry.ID)
 	switch {
-	case !exists:
-		return nil, fault.New(fault.NotFound, "there is no tenant %s", r.ID)
-	case res.attempts > 1 && bytes.Equal(kv.Value, putOf(t, kv.Key)):
-		return s.changed(ctx, r, kv.ModRevision) // an earlier attempt was applied
-	case res.attempts > 1 && kv.ModRevision != was.ModRevision && bytes.Equal(res.Else[a].Value, putOf(t, a)):
-		e, err := decodeRecord(kv) // an earlier attempt was applied, and others have changed the record since
-		return e, err
-	case kv.ModRevision != was.ModRevision && ifRevision != 0:
-		return nil, preconditionFailed(r.ID)
-	case kv.ModRevision != was.ModRevision:
-		return nil, errRace
+	case !exists || !isOf(kv, c.uid):
+		return nil, c.gone()
+	case kv.ModRevision == was.ModRevision:
+		return nil, conflict(res, r, c.entry)
+	case res.attempts > 1 && (bytes.Equal(kv.Value, putOf(t, kv.Key)) || bytes.Equal(res.Else[a].Value, putOf(t, a))):
+		return decodeRecord(kv) // an earlier attempt was applied; others may have changed the record since
+	case res.attempts > 1: // perhaps it was, and its entry has been drained: to edit again could be to edit twice
+		return nil, unknown(errOvertaken)
+	case c.ifRevision != 0:
+		return nil, c.preconditionFailed()
 	}
-	return nil, conflict(res, r, entry)
+	return nil, errRace
 }
 
 // DeleteTenant erases a tenant in one transaction: its record, hosts and keys, its owner, all its state. What remains is
 // its audit chain. ifRevision is as in UpdateTenant; fault.NotFound if there is no such tenant.
 func (s *Store) DeleteTenant(ctx context.Context, id tenant.ID, ifRevision int64, entry audit.Entry) error {
-	for range maxRaces {
-		err := s.deleteOnce(ctx, id, ifRevision, entry)
-		if !errors.Is(err, errRace) {
-			return err
-		}
-	}
-	return fault.New(fault.Unavailable, "tenant %s is being changed by others all the time", id).After(retryAdvice)
+	c := newChange(id, ifRevision, entry)
+	return s.race(ctx, id, func(ctx context.Context) (int64, error) { return s.deleteOnce(ctx, c) })
 }
 
-func (s *Store) deleteOnce(ctx context.Context, id tenant.ID, ifRevision int64, entry audit.Entry) error {
-	kv, old, err := s.current(ctx, id, ifRevision)
+func (s *Store) deleteOnce(ctx context.Context, c *change) (rev int64, err error) {
+	kv, old, err := s.current(ctx, c)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if entry.Tenant == id && entry.TenantUID == "" {
-		entry.TenantUID = old.Record.UID
+	if c.entry.Tenant == c.id {
+		c.entry.TenantUID = c.uid
 	}
 	t := &Txn{
 		If:             []Cmp{{kv.Key, ModIs, kv.ModRevision}},
-		Deletes:        append(names(old.Record), kv.Key, ownerKey(id)),
-		DeletePrefixes: []string{statePrefix(id)},
+		Deletes:        append(names(old.Record), kv.Key, ownerKey(c.id)),
+		DeletePrefixes: []string{statePrefix(c.id)},
 		Else:           []string{kv.Key},
 	}
-	if err := t.record(entry, id); err != nil {
-		return err
+	if err := t.record(c.entry, c.id); err != nil {
+		return 0, err
 	}
 	res, err := s.commit(context.WithoutCancel(ctx), t)
 	if err != nil {
-		return fmt.Errorf("delete tenant %s: %w", id, err)
+		return 0, fmt.Errorf("delete tenant %s: %w", c.id, err)
 	}
-	if res.OK {
-		s.noteCommit()
-		s.awaitSeen(ctx, id, res.Revision)
-		return nil
+	if !res.OK {
+		return res.Revision, c.deleteFailed(res, kv)
 	}
-	return s.deleteFailed(res, kv, id, ifRevision)
+	return res.Revision, nil
 }
 
-func (s *Store) deleteFailed(res outcome, was KV, id tenant.ID, ifRevision int64) error {
-	kv, exists := res.Else[recordKey(id)]
+// deleteFailed says what a failed comparison of a deletion means; nil that the tenant is gone all the same.
+func (c *change) deleteFailed(res outcome, was KV) error {
+	kv, exists := res.Else[recordKey(c.id)]
 	switch {
-	case !exists && res.attempts > 1: // by an earlier attempt, or by someone else in between: gone and recorded either way
-		s.noteCommit()
+	case (!exists || !isOf(kv, c.uid)) && res.attempts > 1: // by an earlier attempt, or by someone else: gone and recorded either way
 		return nil
-	case !exists:
-		return fault.New(fault.NotFound, "there is no tenant %s", id)
+	case !exists || !isOf(kv, c.uid):
+		return c.gone()
 	case kv.ModRevision == was.ModRevision:
 		return fault.Wrap(fault.Internal, errRecordReused, "")
-	case ifRevision != 0:
-		return preconditionFailed(id)
+	case c.ifRevision != 0:
+		return c.preconditionFailed()
 	}
 	return errRace
 }
 
-// changed ends a successful change: it waits until the index has it, and returns the entry.
-func (s *Store) changed(ctx context.Context, r *tenant.Record, rev int64) (*tenant.Entry, error) {
-	s.noteCommit()
-	s.awaitSeen(ctx, r.ID, rev)
+// written is the entry of a record that was written.
+func written(r *tenant.Record, rev int64) *tenant.Entry {
 	r.Revision = rev
-	return &tenant.Entry{Record: r, Scope: tenant.Confine(r.ID, r.UID)}, nil
+	return &tenant.Entry{Record: r, Scope: tenant.Confine(r.ID, r.UID)}
 }
 
 func (s *Store) awaitSeen(ctx context.Context, id tenant.ID, rev int64) {

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
@@ -31,7 +32,8 @@ type outcome struct {
 // an unknown outcome (X49): t must compare something that it changes, so that it cannot apply twice, and a late first
 // attempt cannot apply once the repeated one has. The caller tells from Else whether a failed comparison is our own doing.
 // ctx bounds it too; a change that has been sent should not be abandoned because its caller went away, so callers pass
-// contexts without their cancellation.
+// contexts without their cancellation. The error wraps ErrUnknown unless it is certain that t was not applied: after an
+// attempt without an answer, a refusal of the next one says nothing of the first.
 func (s *Store) commit(ctx context.Context, t *Txn) (outcome, error) {
 	if err := checkSize(t); err != nil {
 		return outcome{}, err
@@ -44,16 +46,24 @@ func (s *Store) commit(ctx context.Context, t *Txn) (outcome, error) {
 		if err == nil {
 			return outcome{res, n}, nil
 		}
-		if !retryable(err) {
+		if !retryable(err) && n == 1 {
 			return outcome{}, err
+		}
+		if !retryable(err) {
+			return outcome{}, unknown(err)
 		}
 		pause(ctx, wait)
 		wait = min(2*wait, backoffTo)
 		if ctx.Err() != nil {
-			return outcome{}, fault.Wrap(fault.Unavailable, err,
-				"the registry did not answer; whether the change was made is not known").After(retryAdvice)
+			return outcome{}, unknown(err)
 		}
 	}
+}
+
+// unknown is the error of a change of which it is not known whether it was made.
+func unknown(cause error) error {
+	return fault.Wrap(fault.Unavailable, fmt.Errorf("%w: %w", ErrUnknown, cause),
+		"the registry did not answer for sure; whether the change was made is not known").After(retryAdvice)
 }
 
 func (s *Store) attempt(ctx context.Context, t *Txn) (*TxnResult, error) {

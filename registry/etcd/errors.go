@@ -26,7 +26,7 @@ func classify(err error) error {
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return fault.Wrap(fault.TooLarge, err, "the change is larger than etcd accepts")
 	case errors.Is(err, rpctypes.ErrTooManyOps):
-		return fault.Wrap(fault.TooLarge, err, "the change has more parts than etcd accepts: set its --max-txn-ops to 512 or more")
+		return fault.Wrap(fault.TooLarge, err, "the change has more parts than etcd accepts: set its --max-txn-ops to 256 or more")
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return rejected(err, "etcd's database is full: compact and defragment it, then disarm its NOSPACE alarm")
 	case errors.Is(err, rpctypes.ErrCorrupt):
@@ -61,7 +61,18 @@ func classifyCode(err error) error {
 	case code == codes.Unimplemented:
 		return rejected(err, "etcd does not know a request that is needed: its version is too old, or it is not etcd")
 	}
-	return fmt.Errorf("etcd: %w", err)
+	return classifyRest(err, code)
+}
+
+// classifyRest: what etcd or gRPC answers with one of these codes was not done. Of the others (a broken stream is
+// Internal, an error that etcd has no name for Unknown) nobody can say.
+func classifyRest(err error, code codes.Code) error {
+	switch code {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.NotFound, codes.AlreadyExists:
+		return fmt.Errorf("etcd: %w", err)
+	default:
+		return fault.Wrap(fault.Unavailable, err, "etcd failed without a clear answer")
+	}
 }
 
 // rejected is an Unavailable whose outcome is certain.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,15 +128,16 @@ func (b *Backend) Compact(ctx context.Context, rev int64) error {
 	return classify(err)
 }
 
-// checkVersion refuses what is older than 3.5: its watches can miss events after a member restarts, and its request of
-// progress for several watches on one stream can be wrong.
+// checkVersion refuses what is older than 3.5.13. In earlier ones, word of progress that was asked for could run ahead of
+// events that were still to come, which would then be taken for old (etcd issue 15220), or fail to come for a watch that
+// gets no events (17507).
 func checkVersion(v string) error {
-	var major, minor int
-	if _, err := fmt.Sscanf(v, "%d.%d", &major, &minor); err != nil {
+	var major, minor, patch int
+	if _, err := fmt.Sscanf(v, "%d.%d.%d", &major, &minor, &patch); err != nil {
 		return nil // a version that we cannot read is not known to be too old
 	}
-	if major < 3 || major == 3 && minor < 5 {
-		return fmt.Errorf("version %s is too old: 3.5 or later is needed", v)
+	if slices.Compare([]int{major, minor, patch}, []int{3, 5, 13}) < 0 {
+		return fmt.Errorf("version %s is too old: 3.5.13 or later is needed", v)
 	}
 	return nil
 }
