@@ -72,12 +72,22 @@ func (e *ReverseProxyEngine) Relay(w http.ResponseWriter, r *http.Request, d *ex
 	c.ctx, c.cancel = ctx, cancel
 	defer c.finish()
 	if d.Live != nil {
-		stop := context.AfterFunc(d.Live, func() { cancel(context.Cause(d.Live)) })
+		stop := context.AfterFunc(d.Live, func() { cancel(liveCause(d.Live)) })
 		defer stop()
 	}
 	c.proxy = httputil.ReverseProxy{Rewrite: keep, Transport: c, ModifyResponse: c.edit, ErrorHandler: c.fail,
 		BufferPool: e.buffers, ErrorLog: e.log}
 	c.proxy.ServeHTTP(w, c.inbound())
+}
+
+// liveCause returns why live has ended. A cause of no kind is a claim that was lost or a gateway that closed: no defect, and
+// worth a retry.
+func liveCause(live context.Context) error {
+	cause := context.Cause(live)
+	if k := fault.KindOf(cause); k != fault.Internal && k != fault.Canceled {
+		return cause
+	}
+	return fault.Wrap(fault.Unavailable, cause, "this tenant's gateway has just moved or closed: try again").After(time.Second)
 }
 
 // keep is the Rewrite of a request that is built elsewhere. That there is one makes ReverseProxy believe no header that

@@ -83,6 +83,11 @@ func TestDoneIsCalledOnce(t *testing.T) {
 			time.AfterFunc(20*time.Millisecond, func() { cancel(fault.New(fault.Unavailable, "the claim was lost")) })
 			d.Path, d.Live = "/hang", ctx
 		}, 503, "unavailable"},
+		{"ended by a plain cause", func(d *exchange.Relay) {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			time.AfterFunc(20*time.Millisecond, func() { cancel(errors.New("the claim is lost")) })
+			d.Path, d.Live = "/hang", ctx
+		}, 503, "unavailable"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFront(t)

@@ -257,7 +257,7 @@ func (m *Mux) holdServe(in *stay, d *exchange.Serve) {
 		defer m.catch(in, &err)
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		stop := context.AfterFunc(in.gw.ctx, func() { cancel(context.Cause(in.gw.ctx)) })
+		stop := context.AfterFunc(in.gw.ctx, func() { cancel(moved(context.Cause(in.gw.ctx))) })
 		defer stop()
 		return handle(ctx, s)
 	}
