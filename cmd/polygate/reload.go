@@ -69,6 +69,7 @@ type reloader struct {
 	mux     *vgw.Mux
 	secret  []byte
 	watch   *watcher
+	known   stamps                             // of the files that were read last
 	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare, and whether with a state
 }
 
@@ -107,6 +108,9 @@ func (r *reloader) run(ctx context.Context) error {
 			return nil
 		case <-hup:
 		case <-r.watch.changed:
+			if !r.known.changed() {
+				continue // something else in the folder, such as a log: to reload, and to say so in it, would never end
+			}
 		case <-retry.C:
 		}
 		if err := r.reload(ctx); fault.Is(err, fault.Unavailable) {
@@ -196,7 +200,9 @@ func broken(ctx context.Context, err error) bool {
 // still not what its author means.
 func (r *reloader) load(ctx context.Context) (*config.Tenants, error) {
 	for deadline := time.Now().Add(settleLimit); ; {
+		before := r.known.now()
 		want, err := config.LoadTenants(r.cfg.TenantsFile, tenantsOptions(r.cfg, r.secret))
+		r.known = before.of(want.Files)
 		wait := settleTime - sinceWritten(want.Files, time.Now())
 		if wait <= 0 || time.Now().After(deadline) {
 			return want, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -63,6 +64,45 @@ func (w *watcher) add(files []string) error {
 		w.dirs[dir] = true
 	}
 	return errors.Join(errs...)
+}
+
+// stamps is what files were at a moment, by path. A nil one was not there, or not looked at.
+type stamps map[string]os.FileInfo
+
+// now returns what the same files are now.
+func (s stamps) now() stamps {
+	next := make(stamps, len(s))
+	for f := range s {
+		if info, err := os.Stat(f); err == nil {
+			next[f] = info
+		}
+	}
+	return next
+}
+
+// of returns the stamps of files alone. One that s lacks counts as changed, if it is there: it may have been written since
+// it was read.
+func (s stamps) of(files []string) stamps {
+	next := make(stamps, len(files))
+	for _, f := range files {
+		next[f] = s[f]
+	}
+	return next
+}
+
+// changed says whether a file is another than it was: replaced, written, removed or back.
+func (s stamps) changed() bool {
+	now := s.now()
+	for f, was := range s {
+		is := now[f]
+		if (is == nil) != (was == nil) {
+			return true
+		}
+		if is != nil && (!os.SameFile(was, is) || is.Size() != was.Size() || !is.ModTime().Equal(was.ModTime())) {
+			return true
+		}
+	}
+	return false
 }
 
 // run reports on changed until ctx ends, and then releases the watches.
