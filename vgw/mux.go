@@ -68,7 +68,8 @@ type Config struct {
 	OpenIn    time.Duration    // how long opening may take; 0 = 10 s
 	MaxOpens  int              // gateways opened at the same time; 0 = 32
 	MaxBody   int64            // bytes of an MCP request; 0 = 4 MiB
-	MaxBodies int64            // bytes of MCP requests held at a time for one tenant; 0 = 16 times MaxBody. All tenants: 16 times that
+	MaxBodies int64            // bytes of MCP requests held at a time for one tenant; 0 = 16 times MaxBody
+	MaxAll    int64            // bytes of MCP requests held at a time for all tenants; 0 = 16 times MaxBodies
 	Now       func() time.Time // nil = time.Now
 	Logger    *slog.Logger     // nil = slog.Default
 }
@@ -88,6 +89,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxBodies <= 0 {
 		c.MaxBodies = 16 * c.MaxBody
+	}
+	if c.MaxAll <= 0 {
+		c.MaxAll = 16 * c.MaxBodies
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -124,7 +128,7 @@ func NewMux(cfg Config) (*Mux, error) {
 	cfg.setDefaults()
 	return &Mux{
 		cfg: cfg, routes: routes(), slots: make(map[tenant.ID]*slot),
-		opens: make(chan struct{}, cfg.MaxOpens), wake: make(chan struct{}, 1), bodies: mcp.Budget{Max: 16 * cfg.MaxBodies},
+		opens: make(chan struct{}, cfg.MaxOpens), wake: make(chan struct{}, 1), bodies: mcp.Budget{Max: cfg.MaxAll},
 	}, nil
 }
 

@@ -15,13 +15,16 @@ import (
 	"github.com/polygate/polygate/registry/etcd"
 )
 
+// etcdDir is where the embedded etcd keeps its data.
+func (d *daemon) etcdDir() string { return filepath.Join(d.cfg.DataDir, "etcd") }
+
 // openBackend starts the embedded etcd, or connects to the one that is configured.
 func (d *daemon) openBackend(ctx context.Context) (registry.Backend, error) {
 	if len(d.cfg.Etcd.Endpoints) > 0 {
 		return d.openExternal(ctx)
 	}
 	server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{
-		Dir: filepath.Join(d.cfg.DataDir, "etcd"), Quota: int64(d.cfg.Etcd.Embedded.QuotaBytes),
+		Dir: d.etcdDir(), Quota: int64(d.cfg.Etcd.Embedded.QuotaBytes),
 		Retention: d.cfg.Etcd.Embedded.CompactAfter, Logger: d.log.With("part", "etcd"),
 	})
 	if err != nil {

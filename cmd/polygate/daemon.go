@@ -31,7 +31,7 @@ import (
 	"github.com/polygate/polygate/vgw"
 )
 
-// readyTimeout bounds how long a start waits for the registry.
+// readyTimeout bounds how long a start waits for the registry, beside the time to live of its lease.
 const readyTimeout = 30 * time.Second
 
 // daemon is one replica of Polygate: `polygate serve`. It joins the parts, which do not know each other, opens them in the
@@ -79,8 +79,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openAudit, // before anything that records
 		d.openCerts,
 		d.openGateways,
-		d.openTenants,   // before the front: the first request finds its tenant
-		d.openFront,     // last to serve, first to stop
+		d.openFront,     // follows the index from here on, and serves nothing yet
+		d.openTenants,   // before the front serves: the first request finds its tenant
+		d.serve,         // last to serve, first to stop
 		d.openTelemetry, // after the front, so that "ready" is the truth
 		d.welcome,
 	} {
@@ -162,14 +163,15 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	}
 	d.outbox = d.store.Outbox()
 	d.parts.start(ctx, "registry", d.store.Run)
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	patience := readyTimeout + d.cfg.Replica.TTL // an earlier process's lease may have to run out first
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case <-d.store.Ready():
 	case p := <-d.parts.ended:
 		return p.early()
 	case <-ctx.Done():
-		return fmt.Errorf("the registry is not ready after %s: %w", readyTimeout, cmp.Or(d.store.Healthy(), ctx.Err()))
+		return fmt.Errorf("the registry is not ready after %s: %w", patience, cmp.Or(d.store.Healthy(), ctx.Err()))
 	}
 	return d.checkKEK(ctx)
 }
@@ -234,7 +236,8 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 	})
 	d.mux, err = vgw.NewMux(vgw.Config{
 		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics,
-		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes), Logger: d.log.With("part", "vgw"),
+		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
+		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 	})
 	if err != nil {
 		return err
@@ -258,7 +261,7 @@ func (c claims) Claim(ctx context.Context, s tenant.Scope) (vgw.Claim, error) {
 	return claim, nil
 }
 
-func (d *daemon) openFront(ctx context.Context) error {
+func (d *daemon) openFront(context.Context) error {
 	l := d.cfg.Limits
 	dial := egress.New(egress.Config{Allow: d.cfg.Egress.Allow, Timeout: l.DialTimeout})
 	engine, err := proxy.NewReverseProxyEngine(proxy.EngineConfig{
@@ -283,6 +286,11 @@ func (d *daemon) openFront(ctx context.Context) error {
 	}
 	cancel := d.store.Index().Subscribe(d.tenantChanged)
 	d.parts.onStop("index subscription", func() error { cancel(); return nil })
+	return nil
+}
+
+// serve starts what takes requests.
+func (d *daemon) serve(ctx context.Context) error {
 	if err := d.openAdmin(ctx); err != nil {
 		return err
 	}

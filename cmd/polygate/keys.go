@@ -18,11 +18,17 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
+// hasData says whether the embedded etcd has been used: its secrets are then sealed with a key that exists somewhere.
+func (d *daemon) hasData() bool {
+	_, err := os.Stat(d.etcdDir())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // openKeys reads the key-encryption key and the operator token. With the embedded etcd both are made where they are
 // missing; with an etcd of its own, which other replicas may share, a missing key-encryption key is an error.
 func (d *daemon) openKeys(context.Context) error {
 	kek, err := seal.LoadKEK(d.cfg.KEKFile)
-	if errors.Is(err, fs.ErrNotExist) && len(d.cfg.Etcd.Endpoints) == 0 {
+	if errors.Is(err, fs.ErrNotExist) && len(d.cfg.Etcd.Endpoints) == 0 && !d.hasData() {
 		if err = os.MkdirAll(filepath.Dir(d.cfg.KEKFile), 0o700); err == nil {
 			kek, err = seal.CreateKEK(d.cfg.KEKFile)
 		}

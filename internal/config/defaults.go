@@ -26,6 +26,8 @@ func Default() *Platform {
 			MaxQueryParameters:      100,
 			MaxBodyBytes:            64 << 20,
 			MCPMaxBodyBytes:         4 << 20,
+			MCPMaxTenantBytes:       64 << 20,
+			MCPMaxTotalBytes:        1 << 30,
 			HeaderTimeout:           10 * time.Second,
 			BodyIdleTimeout:         30 * time.Second,
 			IdleTimeout:             60 * time.Second,

@@ -90,6 +90,8 @@ type Limits struct {
 	MaxQueryParameters      int           `yaml:"max_query_parameters"`       // in a query; default 100
 	MaxBodyBytes            Size          `yaml:"max_body_bytes"`             // of a request's body; default 64MiB
 	MCPMaxBodyBytes         Size          `yaml:"mcp_max_body_bytes"`         // of one MCP message; default 4MiB
+	MCPMaxTenantBytes       Size          `yaml:"mcp_max_tenant_bytes"`       // of large MCP messages held at a time for one tenant; default 64MiB
+	MCPMaxTotalBytes        Size          `yaml:"mcp_max_total_bytes"`        // and for all tenants; default 1GiB
 	HeaderTimeout           time.Duration `yaml:"header_timeout"`             // for a request's header to arrive; default 10s
 	BodyIdleTimeout         time.Duration `yaml:"body_idle_timeout"`          // between two pieces of a request's body; default 30s
 	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection without a request; default 60s, at most 60s

@@ -191,6 +191,8 @@ func (l Limits) check(cs *checks) {
 	within(cs, "limits.max_query_parameters", l.MaxQueryParameters, 1, 10_000)
 	within(cs, "limits.max_body_bytes", l.MaxBodyBytes, 1<<10, 1<<40)
 	within(cs, "limits.mcp_max_body_bytes", l.MCPMaxBodyBytes, 1<<10, 256<<20)
+	within(cs, "limits.mcp_max_tenant_bytes", l.MCPMaxTenantBytes, min(l.MCPMaxBodyBytes, l.MaxBodyBytes), 1<<40)
+	within(cs, "limits.mcp_max_total_bytes", l.MCPMaxTotalBytes, l.MCPMaxTenantBytes, 1<<40)
 	within(cs, "limits.header_timeout", l.HeaderTimeout, 100*time.Millisecond, 5*time.Minute)
 	within(cs, "limits.body_idle_timeout", l.BodyIdleTimeout, 100*time.Millisecond, time.Hour)
 	within(cs, "limits.idle_timeout", l.IdleTimeout, time.Second, time.Minute)
