@@ -47,6 +47,15 @@ func (m *Mux) ApplyCatalog(ctx context.Context, visit *guard.Visit, e *tenant.En
 
 // ServerCount returns how many servers the tenant of e has, whoever declared them.
 func (m *Mux) ServerCount(ctx context.Context, e *tenant.Entry) (int, error) {
+	return m.count(ctx, e, func(*server) bool { return true })
+}
+
+// APIServerCount returns how many servers the tenant of e has that no file declares.
+func (m *Mux) APIServerCount(ctx context.Context, e *tenant.Entry) (int, error) {
+	return m.count(ctx, e, func(s *server) bool { return s.Source != tenant.SourceFile })
+}
+
+func (m *Mux) count(ctx context.Context, e *tenant.Entry, counts func(*server) bool) (n int, err error) {
 	in, err := m.enter(ctx, e)
 	if err != nil {
 		return 0, err
@@ -56,7 +65,12 @@ func (m *Mux) ServerCount(ctx context.Context, e *tenant.Entry) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(snap.servers), nil
+	for _, s := range snap.servers {
+		if counts(s) {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // difference is what there is to do to the catalog.

@@ -169,7 +169,10 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 		refused = append(refused, clash)
 	}
 	for _, c := range changes {
-		err := r.apply(ctx, visit, c)
+		err := r.refuseBelowUse(ctx, c, want)
+		if err == nil {
+			err = r.apply(ctx, visit, c)
+		}
 		if err == nil {
 			r.log.Info("applied", "change", string(c.Kind), "tenant", string(c.ID))
 			continue
@@ -268,6 +271,34 @@ func (r *reloader) apply(ctx context.Context, visit *guard.Visit, c config.Chang
 		_, err = r.store.UpdateTenant(ctx, c.ID, 0, c.Edit, entry)
 	}
 	return permit.Settle(err)
+}
+
+// refuseBelowUse refuses a quota of servers that is lowered below what the tenant would have: what the API added, and what
+// the file's own catalog declares. The operators' API answers the same with 409.
+func (r *reloader) refuseBelowUse(ctx context.Context, c config.Change, want *config.Tenants) error {
+	e, ok := r.store.Index().ByID(c.ID)
+	if !ok || c.Edit == nil || e.Record.State != tenant.StateActive {
+		return nil
+	}
+	next := e.Record.Clone()
+	if err := c.Edit(next); err != nil {
+		return err
+	}
+	quota := next.Quotas.MaxServers
+	if was := e.Record.Quotas.MaxServers; quota == 0 || was != 0 && quota >= was {
+		return nil
+	}
+	used, err := r.mux.APIServerCount(ctx, e)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(want.List, func(t config.Tenant) bool { return t.Record.ID == c.ID }); i >= 0 {
+		used += len(want.List[i].Servers)
+	}
+	if used > quota {
+		return fault.New(fault.Conflict, "quotas.max_servers is %d, but the tenant would have %d servers with those that the API added: remove some first, or raise it", quota, used)
+	}
+	return nil
 }
 
 func (r *reloader) scope(id tenant.ID) tenant.Scope {

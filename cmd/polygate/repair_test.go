@@ -81,6 +81,33 @@ func TestClashHarmsNobodyElse(t *testing.T) {
 	check("team-e", 200)
 }
 
+// TestQuotaBelowUseInTheFile: a quota that is lowered below what the API has added is refused, as the API refuses it, and
+// the tenant stays as it was.
+func TestQuotaBelowUseInTheFile(t *testing.T) {
+	g := newGateway(t, twoTenants)
+	g.start()
+	c := g.client()
+	for _, name := range []string{"one", "two"} {
+		if got := do(c, "POST", g.env["TEAM_A_URL"]+"/api/v1/servers", map[string]any{"name": name, "url": "https://mcp.example.com/mcp"}, bearer(g.env["TEAM_A_KEY"])...); got.Status != 201 {
+			t.Fatalf("server: %d %s", got.Status, got.Body)
+		}
+	}
+	failed := g.reloadCount(t, "failed")
+	g.write("tenants.yaml", "tenants:\n  - {id: team-a, display_name: changed, quotas: {max_servers: 1}}\n  - {id: team-b, display_name: changed}\n")
+	g.waitReload(t, "failed", failed)
+	for id, changed := range map[string]bool{"team-a": false, "team-b": true} {
+		if got := g.operator(c, "GET", "/api/v1/tenants/"+id, nil); strings.Contains(string(got.Body), "changed") != changed {
+			t.Errorf("%s: changed should be %t: %s", id, changed, got.Body)
+		}
+	}
+	if !strings.Contains(g.log.String(), "max_servers is 1, but the tenant would have 2 servers") {
+		t.Errorf("the log does not say why:\n%s", g.log)
+	}
+	good := g.reloadCount(t, "ok")
+	g.write("tenants.yaml", "tenants:\n  - {id: team-a, display_name: changed, quotas: {max_servers: 2}}\n  - {id: team-b, display_name: changed}\n")
+	g.waitReload(t, "ok", good)
+}
+
 // TestServeTellsEachMistake: as config check does, on a line of its own.
 func TestServeTellsEachMistake(t *testing.T) {
 	g := newGateway(t, "tenants:\n  - {id: A}\n  - {id: B}\n")
