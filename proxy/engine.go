@@ -233,6 +233,9 @@ func (c *call) rearm() {
 // judge refuses a switch of protocols that was not asked for: httputil would open a raw tunnel (case X20).
 func (c *call) judge(res *http.Response) error {
 	scrubResponse(res.Header)
+	if res.StatusCode < 100 { // net/http reads 099 as readily as it panics when it is to write it
+		return fault.New(fault.BadUpstream, "the upstream answered with a status that is none")
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		if !c.d.Upgrade || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
 			return fault.New(fault.BadUpstream, "the upstream switched to a protocol that nobody asked for")

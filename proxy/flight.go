@@ -49,6 +49,7 @@ type flight struct {
 	duplexed   bool          // the response may begin before the body has ended
 	idValue    [1]string     // backs the header field
 	started    atomic.Bool   // the response began
+	lifted     atomic.Bool   // the server's WriteTimeout does not hold for it. Written under mu
 	stream     atomic.Bool   // the response has no end of its own: it is not waited for at shutdown
 	writing    atomic.Uint32 // the tick at which a pending write began; 0 = none is pending
 	mu         sync.Mutex
@@ -63,13 +64,33 @@ func (f *flight) Header() http.Header { return f.w.Header() }
 
 // WriteHeader implements http.ResponseWriter. The id is set here since an interim response empties the header.
 func (f *flight) WriteHeader(status int) {
-	if status >= 200 {
-		h := f.w.Header()
-		h["X-Request-Id"] = f.idValue[:]
-		f.begin(status)
-		f.settleBody(h)
+	h := f.w.Header()
+	if status < 200 {
+		f.interim(status, h)
+		return
 	}
+	h["X-Request-Id"] = f.idValue[:]
+	f.begin(status)
+	f.settleBody(h)
 	f.w.WriteHeader(status)
+}
+
+// interim passes an upstream's 1xx on, with the fields that are the upstream's to say. Nobody edits its cookies, so it sets
+// none; and HTTP/1.0 has none of it (RFC 9110 §15.2). It is written at once, and may block as any write.
+func (f *flight) interim(status int, h http.Header) {
+	if !f.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	scrubResponse(h)
+	for name := range h {
+		if hopByHop(name) || name == "Set-Cookie" {
+			delete(h, name)
+		}
+	}
+	h["X-Request-Id"] = f.idValue[:]
+	f.writing.Store(f.s.tick.Load())
+	f.w.WriteHeader(status)
+	f.writing.Store(0)
 }
 
 // begin notes that the response begins. One that nobody can tell the end of is a stream.
@@ -157,12 +178,12 @@ func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // kill ends the request for a cause: its context, what it is reading or writing, its connection if it took it over. It does
-// not wait. After the request it does nothing.
+// not wait. After the request it does nothing. Once is enough, unless the client does not even read what it was killed for.
 func (f *flight) kill(cause error) {
 	f.cancel(cause)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.killed {
+	if f.over || f.killed && !errors.Is(cause, errUnread) {
 		return
 	}
 	f.killed = true
@@ -170,7 +191,8 @@ func (f *flight) kill(cause error) {
 		cut(f.hijacked) // the handler's copies end with it
 		return
 	}
-	if c, ok := f.r.Context().Value(connKey{}).(net.Conn); ok && f.started.Load() && f.r.ProtoMajor == 1 {
+	writes := f.started.Load() || f.writing.Load() != 0
+	if c, ok := f.r.Context().Value(connKey{}).(net.Conn); ok && writes && f.r.ProtoMajor == 1 {
 		cut(c) // the response is broken, and the connection with it
 		return
 	}
@@ -178,8 +200,33 @@ func (f *flight) kill(cause error) {
 	if f.body.pending() {
 		_ = rc.SetReadDeadline(past) // unsupported only by test doubles
 	}
-	if f.started.Load() {
+	if writes {
 		_ = rc.SetWriteDeadline(past)
+	}
+}
+
+// lift takes the server's WriteTimeout off a request that lasts: from now on, sweep alone judges its pauses.
+func (f *flight) lift() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over || f.killed || f.hijacked != nil || f.lifted.Load() {
+		return
+	}
+	f.lifted.Store(true)
+	_ = http.NewResponseController(f.w).SetWriteDeadline(time.Time{}) // unsupported only by test doubles
+}
+
+// flushLifted sends what is left of the response while sweep still watches: for net/http there is no timeout any more.
+func (f *flight) flushLifted() {
+	f.mu.Lock()
+	lifted := f.lifted.Swap(true) // and not any more from now on
+	hijacked := f.hijacked != nil
+	f.mu.Unlock()
+	if !lifted || hijacked || f.status == 0 {
+		return
+	}
+	if f.FlushError() == nil && f.r.ProtoMajor == 1 { // the end of the body is still to come
+		_ = http.NewResponseController(f.w).SetWriteDeadline(time.Now().Add(f.s.limits.WriteIdle))
 	}
 }
 
@@ -247,6 +294,9 @@ func (f *flight) end() {
 		broken = f.panicked(p)
 	}
 	if f.cancel != nil {
+		if !broken {
+			f.flushLifted()
+		}
 		f.s.live.remove(f)
 		f.cancel(nil)
 	}

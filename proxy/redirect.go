@@ -18,6 +18,7 @@ func (s *Server) plainServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.servePlain))
 	srv.Protocols = new(http.Protocols)
 	srv.Protocols.SetHTTP1(true)
+	srv.ReadTimeout = s.limits.HeaderTime // no body is wanted here; net/http waits for one before it answers
 	return srv
 }
 

@@ -93,7 +93,7 @@ func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
 	grace, cancel := context.WithTimeout(base, s.limits.ShutdownGrace)
 	defer cancel()
 	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.kill(errShutdown) })
-	err := errors.Join(plain.Shutdown(grace), public.Shutdown(grace))
+	err := shutdownAll(grace, public, plain)
 	s.waitHandlers(grace)
 	s.live.each(func(*flight) bool { return true }, func(f *flight) { f.kill(errShutdown) })
 	if err != nil {
@@ -102,6 +102,17 @@ func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
 		_ = plain.Close()
 	}
 	s.handlers.Wait()
+}
+
+// shutdownAll shuts servers down at the same time: a slow client of one takes nothing of the grace of another.
+func shutdownAll(grace context.Context, servers ...*http.Server) error {
+	errs := make([]error, len(servers))
+	var all sync.WaitGroup
+	for i, srv := range servers {
+		all.Go(func() { errs[i] = srv.Shutdown(grace) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // waitHandlers waits for the requests in flight, but not beyond ctx.
@@ -133,12 +144,15 @@ func (s *Server) publicServer(base context.Context) *http.Server {
 }
 
 // httpServer is what both listeners have in common. There is no limit on the time of a whole request or response: streams
-// last for days. Their pauses are bounded by sweep.
+// last for days. Their pauses are bounded by sweep, which lifts WriteTimeout from every request that lasts. That one is for
+// what net/http sends after a handler: a client that takes none of it, for want of a window or by not reading, would keep
+// a goroutine for as long as it likes, even one that was answered 401.
 func (s *Server) httpServer(base context.Context, h http.Handler) *http.Server {
 	return &http.Server{
 		Handler:                      h,
 		ReadHeaderTimeout:            s.limits.HeaderTime,
 		IdleTimeout:                  s.limits.IdleTime,
+		WriteTimeout:                 s.limits.HeaderTime + s.limits.WriteIdle, // handshakes have the shortest of all timeouts
 		MaxHeaderBytes:               s.limits.HeaderBytes,
 		DisableGeneralOptionsHandler: true, // `OPTIONS *` is judged like everything else
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -167,11 +181,16 @@ func (s *Server) sweep(ctx context.Context) {
 		if now == 0 { // 0 means "nothing pending"
 			now = s.tick.Add(1)
 		}
-		stalled := func(f *flight) bool { return f.stalled(now, bodyTicks, writeTicks) != nil }
-		s.live.each(stalled, func(f *flight) {
+		old := time.Now().Add(-s.limits.WriteIdle / 2)
+		due := func(f *flight) bool {
+			return f.stalled(now, bodyTicks, writeTicks) != nil || !f.lifted.Load() && f.began.Before(old)
+		}
+		s.live.each(due, func(f *flight) {
 			if err := f.stalled(now, bodyTicks, writeTicks); err != nil {
 				f.kill(err)
+				return
 			}
+			f.lift()
 		})
 	}
 }
