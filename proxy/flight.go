@@ -76,9 +76,13 @@ func (f *flight) WriteHeader(status int) {
 }
 
 // interim passes an upstream's 1xx on, with the fields that are the upstream's to say. Nobody edits its cookies, so it sets
-// none; and HTTP/1.0 has none of it (RFC 9110 §15.2). It is written at once, and may block as any write.
+// none. It is written at once, and may block as any write.
+//
+// HTTP/1.0 has no 1xx (RFC 9110 §15.2). On HTTP/2, net/http still reads the header's map after WriteHeader has returned for
+// a stream that was reset, while ReverseProxy clears it: a fatal error of the whole process. And beside a 100 of net/http's
+// own, which goes out when the body is first read, two goroutines would write to one buffer.
 func (f *flight) interim(status int, h http.Header) {
-	if !f.r.ProtoAtLeast(1, 1) {
+	if f.r.ProtoMajor != 1 || f.r.ProtoMinor != 1 || f.r.Header["Expect"] != nil {
 		return
 	}
 	scrubResponse(h)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,23 +65,32 @@ func TestUnreadRefusals(t *testing.T) {
 	}
 	eventually(t, "all are answered", func() bool { return strings.Count(f.log.String(), `"status":401`) == 50 })
 	eventually(t, "no handler is left", func() bool { return running("runHandler") == 0 })
+}
 
+// The same for HTTP/1.1: a client that pipelines and does not read is cut, though no handler is blocked in a write.
+func TestUnreadPipeline(t *testing.T) {
+	f := newFront(t, impatient)
+	f.gateways.decide = func(context.Context, *tenant.Entry, *exchange.Request) (exchange.Decision, error) {
+		return &exchange.Reply{Status: 200, Body: make([]byte, 3000)}, nil // net/http holds it until the handler has returned
+	}
 	c := f.raw(hostA)
-	sent := make(chan error, 1)
-	go func() { // until the server, which nobody reads from, hangs up
+	_ = c.SetDeadline(time.Time{})
+	sent := make(chan struct{})
+	go func() { // until the server hangs up
+		defer close(sent)
 		for {
-			if _, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: "+hostA+"\r\n\r\n"); err != nil {
-				sent <- err
+			if _, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: "+hostA+"\r\n"+bearer(keyA)+"\r\n\r\n"); err != nil {
 				return
 			}
 		}
 	}()
 	select {
 	case <-sent:
-	case <-time.After(8 * time.Second):
-		t.Error("a client that pipelines and does not read is kept")
+	case <-time.After(20 * time.Second):
+		t.Error("it is kept")
 	}
 	c.Close()
+	<-sent
 }
 
 // A request that was killed, and whose client does not take the answer to that, is cut all the same.
@@ -170,9 +180,12 @@ func TestInterimHeader(t *testing.T) {
 		ok(c, r)
 	})
 	f.relayTo("http://" + up.Addr().String())
-	for proto, want := range map[string]int{"HTTP/1.1": 1, "HTTP/1.0": 0} {
+	for head, want := range map[string]int{
+		"GET / HTTP/1.1\n": 1, "GET / HTTP/1.0\n": 0, "POST / HTTP/1.1\nExpect: 100-continue\nContent-Length: 0\n": 0,
+	} {
+		proto := head
 		c := f.raw(hostD)
-		c.send("GET / " + proto + "\nHost: " + hostD + "\nConnection: close\n\n")
+		c.send(head + "Host: " + hostD + "\nConnection: close\n\n")
 		b, err := io.ReadAll(c)
 		if err != nil {
 			t.Fatal(err)
@@ -186,6 +199,71 @@ func TestInterimHeader(t *testing.T) {
 				t.Errorf("%s: %s passes", proto, bad)
 			}
 		}
+	}
+}
+
+// Changes of records, requests that clients give up at any time, and interim responses, all at once: nothing panics, and in
+// the end nothing is in flight. The race detector is the other half of this test.
+func TestRevalidateUnderLoad(t *testing.T) {
+	f := newFront(t)
+	f.withUpstream(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.Copy(w, r.Body)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "end")
+	}))
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	var all sync.WaitGroup
+	all.Go(func() {
+		roles, states := []tenant.Role{tenant.Viewer, tenant.Editor}, []tenant.State{tenant.StateSuspended, tenant.StateActive}
+		for n := 0; ctx.Err() == nil || n%2 == 1; n++ {
+			f.change("team-g", func(r *tenant.Record) { r.Keys[0].Role = roles[n%2] })
+			f.change("team-d", func(r *tenant.Record) { r.State = states[n%2] })
+			time.Sleep(time.Millisecond) // the requests' turn
+		}
+	})
+	for i := range 8 {
+		c := f.client([]string{"", "h2"}[i%2])
+		all.Go(func() {
+			for n := 1; ctx.Err() == nil; n++ {
+				f.giveUp(ctx, c, []string{hostD, hostG}[n%2], time.Duration(n%7*500)*time.Microsecond, n%5*20000)
+			}
+		})
+	}
+	all.Wait()
+	for _, id := range []tenant.ID{"team-d", "team-g"} {
+		e, _ := f.dir.ByID(id)
+		eventually(t, "none is in flight", func() bool { return f.guards.For(e).InFlight() == 0 })
+	}
+	if strings.Contains(f.log.String(), "panic") {
+		t.Error("there was a panic")
+	}
+}
+
+// giveUp posts size bytes, and waits for the answer for as long as it says; 0 = to its end.
+func (f *front) giveUp(ctx context.Context, c *http.Client, host string, after time.Duration, size int) {
+	if after > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, after)
+		defer cancel()
+	}
+	r, err := http.NewRequestWithContext(ctx, "POST", "https://"+host+"/x", strings.NewReader(strings.Repeat("b", size)))
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	r.Header.Set("Authorization", "Bearer "+keyG)
+	res, err := c.Do(r)
+	if err != nil {
+		return
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	switch res.StatusCode {
+	case 200, 401, 403, 503:
+	default:
+		f.t.Errorf("status %d", res.StatusCode)
 	}
 }
 
