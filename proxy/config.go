@@ -157,7 +157,7 @@ func (l Limits) Validate() error {
 		{"uri", int64(l.URI), 64, 1 << 20},
 		{"query_parameters", int64(l.QueryParameters), 1, 10000},
 		{"body", l.Body, 1, 1 << 40},
-		{"header_time", int64(l.HeaderTime), int64(time.Millisecond), int64(time.Minute)},
+		{"header_time", int64(l.HeaderTime), int64(time.Millisecond), int64(5 * time.Minute)},
 		{"idle_time", int64(l.IdleTime), int64(time.Millisecond), int64(time.Minute)},
 		{"body_idle", int64(l.BodyIdle), int64(time.Millisecond), int64(time.Hour)},
 		{"write_idle", int64(l.WriteIdle), int64(time.Millisecond), int64(time.Hour)},

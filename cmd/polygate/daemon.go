@@ -278,7 +278,7 @@ func (d *daemon) openFront(context.Context) error {
 		Limits: proxy.Limits{
 			Connections: l.MaxConnections, Streams: l.MaxStreamsPerConnection, HeaderBytes: int(l.MaxHeaderBytes), HeaderFields: l.MaxHeaders,
 			URI: int(l.MaxURIBytes), QueryParameters: l.MaxQueryParameters, Body: int64(l.MaxBodyBytes), HeaderTime: l.HeaderTimeout,
-			IdleTime: l.IdleTimeout, BodyIdle: l.BodyIdleTimeout, ShutdownGrace: l.ShutdownGrace,
+			IdleTime: l.IdleTimeout, BodyIdle: l.BodyIdleTimeout, WriteIdle: l.WriteIdleTimeout, Cookies: l.MaxCookies, ShutdownGrace: l.ShutdownGrace,
 		},
 	})
 	if err != nil {

@@ -30,6 +30,8 @@ func Default() *Platform {
 			MCPMaxTotalBytes:        1 << 30,
 			HeaderTimeout:           10 * time.Second,
 			BodyIdleTimeout:         30 * time.Second,
+			WriteIdleTimeout:        60 * time.Second,
+			MaxCookies:              180,
 			IdleTimeout:             60 * time.Second,
 			UpstreamHeaderTimeout:   5 * time.Minute,
 			DialTimeout:             5 * time.Second,

@@ -94,6 +94,8 @@ type Limits struct {
 	MCPMaxTotalBytes        Size          `yaml:"mcp_max_total_bytes"`        // and for all tenants; default 1GiB
 	HeaderTimeout           time.Duration `yaml:"header_timeout"`             // for a request's header to arrive; default 10s
 	BodyIdleTimeout         time.Duration `yaml:"body_idle_timeout"`          // between two pieces of a request's body; default 30s
+	WriteIdleTimeout        time.Duration `yaml:"write_idle_timeout"`         // for which a client may leave a part of a response unread; default 60s
+	MaxCookies              int           `yaml:"max_cookies"`                // in a request; default 180
 	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection without a request; default 60s, at most 60s
 	UpstreamHeaderTimeout   time.Duration `yaml:"upstream_header_timeout"`    // for an upstream's response header; default 5m
 	DialTimeout             time.Duration `yaml:"dial_timeout"`               // to resolve and connect to an upstream; default 5s

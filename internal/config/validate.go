@@ -183,9 +183,9 @@ func (r Replica) check(cs *checks) {
 }
 
 func (l Limits) check(cs *checks) {
-	within(cs, "limits.max_connections", l.MaxConnections, 1, 10_000_000)
-	within(cs, "limits.max_streams_per_connection", l.MaxStreamsPerConnection, 1, 100_000)
-	within(cs, "limits.max_header_bytes", l.MaxHeaderBytes, 1<<10, 16<<20)
+	within(cs, "limits.max_connections", l.MaxConnections, 1, 1<<20)
+	within(cs, "limits.max_streams_per_connection", l.MaxStreamsPerConnection, 1, 10_000)
+	within(cs, "limits.max_header_bytes", l.MaxHeaderBytes, 1<<10, 1<<20)
 	within(cs, "limits.max_headers", l.MaxHeaders, 10, 10_000)
 	within(cs, "limits.max_uri_bytes", l.MaxURIBytes, 256, 1<<20)
 	within(cs, "limits.max_query_parameters", l.MaxQueryParameters, 1, 10_000)
@@ -195,10 +195,12 @@ func (l Limits) check(cs *checks) {
 	within(cs, "limits.mcp_max_total_bytes", l.MCPMaxTotalBytes, l.MCPMaxTenantBytes, 1<<40)
 	within(cs, "limits.header_timeout", l.HeaderTimeout, 100*time.Millisecond, 5*time.Minute)
 	within(cs, "limits.body_idle_timeout", l.BodyIdleTimeout, 100*time.Millisecond, time.Hour)
+	within(cs, "limits.write_idle_timeout", l.WriteIdleTimeout, time.Second, time.Hour)
+	within(cs, "limits.max_cookies", l.MaxCookies, 1, 3000)
 	within(cs, "limits.idle_timeout", l.IdleTimeout, time.Second, time.Minute)
 	within(cs, "limits.upstream_header_timeout", l.UpstreamHeaderTimeout, 100*time.Millisecond, 24*time.Hour)
 	within(cs, "limits.dial_timeout", l.DialTimeout, 100*time.Millisecond, 5*time.Minute)
-	within(cs, "limits.shutdown_grace", l.ShutdownGrace, 0, time.Hour)
+	within(cs, "limits.shutdown_grace", l.ShutdownGrace, time.Millisecond, time.Hour)
 	within(cs, "limits.idle_gateway_after", l.IdleGatewayAfter, time.Second, 30*24*time.Hour)
 	within(cs, "limits.resident_certificates", l.ResidentCertificates, 16, 10_000_000)
 	if l.MCPMaxBodyBytes > l.MaxBodyBytes {
