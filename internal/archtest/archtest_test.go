@@ -75,6 +75,7 @@ func TestImportMap(t *testing.T) {
 		{"internal/quota", "internal/audit", small},
 		{"internal/guard", "internal/exchange", small},
 		{"internal/exchange", "internal/audit", small},
+		{"internal/policy", "internal/authz", small},
 		{"proxy", "cmd/polygate", outside},
 		{"internal/telemetry", "cmd/polygate", outside},
 		{"cmd/polygate", "proxy", ""},
@@ -85,6 +86,7 @@ func TestImportMap(t *testing.T) {
 		{"registryx", "proxy", ""}, // no part of ours, though its name begins like one
 		{"internal/tenant", "internal/fault", ""},
 		{"internal/exchange", "internal/guard", ""},
+		{"internal/guard", "internal/policy", ""},
 		{"internal/telemetry", "internal/tenant", ""},
 	} {
 		check(t, ImportMap, sample(t, c.from, "", Module+"/"+c.to, "net/http"), c.want)
@@ -102,6 +104,9 @@ func TestLibraries(t *testing.T) {
 		{"certs", "github.com/caddyserver/certmagic", ""},
 		{"proxy", "github.com/coreos/go-oidc/v3/oidc", "only internal/authn"},
 		{"internal/authn", "github.com/coreos/go-oidc/v3/oidc", ""},
+		{"internal/guard", "github.com/open-policy-agent/opa/v1/rego", "only internal/policy"},
+		{"internal/policy", "github.com/open-policy-agent/opa/v1/rego", ""},
+		{"internal/policy", "net/http", "names no HTTP library"},
 		{"vgw", "net/http", "names no HTTP library"},
 		{"vgw/mcp", "net/http/httputil", "names no HTTP library"},
 		{"internal/exchange", "net/http", "names no HTTP library"},

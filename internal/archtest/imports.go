@@ -20,8 +20,10 @@ func vocabulary(path string) (may []string, ok bool) {
 		return []string{"internal/fault"}, true
 	case "internal/authz", "internal/quota", "internal/audit":
 		return []string{"internal/tenant", "internal/fault"}, true
+	case "internal/policy":
+		return []string{"internal/tenant", "internal/fault"}, true
 	case "internal/guard":
-		return []string{"internal/authz", "internal/quota", "internal/audit", "internal/tenant", "internal/fault"}, true
+		return []string{"internal/authz", "internal/policy", "internal/quota", "internal/audit", "internal/tenant", "internal/fault"}, true
 	case "internal/exchange":
 		return []string{"internal/guard", "internal/authz", "internal/tenant", "internal/fault"}, true
 	}
@@ -84,7 +86,9 @@ func foreign(p *Package, imp string) string {
 		return "only certs sees certmagic"
 	case under(imp, "github.com/coreos/go-oidc") && p.Path != "internal/authn":
 		return "only internal/authn sees go-oidc"
-	case under(imp, "net/http") && (under(p.Path, "vgw") || p.Path == "internal/exchange"):
+	case under(imp, "github.com/open-policy-agent/opa") && p.Path != "internal/policy":
+		return "only internal/policy sees OPA"
+	case under(imp, "net/http") && (under(p.Path, "vgw") || p.Path == "internal/exchange" || p.Path == "internal/policy"):
 		return "a decision names no HTTP library: return a Reply, a Relay or a Serve"
 	}
 	return ""
