@@ -224,7 +224,7 @@ func upper(c byte) bool { return c >= 'A' && c <= 'F' }
 // and say by how much.
 func EncodeEntry(e Entry) []byte {
 	for _, f := range []*string{&e.ID, (*string)(&e.Tenant), &e.TenantUID, &e.Replica, &e.Principal, &e.Name, &e.Role, &e.Action,
-		&e.Decision, &e.Rule, &e.Outcome, &e.RequestID} {
+		&e.Decision, &e.Rule, &e.Outcome, &e.RequestID, &e.Issuer, &e.KeyID, &e.Via, &e.Bundle, &e.Remote} {
 		*f = clip(*f, maxField)
 	}
 	e.Resource = clip(e.Resource, maxResource)

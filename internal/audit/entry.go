@@ -39,7 +39,23 @@ type Entry struct {
 	Outcome   string    `json:"outcome,omitempty"`    // OutcomeOK or the name of a fault.Kind
 	RequestID string    `json:"request_id,omitempty"` // as in X-Request-Id and the log
 	Millis    int64     `json:"ms,omitempty"`         // from admission to the end, milliseconds
+	Issuer    string    `json:"issuer,omitempty"`     // who vouched for the principal: the issuer of its token or certificate
+	KeyID     string    `json:"key_id,omitempty"`     // which key, token or certificate it came with: its id, never itself
+	Via       string    `json:"via,omitempty"`        // how it was authenticated, one of the Via constants
+	Bundle    string    `json:"bundle,omitempty"`     // digest of the policy bundle that took part in the decision
+	Remote    string    `json:"remote,omitempty"`     // the client's address
 }
+
+// How a principal was authenticated.
+const (
+	ViaAPIKey      = "apikey"
+	ViaOIDC        = "oidc"
+	ViaCookie      = "cookie"
+	ViaMTLS        = "mtls"
+	ViaUpstream    = "upstream" // by the headers of a trusted proxy
+	ViaTokenReview = "tokenreview"
+	ViaToken       = "token" // the operators' token
+)
 
 // Chain returns the name of the chain that e belongs to.
 func (e *Entry) Chain() string {
