@@ -57,7 +57,7 @@ func (f *flight) serve() error {
 	if err := f.register(); err != nil {
 		return err
 	}
-	f.visit, err = f.s.cfg.Guards.For(f.place.entry).Enter(f.principal(), f.id)
+	f.visit, err = f.s.cfg.Guards.For(f.place.entry).Enter(f.principal(), guard.Request{ID: f.id})
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (f *flight) refuse(err error) error {
 // recordConflict records a refusal and returns what to answer: err, or that the principal is over its own quota, which
 // tells of nobody else.
 func (f *flight) recordConflict(g *guard.Guard, who tenant.Principal, err error) error {
-	v, verr := g.Enter(who, f.id)
+	v, verr := g.Enter(who, guard.Request{ID: f.id})
 	if verr != nil {
 		return verr
 	}
@@ -150,11 +150,10 @@ func (f *flight) recordConflict(g *guard.Guard, who tenant.Principal, err error)
 
 // principal returns who asks, as resolve found out.
 func (f *flight) principal() tenant.Principal {
-	p := tenant.Principal{Tenant: f.place.entry.Record.ID, Kind: tenant.KindAnonymous}
 	if k := f.place.key; k != nil {
-		p.Kind, p.ID, p.Name, p.Role = tenant.KindKey, k.ID, k.Name, k.Role
+		return f.place.entry.Record.KeyPrincipal(k)
 	}
-	return p
+	return tenant.Principal{Tenant: f.place.entry.Record.ID, Kind: tenant.KindAnonymous}
 }
 
 // healthz answers liveness of a tenant's own host, for everybody. A suspended tenant's reason is for its members.

@@ -18,7 +18,7 @@ func decl(name, url string) catalog.Server { return catalog.Server{Name: name, U
 
 // apply applies a file's catalog as the system.
 func (w *world) apply(id tenant.ID, file string, servers ...catalog.Server) error {
-	visit, err := w.guards.Platform().Enter(tenant.System("reload"), "")
+	visit, err := w.guards.Platform().Enter(tenant.System("reload"), guard.Request{})
 	if err != nil {
 		return err
 	}

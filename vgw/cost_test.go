@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -68,7 +69,7 @@ func BenchmarkDecide(b *testing.B) {
 	q := request{method: "POST", path: "/servers/s/mcp", body: `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"message":"hello"}}}`}
 	b.ReportAllocs()
 	for b.Loop() {
-		v, _ := w.guards.For(e).Enter(p, "req-1")
+		v, _ := w.guards.For(e).Enter(p, guard.Request{ID: "req-1"})
 		d, err := w.mux.Decide(b.Context(), e, q.exchange(v))
 		if err != nil {
 			b.Fatal(err)

@@ -67,7 +67,7 @@ func (w *world) principal(id tenant.ID, role tenant.Role) tenant.Principal {
 	w.t.Helper()
 	for _, k := range w.store.entry(id).Record.Keys {
 		if k.Role == role {
-			return tenant.Principal{Tenant: id, Kind: tenant.KindKey, ID: k.ID, Name: k.Name, Role: role}
+			return tenant.Principal{Tenant: id, Kind: tenant.KindKey, ID: k.ID, Name: k.Name, Role: role, KeyID: k.ID}
 		}
 	}
 	w.t.Fatalf("tenant %s has no key of role %s", id, role)
@@ -99,7 +99,7 @@ func (q request) exchange(v *guard.Visit) *exchange.Request {
 func (w *world) decide(ctx context.Context, id tenant.ID, p tenant.Principal, q request) (exchange.Decision, error) {
 	w.t.Helper()
 	e := w.store.entry(id)
-	v, err := w.guards.For(e).Enter(p, "req-1")
+	v, err := w.guards.For(e).Enter(p, guard.Request{ID: "req-1"})
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (w *world) as(role tenant.Role, id tenant.ID, q request) answer {
 func (w *world) front(id tenant.ID, p tenant.Principal) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		e := w.store.entry(id)
-		v, err := w.guards.For(e).Enter(p, "req-1")
+		v, err := w.guards.For(e).Enter(p, guard.Request{ID: "req-1"})
 		if err != nil {
 			problem.Write(rw, err, "req-1")
 			return

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,7 +105,7 @@ func (m *Mux) unwrap(s tenant.Scope, envelope []byte) (*seal.DataKey, error) {
 }
 
 func (m *Mux) newDataKey(ctx context.Context, claim Claim) (*seal.DataKey, error) {
-	visit, err := m.cfg.Guards.Platform().Enter(tenant.System("gateway"), "")
+	visit, err := m.cfg.Guards.Platform().Enter(tenant.System("gateway"), guard.Request{})
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +154,7 @@ type records struct {
 	all   Records
 	scope tenant.Scope
 	who   tenant.Principal
+	now   func() time.Time
 }
 
 // update changes the record, and goes on when the caller leaves.
@@ -175,8 +175,6 @@ func (r records) update(ctx context.Context, edit func(*tenant.Record) error, e 
 // holds says whether the record that is about to be replaced still grants the principal its role. Nothing else orders the
 // two: a key whose revocation is acknowledged could otherwise leave another behind.
 func (r records) holds(rec *tenant.Record) bool {
-	if r.who.Kind != tenant.KindKey {
-		return true
-	}
-	return slices.ContainsFunc(rec.Keys, func(k tenant.Key) bool { return k.ID == r.who.ID && k.Role == r.who.Role })
+	role, ok := rec.Standing(r.who, r.now())
+	return ok && role == r.who.Role
 }

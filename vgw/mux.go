@@ -155,7 +155,7 @@ func (m *Mux) Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) 
 	if err == nil {
 		d, err = m.run(ctx, &call{
 			r: r, e: e, route: route, params: params, now: m.cfg.Now,
-			records: records{m.cfg.Records, e.Scope, r.Visit.Principal()}, metrics: m.cfg.Telemetry,
+			records: records{m.cfg.Records, e.Scope, r.Visit.Principal(), m.cfg.Now}, metrics: m.cfg.Telemetry,
 		})
 	}
 	if err != nil && route != nil && route.rpc {

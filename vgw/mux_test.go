@@ -15,6 +15,7 @@ import (
 
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/vgw"
 )
@@ -319,7 +320,7 @@ func TestX39PanicFailsOneRequest(t *testing.T) {
 	a := w.principal("team-a", tenant.Admin)
 	post := func() error {
 		e := w.store.entry("team-a")
-		v, _ := w.guards.For(e).Enter(a, "req-1")
+		v, _ := w.guards.For(e).Enter(a, guard.Request{ID: "req-1"})
 		defer v.Leave()
 		x := request{method: "POST", path: "/api/v1/servers", body: "{}"}.exchange(v)
 		x.Body = panics{}

@@ -159,7 +159,7 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 	}
 	r.inForce.Store(&ids)
 	changes, clashes := config.Plan(want, r.records(), time.Now())
-	visit, err := r.guards.Platform().Enter(tenant.System(want.File), "reload-"+audit.NewID())
+	visit, err := r.guards.Platform().Enter(tenant.System(want.File), guard.Request{ID: "reload-"+audit.NewID()})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package authz
 
 import (
 	"strings"
+	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -26,6 +27,40 @@ const (
 	KeyRevoke    Action = "key.revoke"
 	RelayRead    Action = "relay.read"  // a request to a dedicated gateway that only looks: GET or HEAD, not an upgrade
 	RelayWrite   Action = "relay.write" // any other request to a dedicated gateway
+
+	MemberList   Action = "member.list"
+	MemberRead   Action = "member.read"
+	MemberCreate Action = "member.create"
+	MemberUpdate Action = "member.update"
+	MemberDelete Action = "member.delete"
+	MemberRevoke Action = "member.revoke" // end everything that a user is logged in with
+	BotList      Action = "bot.list"
+	BotRead      Action = "bot.read"
+	BotCreate    Action = "bot.create"
+	BotDelete    Action = "bot.delete"
+
+	AuthenticatorList   Action = "authenticator.list"
+	AuthenticatorRead   Action = "authenticator.read"
+	AuthenticatorCreate Action = "authenticator.create"
+	AuthenticatorUpdate Action = "authenticator.update"
+	AuthenticatorDelete Action = "authenticator.delete"
+
+	GrantList   Action = "grant.list"   // delegations: those of one's own objects and to oneself; all of them for an admin
+	GrantCreate Action = "grant.create" // by the owner of the object, or an admin
+	GrantDelete Action = "grant.delete"
+
+	PolicyList    Action = "policy.list"
+	PolicyRead    Action = "policy.read"
+	PolicyUpdate  Action = "policy.update" // put a bundle in force, roll back, or take it out of force
+	PolicyCheck   Action = "policy.check"  // compile or test a bundle that is not in force
+	PolicyExplain Action = "policy.explain"
+
+	UsageRead     Action = "usage.read"
+	AuditList     Action = "audit.list"     // one's own records; those of everybody for an admin, see AuditListAll
+	AuditListAll  Action = "audit.all.list" // the records of everybody
+	OpenAPIRead   Action = "openapi.read"
+	SessionCreate Action = "session.create" // a browser login
+	SessionDelete Action = "session.delete" // a browser logout
 )
 
 // The actions of platform operators.
@@ -37,7 +72,7 @@ const (
 	TenantSuspend Action = "tenant.suspend"
 	TenantResume  Action = "tenant.resume"
 	TenantDelete  Action = "tenant.delete"
-	AuditRead     Action = "audit.read" // the heads of the audit chains
+	AuditRead     Action = "audit.read" // the platform's own records, and the heads of all chains
 )
 
 // The actions of the platform itself.
@@ -74,33 +109,131 @@ type Verdict struct {
 	Rule  string // which rule decided, for the audit record
 }
 
-// Authorize decides whether p may perform a in the tenant of `in`. A principal of another tenant may do nothing; an
-// operator is never a member of a tenant.
+// Object is what an action is done to, as far as a decision needs it. The zero Object has no owner.
+type Object struct {
+	Type  string // such as "server" or "sandbox"
+	ID    string // unique within tenant and type
+	Owner string // tenant.Principal.Ref of its owner; "" = the tenant
+}
+
+// Grant is a delegation: the owner of an object lets a principal do something with it for a time (S-R3). It adds to what a
+// role allows, and never to what a policy denies.
+type Grant struct {
+	ID      string // UUID
+	To      string // Ref of the principal
+	Action  Action // one that can be delegated, see Delegable
+	Type    string // of the object
+	Object  string // the object's id
+	By      string // Ref of who granted it
+	Created time.Time
+	Until   time.Time // when it ends; never zero
+}
+
+// Question is all that a decision depends on.
+type Question struct {
+	Principal tenant.Principal
+	Action    Action
+	In        tenant.ID // the tenant in which it is to happen
+	Object    Object
+	Grants    []Grant // the tenant's delegations; those of others are passed over
+	Now       time.Time
+}
+
+// Authorize decides a question without an object: whether p may perform a in the tenant of `in`.
 func Authorize(p tenant.Principal, a Action, in tenant.ID) Verdict {
-	switch p.Kind {
+	return Decide(Question{Principal: p, Action: a, In: in})
+}
+
+// Decide decides whether a principal may act. One of another tenant may do nothing; an operator is never a member of a
+// tenant. A member may act if its role suffices; what belongs to somebody else needs an admin; a delegation allows what the
+// role does not.
+func Decide(q Question) Verdict {
+	switch q.Principal.Kind {
 	case tenant.KindSystem:
 		return Verdict{true, "system"}
 	case tenant.KindOperator:
-		return Verdict{operatorMay(a), "operator"}
+		return Verdict{operatorMay(q.Action), "operator"}
+	case tenant.KindAuditor:
+		return Verdict{auditorMay(q.Action), "auditor"}
 	case tenant.KindAnonymous:
-		relay := a == RelayRead || a == RelayWrite
-		return Verdict{relay && p.Tenant == in && in != "", "upstream authenticates"}
+		relay := q.Action == RelayRead || q.Action == RelayWrite
+		return Verdict{relay && q.Principal.Tenant == q.In && q.In != "", "upstream authenticates"}
 	}
-	if p.Tenant != in || in == "" {
+	if q.Principal.Tenant != q.In || q.In == "" {
 		return Verdict{false, "not a member"}
 	}
-	need := Needs(a)
-	return Verdict{need != tenant.NoRole && p.Role >= need, "role " + p.Role.String()}
+	if AnyPrincipal(q.Action) && (q.Principal.Kind == tenant.KindUser || q.Principal.Role > tenant.NoRole) {
+		return Verdict{true, "authenticated"}
+	}
+	need := Needs(q.Action)
+	if need != tenant.NoRole && q.Principal.Role >= need && (!OwnerOnly(q.Action) || owns(q) || q.Principal.Role >= tenant.Admin) {
+		return Verdict{true, "role " + q.Principal.Role.String()}
+	}
+	if id, ok := delegated(q); ok {
+		return Verdict{true, "grant " + id}
+	}
+	return Verdict{false, "role " + q.Principal.Role.String()}
+}
+
+// owns says whether the principal owns the object. What belongs to nobody belongs to the tenant: its admins.
+func owns(q Question) bool { return q.Object.Owner != "" && q.Object.Owner == q.Principal.Ref() }
+
+func delegated(q Question) (id string, ok bool) {
+	if q.Object.ID == "" || !Delegable(q.Action) {
+		return "", false
+	}
+	who := ""
+	for i := range q.Grants {
+		g := &q.Grants[i]
+		if g.Action != q.Action || g.Type != q.Object.Type || g.Object != q.Object.ID || !q.Now.Before(g.Until) {
+			continue
+		}
+		if who == "" {
+			who = q.Principal.Ref()
+		}
+		if g.To == who {
+			return g.ID, true
+		}
+	}
+	return "", false
+}
+
+// AnyPrincipal says whether everybody whom the tenant's authenticators know may perform a, member or not: to learn who one
+// is, and to log out.
+func AnyPrincipal(a Action) bool { return a == Whoami || a == SessionCreate || a == SessionDelete }
+
+// OwnerOnly says whether a, on an object, is for its owner and the tenant's admins alone, whatever the role.
+func OwnerOnly(a Action) bool { return a == GrantCreate || a == GrantDelete }
+
+// Delegable says whether an owner may delegate a. What would hand on the right to hand on is not.
+func Delegable(a Action) bool {
+	switch a {
+	case ServerRead, MCPRead, MCPCall:
+		return true
+	}
+	return false
+}
+
+// MayGrant says whether who may give somebody a role in a tenant: strictly below one's own. Platform operators may give
+// all of them (A-2).
+func MayGrant(who tenant.Principal, role tenant.Role) bool {
+	switch who.Kind {
+	case tenant.KindSystem, tenant.KindOperator:
+		return true
+	}
+	return role != tenant.NoRole && role < who.Role
 }
 
 // Needs returns the smallest role that may perform a; NoRole where no member may.
 func Needs(a Action) tenant.Role {
 	switch a {
-	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead:
+	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain:
 		return tenant.Viewer
-	case MCPCall, RelayWrite:
+	case MCPCall, RelayWrite, GrantCreate, GrantDelete:
 		return tenant.Editor
-	case ServerCreate, ServerDelete, KeyList, KeyCreate, KeyRevoke:
+	case ServerCreate, ServerDelete, KeyList, KeyCreate, KeyRevoke, MemberList, MemberRead, MemberCreate, MemberUpdate, MemberDelete,
+		MemberRevoke, BotList, BotRead, BotCreate, BotDelete, AuthenticatorList, AuthenticatorRead, AuthenticatorCreate,
+		AuthenticatorUpdate, AuthenticatorDelete, PolicyList, PolicyRead, PolicyUpdate, PolicyCheck, AuditListAll:
 		return tenant.Admin
 	}
 	return tenant.NoRole
@@ -108,7 +241,16 @@ func Needs(a Action) tenant.Role {
 
 func operatorMay(a Action) bool {
 	switch a {
-	case TenantList, TenantRead, TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyList, KeyCreate, KeyRevoke, AuditRead:
+	case TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyCreate, KeyRevoke, MemberCreate, MemberUpdate, MemberDelete:
+		return true
+	}
+	return auditorMay(a)
+}
+
+// auditorMay says what a platform operator may do who changes nothing.
+func auditorMay(a Action) bool {
+	switch a {
+	case TenantList, TenantRead, KeyList, MemberList, MemberRead, AuditRead, UsageRead, OpenAPIRead:
 		return true
 	}
 	return false

@@ -4,6 +4,7 @@
 package guard
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,9 +146,9 @@ func (g *Guard) InFlight() int64 { return g.gate.InFlight() }
 
 // Enter begins the visit of one request: it spends one request of the tenant's rate and takes one of its places. Over
 // either, the error is fault.RateLimited with RetryAfter set. The caller must Leave the visit when the request ends.
-func (g *Guard) Enter(p tenant.Principal, requestID string) (*Visit, error) {
+func (g *Guard) Enter(p tenant.Principal, r Request) (*Visit, error) {
 	now := g.cfg.Now()
-	v := &Visit{guard: g, principal: p, requestID: requestID}
+	v := &Visit{guard: g, principal: p, request: r}
 	if g.scope.ID() == "" { // operators are few and trusted: no quota
 		return v, nil
 	}
@@ -163,11 +164,21 @@ func (g *Guard) Enter(p tenant.Principal, requestID string) (*Visit, error) {
 	return v, nil
 }
 
+// Request is what records and policies are told of the request that an effect is part of. The zero Request is work of the
+// platform's own.
+type Request struct {
+	ID     string     // the request id
+	Method string     // as judged
+	Path   string     // within the tenant, as judged: escaped bytes
+	Host   string     // lower case, without port
+	Remote netip.Addr // the client's
+}
+
 // Visit is one request inside the door, carrying who asks.
 type Visit struct {
 	guard     *Guard
 	principal tenant.Principal
-	requestID string
+	request   Request
 	entered   bool
 }
 
@@ -197,6 +208,9 @@ type Effect struct {
 	Action   authz.Action
 	Resource string       // such as "server/everything" or "server/everything/tool/echo"
 	Subject  tenant.Scope // with the platform's guard only: the tenant that an operator acts on, whose chain records it
+	Object   authz.Object // the object, where ownership or delegations count; the zero Object has none
+	// Grants are the tenant's delegations. They may be a snapshot that is shared: they are read only.
+	Grants []authz.Grant
 }
 
 // Admit authorizes e and begins its record. A refusal is recorded, and its error shaped by the action's class: Forbidden
@@ -206,8 +220,11 @@ func (v *Visit) Admit(e Effect) (*Permit, error) {
 	if scope.ID() == "" {
 		scope = e.Subject
 	}
-	verdict := authz.Authorize(v.principal, e.Action, scope.ID())
-	p := &Permit{visit: v, effect: e, scope: scope, rule: verdict.Rule, began: v.guard.cfg.Now()}
+	began := v.guard.cfg.Now()
+	verdict := authz.Decide(authz.Question{
+		Principal: v.principal, Action: e.Action, In: scope.ID(), Object: e.Object, Grants: e.Grants, Now: began,
+	})
+	p := &Permit{visit: v, effect: e, scope: scope, rule: verdict.Rule, began: began}
 	if verdict.Allow {
 		return p, nil
 	}
@@ -237,7 +254,7 @@ func (p *Permit) Entry(outcome string) audit.Entry {
 	e := audit.Entry{
 		ID: audit.NewID(), Time: p.began.UTC(), Tenant: p.scope.ID(), TenantUID: p.scope.UID(), Replica: g.cfg.Replica,
 		Principal: who.Ref(), Name: who.Name, Action: string(p.effect.Action), Resource: p.effect.Resource,
-		Decision: audit.Allow, Rule: p.rule, Outcome: outcome, RequestID: p.visit.requestID,
+		Decision: audit.Allow, Rule: p.rule, Outcome: outcome, RequestID: p.visit.request.ID,
 		Millis: g.cfg.Now().Sub(p.began).Milliseconds(),
 	}
 	if who.Role != tenant.NoRole {

@@ -59,7 +59,7 @@ func member(id tenant.ID, r tenant.Role) tenant.Principal {
 
 func (w *world) visit(t *testing.T, e *tenant.Entry, p tenant.Principal) *Visit {
 	t.Helper()
-	v, err := w.For(e).Enter(p, "req-1")
+	v, err := w.For(e).Enter(p, Request{ID: "req-1"})
 	if err != nil {
 		t.Fatalf("Enter: %v", err)
 	}
@@ -70,13 +70,13 @@ func TestEnterOverTheRate(t *testing.T) {
 	w := newWorld(Defaults{})
 	g := w.For(tenantEntry("team-a", "u", 1, tenant.Quotas{RequestsPerSecond: 10, Burst: 2}))
 	for range 2 {
-		v, err := g.Enter(member("team-a", tenant.Editor), "r")
+		v, err := g.Enter(member("team-a", tenant.Editor), Request{ID: "r"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		v.Leave()
 	}
-	_, err := g.Enter(member("team-a", tenant.Editor), "r")
+	_, err := g.Enter(member("team-a", tenant.Editor), Request{ID: "r"})
 	if e := fault.From(err); e == nil || e.Kind != fault.RateLimited || e.RetryAfter != 100*time.Millisecond {
 		t.Errorf("Enter = %v, want rate-limited, to be tried after 100ms", err)
 	}
@@ -84,7 +84,7 @@ func TestEnterOverTheRate(t *testing.T) {
 		t.Errorf("%d in flight after a refusal, want the place given back", n)
 	}
 	w.now = w.now.Add(100 * time.Millisecond)
-	if _, err := g.Enter(member("team-a", tenant.Editor), "r"); err != nil {
+	if _, err := g.Enter(member("team-a", tenant.Editor), Request{ID: "r"}); err != nil {
 		t.Errorf("after RetryAfter: %v", err)
 	}
 }
@@ -94,7 +94,7 @@ func TestEnterOverTheConcurrency(t *testing.T) {
 	e := tenantEntry("team-a", "u", 1, tenant.Quotas{})
 	first := w.visit(t, e, member("team-a", tenant.Editor))
 	w.visit(t, e, member("team-a", tenant.Editor))
-	_, err := w.For(e).Enter(member("team-a", tenant.Editor), "r")
+	_, err := w.For(e).Enter(member("team-a", tenant.Editor), Request{ID: "r"})
 	if f := fault.From(err); f == nil || f.Kind != fault.RateLimited || f.RetryAfter <= 0 {
 		t.Fatalf("Enter = %v, want rate-limited with a time to retry", err)
 	}
@@ -108,7 +108,7 @@ func TestEnterOverTheConcurrency(t *testing.T) {
 func TestOperatorsHaveNoQuota(t *testing.T) {
 	w := newWorld(Defaults{Rate: quota.Limit{PerSecond: 1, Burst: 1}, MaxConcurrent: 1})
 	for range 5 {
-		if _, err := w.Platform().Enter(tenant.Principal{Kind: tenant.KindOperator, ID: "op"}, "r"); err != nil {
+		if _, err := w.Platform().Enter(tenant.Principal{Kind: tenant.KindOperator, ID: "op"}, Request{ID: "r"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -248,7 +248,7 @@ func TestEntryNamesAll(t *testing.T) {
 // the platform's.
 func TestOperatorsActInTheTenantsChain(t *testing.T) {
 	w := newWorld(Defaults{})
-	v, err := w.Platform().Enter(tenant.Principal{Kind: tenant.KindOperator, ID: "op"}, "r")
+	v, err := w.Platform().Enter(tenant.Principal{Kind: tenant.KindOperator, ID: "op"}, Request{ID: "r"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestConcurrentVisits(t *testing.T) {
 			for j := range 200 {
 				id := tenant.ID(fmt.Sprintf("team-%d", j%3))
 				e := tenantEntry(id, "u", int64(i*200+j), tenant.Quotas{MaxConcurrentRequests: 1 + j%4})
-				v, err := w.For(e).Enter(member(id, tenant.Admin), "r")
+				v, err := w.For(e).Enter(member(id, tenant.Admin), Request{ID: "r"})
 				if err != nil {
 					if !fault.Is(err, fault.RateLimited) || !strings.Contains(err.Error(), "concurrent") {
 						t.Errorf("Enter = %v", err)

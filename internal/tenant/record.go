@@ -19,7 +19,7 @@ const RecordVersion = 1
 // Bounds of a routing record, which is held in memory for every registered tenant.
 const (
 	MaxHosts     = 16  // custom hosts of a tenant
-	MaxKeys      = 64  // API keys of a tenant
+	MaxKeys      = 128 // keys of a tenant, those of its bots included
 	MaxNameLen   = 128 // bytes of a display name, a key's name
 	MaxServerCap = 10000
 )
@@ -69,8 +69,17 @@ type Record struct {
 	Source        Source     `json:"source"`                   // who declared the tenant
 	File          string     `json:"file,omitempty"`           // the declaring file, if Source is file
 	CatalogDigest string     `json:"catalog,omitempty"`        // digest of the file catalog last applied
-	Created       time.Time  `json:"created"`
-	Updated       time.Time  `json:"updated"`
+
+	Bots           []Bot           `json:"bots,omitempty"`            // accounts of programs; their keys are in Keys
+	Members        []Member        `json:"members,omitempty"`         // users and groups of the authenticators, with their roles
+	Authenticators []Authenticator `json:"authenticators,omitempty"`  // who vouches for users; none = keys alone get in
+	AllowedOrigins []string        `json:"allowed_origins,omitempty"` // web origins beside the tenant's own that may call it from a browser
+	Policy         *PolicyRef      `json:"policy,omitempty"`          // the policy in force; nil = none
+	Revoked        []Revocation    `json:"revoked,omitempty"`         // credentials that ended before their time
+	NotBefore      time.Time       `json:"not_before,omitzero"`       // users' credentials issued before it are refused
+
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
 
 	Revision int64 `json:"-"` // the store's revision of this record: resource_version and ETag
 }
@@ -81,9 +90,14 @@ type Key struct {
 	Name    string    `json:"name"` // unique within the tenant
 	Hash    Hash      `json:"hash"`
 	Role    Role      `json:"role"`
+	Bot     string    `json:"bot,omitempty"`    // the id of the bot whose key it is; Role is the bot's then. "" = an API key of its own
+	Expires time.Time `json:"expires,omitzero"` // when it stops working; zero = never. A bot's key always expires
 	Source  Source    `json:"source"`
 	Created time.Time `json:"created"`
 }
+
+// Expired says whether the key has stopped working.
+func (k *Key) Expired(now time.Time) bool { return !k.Expires.IsZero() && !now.Before(k.Expires) }
 
 // Hash is the SHA-256 of an API key. Its text form is "sha256:" and 64 lower-case hexadecimal digits.
 type Hash [sha256.Size]byte
@@ -123,14 +137,6 @@ func (h *Hash) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// Quotas bound a tenant. A zero field means that the platform's default applies.
-type Quotas struct {
-	MaxServers            int     `json:"max_servers,omitempty"`             // MCP servers in the catalog
-	MaxConcurrentRequests int     `json:"max_concurrent_requests,omitempty"` // requests and streams in flight
-	RequestsPerSecond     float64 `json:"requests_per_second,omitempty"`     // sustained rate
-	Burst                 int     `json:"burst,omitempty"`                   // requests at once above the rate; 0 = one second's worth
-}
-
 // UpstreamAuth says who authenticates the callers of a dedicated gateway.
 type UpstreamAuth string
 
@@ -160,6 +166,18 @@ func (r *Record) Clone() *Record {
 	if r.Dedicated != nil {
 		d := *r.Dedicated
 		c.Dedicated = &d
+	}
+	c.Bots = slices.Clone(r.Bots)
+	c.Members = slices.Clone(r.Members)
+	c.AllowedOrigins = slices.Clone(r.AllowedOrigins)
+	c.Revoked = slices.Clone(r.Revoked)
+	if r.Policy != nil {
+		p := *r.Policy
+		c.Policy = &p
+	}
+	c.Authenticators = slices.Clone(r.Authenticators)
+	for i := range c.Authenticators {
+		c.Authenticators[i] = c.Authenticators[i].clone()
 	}
 	return &c
 }
@@ -208,8 +226,12 @@ func (r *Record) Validate(baseDomain string) error {
 	if err := r.checkHosts(baseDomain); err != nil {
 		return err
 	}
-	if err := r.checkKeys(); err != nil {
-		return err
+	for _, check := range []func() error{
+		r.checkBots, r.checkKeys, r.checkAuthenticators, r.checkMembers, r.checkOrigins, r.checkPolicy, r.checkRevoked,
+	} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	return r.Quotas.validate()
 }
@@ -358,6 +380,9 @@ func (r *Record) checkKeys() error {
 		if k.Role == NoRole {
 			return fault.New(fault.Invalid, "key %q has no role", k.Name)
 		}
+		if err := r.checkBotKey(k); err != nil {
+			return err
+		}
 		if names[k.Name] {
 			return fault.New(fault.Conflict, "key name %q is in use in this tenant", k.Name)
 		}
@@ -365,30 +390,6 @@ func (r *Record) checkKeys() error {
 			return fault.New(fault.Conflict, "key %q has the hash of another key of this tenant", k.Name)
 		}
 		names[k.Name], hashes[k.Hash] = true, true
-	}
-	return nil
-}
-
-func (q Quotas) validate() error {
-	for _, f := range []struct {
-		name string
-		v    float64
-		max  float64
-	}{
-		{"max_servers", float64(q.MaxServers), MaxServerCap},
-		{"max_concurrent_requests", float64(q.MaxConcurrentRequests), 1e6},
-		{"requests_per_second", q.RequestsPerSecond, 1e6},
-		{"burst", float64(q.Burst), 1e6},
-	} {
-		if !(f.v >= 0 && f.v <= f.max) { // also catches NaN
-			return fault.New(fault.Invalid, "quotas.%s is %v: 0 (the platform's default) to %v are allowed", f.name, f.v, f.max)
-		}
-	}
-	if q.RequestsPerSecond > 0 && q.RequestsPerSecond < 0.001 {
-		return fault.New(fault.Invalid, "quotas.requests_per_second is %v: at least 0.001, or 0 for the platform's default", q.RequestsPerSecond)
-	}
-	if q.Burst > 0 && q.RequestsPerSecond == 0 {
-		return fault.New(fault.Invalid, "quotas.burst is set but requests_per_second is not")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ package tenant
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/polygate/polygate/internal/fault"
 )
@@ -110,18 +111,52 @@ type PrincipalKind string
 // The kinds of principal.
 const (
 	KindKey       PrincipalKind = "key"       // an API key of the tenant
+	KindBot       PrincipalKind = "bot"       // a bot account of the tenant, through one of its keys
+	KindUser      PrincipalKind = "user"      // somebody whom an authenticator of the tenant vouches for
 	KindOperator  PrincipalKind = "operator"  // a platform operator on the admin listener; never a member of a tenant
+	KindAuditor   PrincipalKind = "auditor"   // a platform operator who may look and change nothing
 	KindSystem    PrincipalKind = "system"    // Polygate itself, such as a reload of tenants.yaml
 	KindAnonymous PrincipalKind = "anonymous" // nobody authenticated here: a relay whose upstream authenticates
 )
 
+// Via says by what a principal was authenticated.
+type Via string
+
+// The ways.
+const (
+	ViaAPIKey     Via = "apikey"     // a key of the tenant: an API key, or a bot's
+	ViaOIDC       Via = "oidc"       // a token of an OpenID Connect issuer
+	ViaCookie     Via = "cookie"     // a browser session, begun with an OpenID Connect login
+	ViaMTLS       Via = "mtls"       // a client certificate
+	ViaUpstream   Via = "upstream"   // headers of a trusted upstream
+	ViaKubernetes Via = "kubernetes" // a token that a Kubernetes API server reviewed
+	ViaToken      Via = "token"      // a platform operator's token
+)
+
 // Principal is who asks. It is a value: it travels with the request and is never looked up again from a header.
 type Principal struct {
-	Tenant ID            // the tenant that it belongs to; empty for operators and the system
-	Kind   PrincipalKind // how it was authenticated
-	ID     string        // stable and unique within Tenant and Kind, such as the key's id
-	Name   string        // for people
-	Role   Role          // what it may do in Tenant
+	Tenant  ID            // the tenant that it belongs to; empty for operators and the system
+	Kind    PrincipalKind // how it was authenticated
+	ID      string        // stable and unique within Tenant and Kind: the id of a key or bot, <authenticator>/<subject> of a user
+	Name    string        // for people
+	Role    Role          // what it may do in Tenant; NoRole for a user who is no member
+	Via     Via           // what authenticated it
+	KeyID   string        // the id of the key that it used, if any
+	Expires time.Time     // when its credential ends; zero = never by itself
+	Claims  *Claims       // what its authenticator says about it; nil for keys. Immutable
+}
+
+// Claims is what an authenticator says about a user. It is immutable, and shared by the requests of one credential.
+type Claims struct {
+	Authenticator string              // the name of the tenant's authenticator
+	Generation    string              // of the authenticator, when it said so: see Authenticator.Generation
+	Issuer        string              // the issuer's URL; the authenticator's type where there is none
+	Subject       string              // unique within the authenticator
+	Groups        []string            // of the issuer
+	Scopes        []string            // of the credential
+	Attributes    map[string][]string // such as teams or namespaces; never groups named system:*
+	Session       string              // id of the browser session; "" = none
+	Issued        time.Time           // when the credential was made; zero = not told
 }
 
 // Ref returns "kind:id", the form in which audit records and sealed tokens name the principal.

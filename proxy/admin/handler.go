@@ -81,7 +81,7 @@ func (s *Server) serve(ctx context.Context, r *http.Request, id string) (a *answ
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.cfg.Guards.Platform().Enter(operator(), id)
+	v, err := s.cfg.Guards.Platform().Enter(operator(), guard.Request{ID: id})
 	if err != nil {
 		return nil, err
 	}

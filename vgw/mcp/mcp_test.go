@@ -84,7 +84,7 @@ func (b *bench) decide(a ask) exchange.Decision {
 	if a.role == tenant.NoRole {
 		a.role = tenant.Editor
 	}
-	v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: a.who, Role: a.role}, "req-1")
+	v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: a.who, Role: a.role}, guard.Request{ID: "req-1"})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestRepeatedFields(t *testing.T) {
 		"two types":                    {"POST", exchange.Header{"Content-Type": {"application/json", "text/plain"}}, 415},
 	} {
 		b := session
-		v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k1", Role: tenant.Editor}, "r")
+		v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k1", Role: tenant.Editor}, guard.Request{ID: "r"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -451,7 +451,7 @@ func TestErrorsOfTheRelayAreJSONRPC(t *testing.T) {
 // A body is not waited for, or read, past its bound; and one that breaks off is the client's fault.
 func TestBodyFaults(t *testing.T) {
 	b := newBench(t)
-	v, _ := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k", Role: tenant.Editor}, "r")
+	v, _ := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k", Role: tenant.Editor}, guard.Request{ID: "r"})
 	for name, tc := range map[string]struct {
 		body   io.Reader
 		length int64
