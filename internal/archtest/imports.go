@@ -84,8 +84,8 @@ func foreign(p *Package, imp string) string {
 		return "only packages named kube see client-go"
 	case under(imp, "github.com/caddyserver/certmagic") && !under(p.Path, "certs"):
 		return "only certs sees certmagic"
-	case under(imp, "github.com/coreos/go-oidc") && p.Path != "internal/authn":
-		return "only internal/authn sees go-oidc"
+	case (under(imp, "github.com/coreos/go-oidc") || under(imp, "github.com/go-jose/go-jose") || under(imp, "golang.org/x/oauth2")) && p.Path != "internal/authn":
+		return "only internal/authn sees go-oidc, go-jose and oauth2"
 	case under(imp, "github.com/open-policy-agent/opa") && p.Path != "internal/policy":
 		return "only internal/policy sees OPA"
 	case under(imp, "net/http") && (under(p.Path, "vgw") || p.Path == "internal/exchange" || p.Path == "internal/policy"):

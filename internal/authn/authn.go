@@ -1,5 +1,6 @@
-// Package authn makes API keys and finds the credential in a request's header. Whose credential it is, the caller asks the
-// index by the credential's hash; nothing here is secret or slow.
+// Package authn says who sent a request: by tokens of OpenID Connect issuers and of Kubernetes, browser sessions, client
+// certificates and headers of trusted upstreams, each as the tenant configured it. It makes API keys and finds the credential in
+// a request's header; whose API key it is, the caller asks the index by its hash. What somebody may do, it leaves to authz.
 package authn
 
 import (
@@ -23,7 +24,8 @@ const (
 )
 
 // MaxCredential is the longest credential that is looked at, in bytes.
-const MaxCredential = 4096
+// Tokens with many groups are long: 4 KiB cut real ones off.
+const MaxCredential = 16 << 10
 
 // NewKey returns a new API key, to be shown once, and its hash, to be stored.
 func NewKey() (key string, hash tenant.Hash) {
