@@ -18,6 +18,8 @@ const (
 	prefixAudit   = "a/"
 	prefixData    = "c/"
 	prefixHeads   = "c/audit/"
+	prefixUsed    = "c/used/"
+	prefixOnce    = "c/once/"
 	markerKind    = "_" // not a kind that a Write can have
 )
 
@@ -32,6 +34,7 @@ func kindPrefix(id tenant.ID, kind string) string {
 }
 func auditKey(chain, entry string) string { return prefixAudit + chain + "/" + entry }
 func headKey(chain string) string         { return prefixHeads + chain }
+func usedKey(id tenant.ID) string         { return prefixUsed + string(id) }
 
 // hashKey leaves out the hash's "sha256:", which says nothing here.
 func hashKey(h tenant.Hash) string {

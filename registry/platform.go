@@ -83,7 +83,8 @@ func (p *Platform) put(ctx context.Context, key string, value []byte, cmp Cmp, r
 	return nil
 }
 
-// dataKey checks a name under c/: segments joined by '/'. The anchored heads are the outbox's alone.
+// dataKey checks a name under c/: segments joined by '/'. What the store keeps there itself, such as
+// the anchored heads, is not for others.
 func dataKey(key string) (string, error) {
 	for seg := range strings.SplitSeq(key, "/") {
 		if seg == "" || strings.ContainsFunc(seg, func(r rune) bool { return r < 0x21 || r == 0x7f }) {
@@ -91,7 +92,8 @@ func dataKey(key string) (string, error) {
 		}
 	}
 	k := prefixData + key
-	if strings.HasPrefix(k+"/", prefixHeads) || len(k) > 1024 {
+	own := strings.HasPrefix(k+"/", prefixHeads) || strings.HasPrefix(k+"/", prefixUsed) || strings.HasPrefix(k+"/", prefixOnce)
+	if own || len(k) > 1024 {
 		return "", fault.New(fault.Invalid, "%q cannot name platform data", key)
 	}
 	return k, nil

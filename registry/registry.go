@@ -72,6 +72,7 @@ type Store struct {
 	follow    follower
 	claims    claimTable
 	turns     turns
+	once      onceSweep
 	committed chan struct{} // buffered 1: something was committed
 
 	ready     chan struct{} // closed when the index is full and the session up
