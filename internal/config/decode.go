@@ -39,6 +39,8 @@ func (d decoder) value(n ast.Node, v reflect.Value, path string) {
 		d.structure(n, v, path)
 	case v.Kind() == reflect.Slice:
 		d.slice(n, v, path)
+	case v.Kind() == reflect.Map:
+		d.texts(n, v, path)
 	default:
 		panic("config: a field of kind " + v.Kind().String()) // a defect: the tests decode every field
 	}
@@ -49,7 +51,11 @@ func isScalar(v reflect.Value) bool {
 	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return true
 	}
-	return v.Kind() != reflect.Struct && v.Kind() != reflect.Slice && v.Kind() != reflect.Pointer
+	switch v.Kind() {
+	case reflect.Struct, reflect.Slice, reflect.Map, reflect.Pointer:
+		return false
+	}
+	return true
 }
 
 func (d decoder) structure(n ast.Node, v reflect.Value, path string) {
@@ -88,6 +94,28 @@ func (d decoder) slice(n ast.Node, v reflect.Value, path string) {
 			return
 		}
 		d.value(e, v.Index(i), path+"["+strconv.Itoa(i)+"]")
+	}
+}
+
+// texts decodes a map[string]string. An empty one is nil.
+func (d decoder) texts(n ast.Node, v reflect.Value, path string) {
+	v.SetZero()
+	if _, ok := n.(*ast.NullNode); ok {
+		return
+	}
+	entries, ok := pairs(n)
+	if !ok {
+		d.add(place(n), "%sis a %s where a mapping (name: value) belongs", lead(path), kind(n))
+		return
+	}
+	m := make(map[string]string, len(entries))
+	for _, p := range entries {
+		var text string
+		d.scalar(p.Value, reflect.ValueOf(&text).Elem(), join(path, clip(keyOf(p))))
+		m[keyOf(p)] = text
+	}
+	if len(m) > 0 {
+		v.Set(reflect.ValueOf(m))
 	}
 }
 
@@ -192,10 +220,19 @@ func kind(n ast.Node) string {
 	return "single value"
 }
 
+// inline is the tag of an embedded struct whose fields are written as if they were the outer one's.
+const inline = ",inline"
+
 func fieldByName(v reflect.Value, name string) (reflect.Value, bool) {
 	for i := range v.NumField() {
-		if v.Type().Field(i).Tag.Get("yaml") == name && name != "" {
+		switch v.Type().Field(i).Tag.Get("yaml") {
+		case "":
+		case name:
 			return v.Field(i), true
+		case inline:
+			if f, ok := fieldByName(v.Field(i), name); ok {
+				return f, true
+			}
 		}
 	}
 	return reflect.Value{}, false
@@ -204,7 +241,11 @@ func fieldByName(v reflect.Value, name string) (reflect.Value, bool) {
 func fieldNames(t reflect.Type) []string {
 	var names []string
 	for i := range t.NumField() {
-		if name := t.Field(i).Tag.Get("yaml"); name != "" {
+		switch name := t.Field(i).Tag.Get("yaml"); name {
+		case "":
+		case inline:
+			names = append(names, fieldNames(t.Field(i).Type)...)
+		default:
 			names = append(names, name)
 		}
 	}

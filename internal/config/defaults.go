@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Default returns the configuration of an empty file. Only base_domain has no default. The defaults that depend on other
@@ -19,6 +17,8 @@ func Default() *Platform {
 		Replica: Replica{TTL: 5 * time.Second},
 		Limits: Limits{
 			MaxConnections:          10_000,
+			MaxRequests:             10_000,
+			MaxStreams:              10_000,
 			MaxStreamsPerConnection: 250,
 			MaxHeaderBytes:          64 << 10,
 			MaxHeaders:              100,
@@ -39,11 +39,17 @@ func Default() *Platform {
 			IdleGatewayAfter:        10 * time.Minute,
 			ResidentCertificates:    10_000,
 		},
-		Quotas:       Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200},
+		Quotas:       TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100}},
+		Authn:        Authn{TokenCacheBytes: 64 << 20},
+		Policy:       Policy{EvalTimeout: 50 * time.Millisecond, MaxBundleBytes: 1 << 20, MaxModules: 200, MaxConcurrent: 8},
 		Certificates: Certificates{LeafLife: 7 * 24 * time.Hour},
 		Metrics:      Metrics{MaxTenants: 1000},
-		Audit:        Audit{Buffer: 8192, Interval: 200 * time.Millisecond},
-		Log:          Log{Level: "info", Format: "json"},
+		Audit: Audit{
+			Buffer: 8192, Interval: 200 * time.Millisecond, RotateBytes: 64 << 20, RotateAfter: 24 * time.Hour,
+			Retain: 9600 * time.Hour, CheckpointEvery: 10 * time.Minute, OTLP: AuditOTLP{Timeout: 5 * time.Second, QueueBytes: 8 << 20},
+		},
+		Tracing: Tracing{Ratio: 0.01, Timeout: 5 * time.Second},
+		Log:     Log{Level: "info", Format: "json"},
 	}
 }
 
@@ -88,14 +94,4 @@ func or(s, other string) string {
 		return other
 	}
 	return s
-}
-
-// Tenant returns the quotas in the form of a routing record.
-func (q Quotas) Tenant() tenant.Quotas {
-	return tenant.Quotas{
-		MaxServers:            q.MaxServers,
-		MaxConcurrentRequests: q.MaxConcurrentRequests,
-		RequestsPerSecond:     q.RequestsPerSecond,
-		Burst:                 q.Burst,
-	}
 }

@@ -36,6 +36,8 @@ type Change struct {
 	// Edit changes a record into what is declared; nil with Create. It keeps what the file does not own, so it can be applied
 	// to a newer record than the plan was made from, and twice.
 	Edit func(*tenant.Record) error
+	// Notes say what the change takes away or takes over that was made through the API, for the log.
+	Notes []string
 }
 
 // planner compares what a file declares with the records that there are.
@@ -358,4 +360,18 @@ func (t *Tenant) mergeKeys(cur *tenant.Record, now time.Time) []tenant.Key {
 // taken out and put back is the same in the audit records.
 func keyID(id tenant.ID, h tenant.Hash) string {
 	return uuid.NewSHA1(uuid.NameSpaceOID, append([]byte("polygate/file-key/"+string(id)+"/"), h[:]...)).String()
+}
+
+// PolicyDue says whether a tenant's policy must be put in force, given its record once all changes are applied: the bundle
+// of its folder or, if Policy is nil, none in place of one that the file declared earlier.
+func (t *Tenant) PolicyDue(r *tenant.Record) bool {
+	switch {
+	case t.Policy == nil:
+		return r.Policy != nil && r.Policy.Source == tenant.SourceFile
+	case r.Policy == nil:
+		return true
+	case r.Policy.Source != tenant.SourceFile: // Plan has refused it
+		return false
+	}
+	return r.Policy.Digest != t.PolicyDigest || r.Policy.File != t.PolicyDir || r.Policy.Updated.IsZero()
 }

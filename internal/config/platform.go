@@ -23,10 +23,13 @@ type Platform struct {
 	TenantsFile  string       `yaml:"tenants_file"` // tenants.yaml, reloaded when it changes; default none: tenants come through the API alone
 	Egress       Egress       `yaml:"egress"`
 	Limits       Limits       `yaml:"limits"`
-	Quotas       Quotas       `yaml:"quotas"` // of tenants that declare none of their own
+	Quotas       TenantQuotas `yaml:"quotas"` // of tenants that declare none of their own
+	Authn        Authn        `yaml:"authn"`
+	Policy       Policy       `yaml:"policy"`
 	Certificates Certificates `yaml:"certificates"`
 	Metrics      Metrics      `yaml:"metrics"`
 	Audit        Audit        `yaml:"audit"`
+	Tracing      Tracing      `yaml:"tracing"`
 	Log          Log          `yaml:"log"`
 	Demo         Demo         `yaml:"demo"`
 }
@@ -69,12 +72,6 @@ type Replica struct {
 	TTL  time.Duration `yaml:"ttl"`  // after which a silent replica's tenants go to others; 2s to 60s, whole seconds; default 5s
 }
 
-// Admin is the operators' listener.
-type Admin struct {
-	TokenFile string   `yaml:"token_file"` // holds the operators' bearer token, mode 0600, made when missing; default <data_dir>/admin-token
-	Hosts     []string `yaml:"hosts"`      // further host names of the listener's certificate; localhost, 127.0.0.1 and ::1 are in it; default none
-}
-
 // Egress says where upstreams may be that tenants declare themselves.
 type Egress struct {
 	Allow []netip.Prefix `yaml:"allow"` // exceptions to "public addresses only", such as 10.20.0.0/16; default none
@@ -83,6 +80,8 @@ type Egress struct {
 // Limits bound what comes from outside, for the whole replica or for each connection and request. No zero means "no limit".
 type Limits struct {
 	MaxConnections          int           `yaml:"max_connections"`            // open on the public listener; default 10000
+	MaxRequests             int           `yaml:"max_requests"`               // in flight on this replica, shared fairly between the tenants that want them; default 10000
+	MaxStreams              int           `yaml:"max_streams"`                // event streams and WebSockets open on this replica, shared likewise; default 10000
 	MaxStreamsPerConnection int           `yaml:"max_streams_per_connection"` // concurrent requests of one HTTP/2 connection; default 250
 	MaxHeaderBytes          Size          `yaml:"max_header_bytes"`           // of a request's header; default 64KiB
 	MaxHeaders              int           `yaml:"max_headers"`                // fields in a request's header; default 100
@@ -104,14 +103,6 @@ type Limits struct {
 	ResidentCertificates    int           `yaml:"resident_certificates"`      // kept decoded in memory; default 10000
 }
 
-// Quotas bound one tenant.
-type Quotas struct {
-	MaxServers            int     `yaml:"max_servers"`             // MCP servers in the catalog; default 50
-	MaxConcurrentRequests int     `yaml:"max_concurrent_requests"` // requests and streams in flight; default 200
-	RequestsPerSecond     float64 `yaml:"requests_per_second"`     // sustained; default 100
-	Burst                 int     `yaml:"burst"`                   // requests at once above the rate; default 200
-}
-
 // Certificates tunes the certificates of the local authority.
 type Certificates struct {
 	LeafLife time.Duration `yaml:"leaf_life"` // of a host's certificate, renewed when a third is left; 1h to 9600h; default 168h
@@ -120,13 +111,6 @@ type Certificates struct {
 // Metrics tunes the Prometheus metrics.
 type Metrics struct {
 	MaxTenants int `yaml:"max_tenants"` // tenants with series of their own, the rest shares one; default 1000
-}
-
-// Audit says where audit records end up.
-type Audit struct {
-	File     string        `yaml:"file"`     // JSON lines, appended; default <data_dir>/audit.jsonl
-	Buffer   int           `yaml:"buffer"`   // records of requests held in memory at most; default 8192
-	Interval time.Duration `yaml:"interval"` // between two drains to the file; 10ms to 1s; default 200ms
 }
 
 // Log says how the log is written, to standard error.

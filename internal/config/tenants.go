@@ -5,9 +5,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -23,7 +25,21 @@ type Options struct {
 	Check      func(Server) error // further rules for a server, such as vgw/catalog's; nil = none
 	// Env looks up the variables that value_env names, as os.LookupEnv does; nil = there are none.
 	Env func(name string) (string, bool)
+
+	Ceilings     tenant.Quotas    // that no tenant may declare more than; a zero field = none. See TenantQuotas
+	PolicyLimits policy.Limits    // of the bundles that policy_dir names
+	CheckPolicy  policyCheck      // compiles a bundle, such as policy.Check; nil = bundles are read only
+	Seal         secretSeal       // seals an authenticator's client secret; nil = it is read, and left out of the record
+	Now          func() time.Time // tells whether a bot's key ends within a year; nil = time.Now
 }
+
+type (
+	// policyCheck says what is wrong with a bundle. A policy.CompileError in it gives the places. It is called once for each
+	// folder and load, so it does well to remember the digests of bundles that it found right.
+	policyCheck = func(*policy.Bundle) error
+	// secretSeal must return the same for the same arguments, or every load of an unchanged file would be a change.
+	secretSeal = func(id tenant.ID, authenticator, plain string) (string, error)
+)
 
 // Tenants is a tenants.yaml that was read, with its catalogs, and found to be right.
 type Tenants struct {
@@ -39,6 +55,10 @@ type Tenant struct {
 	Servers []Server       // the servers of its catalog file, in the file's order
 	// CatalogDigest changes when the servers do, header values included. It is empty without a catalog file.
 	CatalogDigest string
+	// Policy is the bundle in the folder that policy_dir names, PolicyDir, and its digest; nil and empty without one.
+	Policy       *policy.Bundle
+	PolicyDir    string
+	PolicyDigest string
 	// StateDeclared says that the file has a state for the tenant. Otherwise an operator may suspend and resume it.
 	StateDeclared bool
 

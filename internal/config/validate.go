@@ -238,12 +238,3 @@ func within[T ~int | ~int64](cs *checks, path string, v, least, most T) {
 		cs.fail(path, "is %v: %v to %v are allowed", v, least, most)
 	}
 }
-
-// check applies the rules of a routing record, whose messages begin with the field.
-func (q Quotas) check(cs *checks) {
-	r := tenant.Record{ID: "x", State: tenant.StateActive, Mode: tenant.ModeVirtual, Quotas: q.Tenant()}
-	if err := r.Validate(""); err != nil {
-		field, msg, _ := strings.Cut(reason(err), " ")
-		cs.fail(field, "%s", strings.ReplaceAll(msg, "0 (the platform's default)", "0 (no limit)"))
-	}
-}
