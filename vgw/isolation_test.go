@@ -65,6 +65,7 @@ func probes(t *testing.T, w *world, r exchange.Route) []probe {
 	theirs, none := r.Pattern, r.Pattern
 	for param, values := range map[string][2]string{
 		"{name}": {"of-b", "no-such"}, "{server}": {"of-b", "no-such"}, "{key}": {w.keyID("team-b", "key-of-b"), "3b241101-e2bb-4255-8caf-4136c566a962"},
+		"{member}": {"x", "y"}, "{bot}": {"x", "y"}, "{authenticator}": {"x", "y"}, "{grant}": {"x", "y"}, "{digest}": {"x", "y"},
 	} {
 		theirs, none = strings.ReplaceAll(theirs, param, values[0]), strings.ReplaceAll(none, param, values[1])
 	}
