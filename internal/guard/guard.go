@@ -4,6 +4,7 @@
 package guard
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -21,19 +23,30 @@ type Recorder interface {
 	Record(e audit.Entry)
 }
 
-// Defaults are the platform's limits for a tenant that has none of its own. A zero field is no limit.
-type Defaults struct {
-	Rate          quota.Limit
-	MaxConcurrent int
-	MaxServers    int
-}
-
 // Config is what guards are made with.
 type Config struct {
-	Recorder Recorder         // required
-	Replica  string           // this replica's name, for the records
-	Defaults Defaults         // for tenants without limits of their own
-	Now      func() time.Time // nil = time.Now
+	Recorder Recorder // required
+	Replica  string   // this replica's name, for the records
+	Defaults Limits   // for tenants without limits of their own
+	Ceilings Limits   // no tenant has more, whatever its own limits say
+
+	// MaxInFlight and MaxStreams are the requests and the streams in flight on this replica that tenants share, see
+	// quota.Pool. 0 = 10,000 each; below 0 = no bound.
+	MaxInFlight, MaxStreams int
+
+	// OpenPolicy loads and compiles the bundle of that digest. It heeds ctx, which ends after 2 s. nil = a tenant with a
+	// policy is refused everything. The Guard closes the engine.
+	OpenPolicy func(ctx context.Context, s tenant.Scope, digest string) (*policy.Engine, error)
+
+	// Alive says whether a tenant is in the index now. With it, a request of a tenant that is deleted at that very moment
+	// leaves no guard behind. The index must say no before Forget is called. nil = not asked.
+	Alive func(s tenant.Scope) bool
+
+	Meter      func(s tenant.Scope) Meter // counts for the metrics; nil = nobody does
+	TableBytes int64                      // bound of one tenant's table of callers; 0 = 1 MiB
+	TablesMax  int64                      // bound of all tables together; 0 = 128 MiB
+	Jitter     func() float64             // in [0,1): spreads Retry-After; nil = evenly
+	Now        func() time.Time           // nil = time.Now
 }
 
 // Set holds the guards of the tenants that this replica has met. It is safe for concurrent use.
@@ -120,21 +133,12 @@ func (g *Guard) setRecord(r *tenant.Record) {
 }
 
 // limits returns what applies now.
-func (g *Guard) limits() Defaults {
-	l := g.cfg.Defaults
-	r := g.record.Load()
-	if r == nil {
-		return l
+func (g *Guard) limits() Limits {
+	var q tenant.Quotas
+	if r := g.record.Load(); r != nil {
+		q = r.Quotas
 	}
-	if r.Quotas.RequestsPerSecond > 0 {
-		l.Rate = quota.Limit{PerSecond: r.Quotas.RequestsPerSecond, Burst: r.Quotas.Burst}
-	}
-	if r.Quotas.MaxConcurrentRequests > 0 {
-		l.MaxConcurrent = r.Quotas.MaxConcurrentRequests
-	}
-	if r.Quotas.MaxServers > 0 {
-		l.MaxServers = r.Quotas.MaxServers
-	}
+	l, _ := Effective(q, g.cfg.Defaults, g.cfg.Ceilings)
 	return l
 }
 

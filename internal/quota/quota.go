@@ -14,14 +14,18 @@ type Limit struct {
 	Burst     int     // requests that may come at once; below 1 it is PerSecond, rounded up
 }
 
+// Most returns how many requests may come at once: the burst, or what stands for it.
+func (l Limit) Most() int {
+	if l.Burst < 1 {
+		return int(math.Ceil(l.PerSecond))
+	}
+	return l.Burst
+}
+
 // interval returns the time that one request takes of the budget, and the whole budget.
 func (l Limit) interval() (emission, tolerance time.Duration) {
 	emission = time.Duration(float64(time.Second) / l.PerSecond)
-	burst := l.Burst
-	if burst < 1 {
-		burst = int(math.Ceil(l.PerSecond))
-	}
-	return emission, emission * time.Duration(burst)
+	return emission, emission * time.Duration(l.Most())
 }
 
 // Decision is the outcome of Spend.
