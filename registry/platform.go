@@ -92,7 +92,7 @@ func dataKey(key string) (string, error) {
 		}
 	}
 	k := prefixData + key
-	own := strings.HasPrefix(k+"/", prefixHeads) || strings.HasPrefix(k+"/", prefixUsed) || strings.HasPrefix(k+"/", prefixOnce)
+	own := strings.HasPrefix(k+"/", prefixHeads) || strings.HasPrefix(k, prefixUsed) || strings.HasPrefix(k, prefixOnce)
 	if own || len(k) > 1024 {
 		return "", fault.New(fault.Invalid, "%q cannot name platform data", key)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -23,8 +24,8 @@ func accepts(got, v int) bool { return got >= 1 && got <= v+1 }
 
 // decodeRecord reads a routing record and confines its scope.
 func decodeRecord(kv KV) (*tenant.Entry, error) {
-	r := new(tenant.Record)
-	if err := json.Unmarshal(kv.Value, r); err != nil {
+	r, err := readRecord(kv.Value)
+	if err != nil {
 		return nil, fmt.Errorf("routing record %s: %w", kv.Key, err)
 	}
 	if !accepts(r.V, tenant.RecordVersion) {
@@ -47,8 +48,8 @@ func encodeRecord(r *tenant.Record, old []byte) ([]byte, error) {
 	if old == nil {
 		return val, nil
 	}
-	was := new(tenant.Record)
-	if err := json.Unmarshal(old, was); err != nil {
+	was, err := readRecord(old)
+	if err != nil {
 		return nil, fmt.Errorf("decode routing record: %w", err)
 	}
 	known, err := json.Marshal(was)
@@ -68,9 +69,13 @@ func withQuotas(record []byte) []byte {
 	return joinObject(append(ms, member{"quotas", json.RawMessage("{}")}))
 }
 
-// keepUnknown returns next with those members of old that known, which is old as this build understands it, lacks.
-// It descends into objects, and into arrays whose elements are objects with an "id".
+// keepUnknown returns next with those members of old that known, which is old as this build understands it, lacks. What
+// this build did not change stays as it was written, so that a role which it takes for none comes to no harm. It descends
+// into objects, and into arrays of objects, whose elements it tells apart by "id" or "name".
 func keepUnknown(old, known, next []byte) ([]byte, error) {
+	if bytes.Equal(known, next) {
+		return old, nil
+	}
 	o, oOK := members(old)
 	k, kOK := members(known)
 	n, nOK := members(next)
@@ -107,15 +112,17 @@ func mergeObjects(old, known, next []member) ([]byte, error) {
 			next[i].value = merged
 		}
 	}
+	next = slices.DeleteFunc(next, func(n member) bool { // what reading alone has added
+		k, isKnown := lookup(known, n.name)
+		return isKnown && index(old, n.name) < 0 && bytes.Equal(k, n.value)
+	})
 	return joinObject(next), nil
 }
 
 func mergeArrays(old, known, next []json.RawMessage) ([]byte, error) {
 	at := make(map[string]int, len(old))
-	for i, o := range old {
-		if id := elementID(o); id != "" {
-			at[id] = i
-		}
+	for i := range old {
+		at[elementID(known[i])] = i
 	}
 	for j, n := range next {
 		i, ok := at[elementID(n)]
@@ -162,14 +169,20 @@ func elements(b []byte) ([]json.RawMessage, bool) {
 	return a, err == nil
 }
 
+// elementID tells an element of an array from the others: by its id or, failing that, its name; one with neither by all
+// that it is.
 func elementID(b []byte) string {
 	var e struct {
-		ID string `json:"id"`
+		ID   string `json:"id"`
+		Name string `json:"name"`
 	}
-	if len(b) == 0 || b[0] != '{' || json.Unmarshal(b, &e) != nil {
-		return ""
+	switch {
+	case len(b) == 0 || b[0] != '{' || json.Unmarshal(b, &e) != nil || e.ID == "" && e.Name == "":
+		return string(b)
+	case e.ID == "":
+		return "name:" + e.Name
 	}
-	return e.ID
+	return "id:" + e.ID
 }
 
 func index(ms []member, name string) int {

@@ -212,7 +212,7 @@ func (s *Store) edited(old *tenant.Record, edit func(*tenant.Record) error) (*te
 		return nil, err
 	}
 	r.Updated = s.cfg.Now().UTC()
-	return r, r.Validate(s.cfg.BaseDomain)
+	return r, withoutUnknown(old, r).Validate(s.cfg.BaseDomain)
 }
 
 func planUpdate(kv KV, old, r *tenant.Record, entry audit.Entry) (*Txn, error) {

@@ -234,7 +234,7 @@ func (f *Faulty) Hang(on bool) { f.hang.Store(on) }
 // Deafen stops the watch from delivering, progress too, or ends that. What it missed in the meantime it never delivers.
 func (f *Faulty) Deafen(on bool) { f.deafened.Store(on) }
 
-// LoseAnswers makes the next n transactions apply, and fail as far as the caller can tell.
+// LoseAnswers makes the next n transactions that write apply, and fail as far as the caller can tell.
 func (f *Faulty) LoseAnswers(n int) { f.lose.Store(int32(n)) }
 
 // Drop makes the next n transactions not apply, and fail in the same way.
@@ -279,6 +279,9 @@ func (f *Faulty) Range(ctx context.Context, q registry.Range) (*registry.RangeRe
 func (f *Faulty) Txn(ctx context.Context, t *registry.Txn) (*registry.TxnResult, error) {
 	if err := f.wait(ctx); err != nil {
 		return nil, err
+	}
+	if len(t.Puts)+len(t.Deletes)+len(t.DeletePrefixes) == 0 {
+		return f.Backend.Txn(ctx, t) // it only reads
 	}
 	if f.refuse.Load() > 0 {
 		f.refuse.Add(-1)

@@ -49,6 +49,14 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"outbox", testOutbox},
 		{"outbox/settle", testSettle},
 		{"platform", testPlatform},
+		{"platform/own", testPlatformOwn},
+		{"read", testRead},
+		{"used/story", testUsed},
+		{"used/foreign", testUsedForeign},
+		{"used/races", testUsedRaces},
+		{"once", testOnce},
+		{"keys/bots", testBotKeys},
+		{"tenants/newer", testNewerWords},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(t, newBackend(t)) })
 	}
