@@ -15,9 +15,6 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// maxValueFile bounds a file that value_file names.
-const maxValueFile = 64 << 10
-
 // Server is one MCP server of a catalog file.
 type Server struct {
 	Name    string            // unique in the catalog

@@ -8,8 +8,11 @@ import (
 	"github.com/polygate/polygate/internal/fault"
 )
 
-// MaxErrors bounds how many errors of a load are told.
-const MaxErrors = 20
+// MaxErrors bounds how many errors of a load are told, and maxMsg how many bytes of each.
+const (
+	MaxErrors = 20
+	maxMsg    = 1000
+)
 
 // Error is one thing that is wrong with a configuration file, and where.
 type Error struct {
@@ -65,7 +68,11 @@ type collector struct {
 func (c *collector) add(at position, format string, args ...any) {
 	switch {
 	case len(c.list) < MaxErrors:
-		c.list = append(c.list, &Error{File: c.file, Line: at.line, Column: at.column, Msg: fmt.Sprintf(format, args...)})
+		msg := fmt.Sprintf(format, args...)
+		if len(msg) > maxMsg {
+			msg = strings.ToValidUTF8(msg[:maxMsg], "") + "…"
+		}
+		c.list = append(c.list, &Error{File: c.file, Line: at.line, Column: at.column, Msg: msg})
 	case len(c.list) == MaxErrors:
 		c.list = append(c.list, &Error{File: c.file, Msg: fmt.Sprintf("more than %d errors; the rest is left out", MaxErrors)})
 	}

@@ -1,15 +1,20 @@
 package config_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
+
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/policy"
 )
 
 const (
@@ -51,68 +56,93 @@ func TestExampleHasEveryField(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := regexp.MustCompile(`(?m)^( *)#([a-z_]+:)`).ReplaceAllString(string(src), "$1$2")
+	whole := takeIn(string(src))
 	p, err := config.LoadPlatform(write(t, "polygate.yaml", whole))
 	if err != nil {
 		t.Fatalf("with every setting taken in: %v", err)
 	}
-	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" {
+	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" || len(p.Admin.OIDC) != 1 || p.Tracing.CAFile == "" {
 		t.Errorf("a setting that was taken in has no effect: %+v", p)
 	}
-	for _, path := range fieldPaths(reflect.TypeFor[config.Platform](), nil) {
-		if !hasPath(whole, path) {
+	wantPaths(t, whole, reflect.TypeFor[config.Platform]())
+}
+
+// takeIn takes in the settings of an example that are commented out as #name:.
+func takeIn(src string) string {
+	return regexp.MustCompile(`(?m)^( *)#((- )?[a-z_]+:)`).ReplaceAllString(src, "$1$2")
+}
+
+// wantPaths looks for each field of a struct, and of the structs in it, at its place in a document.
+func wantPaths(t *testing.T, text string, typ reflect.Type) {
+	t.Helper()
+	var doc any
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range fieldPaths(typ, nil) {
+		if !hasPath(doc, path) {
 			t.Errorf("the example has no %s", strings.Join(path, "."))
 		}
 	}
 }
 
-// fieldPaths returns the path of every field of a struct and of those in it.
+// fieldPaths returns the path of every field of a struct and of those in it, those in lists and behind pointers included.
 func fieldPaths(t reflect.Type, above []string) [][]string {
 	var list [][]string
 	for i := range t.NumField() {
 		f := t.Field(i)
-		path := append(append([]string(nil), above...), f.Tag.Get("yaml"))
-		list = append(list, path)
-		if f.Type.Kind() == reflect.Struct {
-			list = append(list, fieldPaths(f.Type, path)...)
+		typ := f.Type
+		if typ.Kind() == reflect.Slice || typ.Kind() == reflect.Pointer {
+			typ = typ.Elem()
+		}
+		path := above
+		if tag := f.Tag.Get("yaml"); tag == "" {
+			continue
+		} else if tag != ",inline" {
+			path = append(append([]string(nil), above...), tag)
+			list = append(list, path)
+		}
+		if typ.Kind() == reflect.Struct && typ != reflect.TypeFor[netip.Prefix]() && typ != reflect.TypeFor[time.Time]() {
+			list = append(list, fieldPaths(typ, path)...)
 		}
 	}
 	return list
 }
 
-// hasPath says whether a YAML text has a key at a path, by its indentation.
-func hasPath(text string, path []string) bool {
-	depth := 0
-	for line := range strings.Lines(text) {
-		body := strings.TrimLeft(line, " ")
-		indent := (len(line) - len(body)) / 2
-		if indent < depth && !strings.HasPrefix(body, "#") && strings.TrimSpace(body) != "" {
-			depth = indent
-		}
-		if indent == depth && strings.HasPrefix(body, path[depth]+":") {
-			if depth++; depth == len(path) {
-				return true
-			}
-		}
+// hasPath says whether a document has a key at a path, in any element of the lists on the way.
+func hasPath(doc any, path []string) bool {
+	if len(path) == 0 {
+		return true
+	}
+	switch n := doc.(type) {
+	case []any:
+		return slices.ContainsFunc(n, func(e any) bool { return hasPath(e, path) })
+	case map[string]any:
+		value, ok := n[path[0]]
+		return ok && hasPath(value, path[1:])
 	}
 	return false
 }
 
 // TestFieldsSayTheirDefault holds that each setting's comment in the struct names its default, or that it is required.
 func TestFieldsSayTheirDefault(t *testing.T) {
-	src, err := os.ReadFile("platform.go")
-	if err != nil {
-		t.Fatal(err)
+	var src strings.Builder
+	for _, file := range []string{"platform.go", "platform_identity.go", "platform_records.go", "quotas.go"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.Write(b)
 	}
-	for line := range strings.Lines(string(src)) {
+	for line := range strings.Lines(src.String()) {
 		tag, comment, _ := strings.Cut(line, "`yaml:")
-		if comment == "" {
+		if comment == "" || strings.HasPrefix(comment, `",inline"`) {
 			continue
 		}
 		typ := strings.Fields(tag)[1]
-		leaf := strings.Contains("string []string int float64 bool Size time.Duration []netip.Prefix", typ)
+		leaf := strings.Contains("string []string int float64 bool Size time.Duration []netip.Prefix map[string]string", typ)
 		if _, prose, ok := strings.Cut(comment, "// "); leaf && (!ok || !strings.Contains(prose, "default") && !strings.Contains(prose, "required")) {
-			t.Errorf("platform.go says no default: %s", strings.TrimSpace(line))
+			t.Errorf("there is no default in: %s", strings.TrimSpace(line))
 		}
 	}
 }
@@ -177,6 +207,41 @@ func TestValidateNamesTheField(t *testing.T) {
 	p.Limits.HeaderTimeout = time.Millisecond
 	if err := p.Validate(); err == nil || err.Error() != "limits.header_timeout: is 1ms: 100ms to 5m0s are allowed" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestCeilingsAreDefaults: where the default is "no limit", the ceiling holds, or a tenant would get past it by asking for nothing.
+func TestCeilingsAreDefaults(t *testing.T) {
+	p := config.Default()
+	p.Quotas.BytesPerSecond, p.Quotas.Ceilings.BytesPerSecond = 0, 5<<20
+	p.Quotas.Ceilings.PerKey.Burst, p.Quotas.Ceilings.MaxServers = 7, 1000
+	want := p.Quotas.Tenant()
+	want.BytesPerSecond, want.PerKey.Burst = 5<<20, 7
+	if got := p.Quotas.Defaults(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestPolicyLimits(t *testing.T) {
+	got, want := config.Default().Policy.Limits(), policy.Defaults()
+	want.EvalBytes, want.CompileTime, want.Compiles, want.TestTime = 0, 0, 0, 0 // its own defaults
+	if got != want {
+		t.Errorf("the defaults are %+v, and those of package policy %+v", got, want)
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	got, err := config.Headers(write(t, "headers", "# for the collector\n\nAuthorization: Bearer a:b \r\nX-Scope:one\n"))
+	if want := map[string]string{"Authorization": "Bearer a:b", "X-Scope": "one"}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	for _, text := range []string{"hunter2\n", "A: 1\nA: hunter2\n", "A b: hunter2\n", "A:\n", ": hunter2\n", "A: hunter2\x00\n"} {
+		if got, err := config.Headers(write(t, "headers", text)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q is read as %v, %v", text, got, err)
+		}
+	}
+	if got, err := config.Headers(""); got != nil || err != nil {
+		t.Errorf("no file: %v, %v", got, err)
 	}
 }
 

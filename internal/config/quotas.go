@@ -47,11 +47,103 @@ func (q Quotas) Tenant() tenant.Quotas {
 	}
 }
 
-// check applies the rules of a routing record, whose messages begin with the field.
-func (q Quotas) check(cs *checks) {
-	r := tenant.Record{ID: "x", State: tenant.StateActive, Mode: tenant.ModeVirtual, Quotas: q.Tenant()}
+// Defaults returns the quotas of a tenant that declares none: where the default is "no limit", the ceiling.
+func (t TenantQuotas) Defaults() tenant.Quotas {
+	q, c := t.Tenant(), t.Ceilings.Tenant()
+	fields, ceilings := quotaFields(&q), quotaFields(&c)
+	for i, f := range fields {
+		if f.get() == 0 {
+			f.set(ceilings[i].get())
+		}
+	}
+	return q
+}
+
+func (t TenantQuotas) check(cs *checks) {
+	checkQuotas(cs, "quotas", t.Tenant(), "no limit")
+	checkQuotas(cs, "quotas.ceilings", withRates(t.Ceilings.Tenant()), "no ceiling")
+	for _, name := range above(t.Tenant(), t.Ceilings.Tenant()) {
+		cs.fail("quotas."+name, "is above quotas.ceilings.%s: lower one or raise the other", name)
+	}
+}
+
+// checkQuotas applies the rules of a routing record, whose messages begin with the field.
+func checkQuotas(cs *checks, path string, q tenant.Quotas, zero string) {
+	r := tenant.Record{ID: "x", State: tenant.StateActive, Mode: tenant.ModeVirtual, Quotas: q}
 	if err := r.Validate(""); err != nil {
 		field, msg, _ := strings.Cut(reason(err), " ")
-		cs.fail(field, "%s", strings.ReplaceAll(msg, "0 (the platform's default)", "0 (no limit)"))
+		cs.fail(path+strings.TrimPrefix(field, "quotas"), "%s", strings.ReplaceAll(msg, "the platform's default", zero))
+	}
+}
+
+// withRates sets the rates that are not set: a ceiling for a burst needs none for its rate, unlike a quota.
+func withRates(q tenant.Quotas) tenant.Quotas {
+	for _, rate := range []*float64{&q.RequestsPerSecond, &q.PerPrincipal.RequestsPerSecond, &q.PerKey.RequestsPerSecond} {
+		if *rate == 0 {
+			*rate = 1
+		}
+	}
+	if q.BytesPerSecond == 0 {
+		q.BytesPerSecond = 1
+	}
+	return q
+}
+
+// above returns the quotas that are greater than their ceiling, by name.
+func above(q, ceilings tenant.Quotas) []string {
+	var names []string
+	most := quotaFields(&ceilings)
+	for i, f := range quotaFields(&q) {
+		if c := most[i].get(); c > 0 && f.get() > c {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// quotaField is one number of quotas.
+type quotaField struct {
+	name string
+	i    *int
+	l    *int64
+	f    *float64
+}
+
+// quotaFields returns every number of q, in one order.
+func quotaFields(q *tenant.Quotas) []quotaField {
+	list := []quotaField{
+		{name: "max_servers", i: &q.MaxServers}, {name: "max_streams", i: &q.MaxStreams},
+		{name: "bytes_per_second", l: &q.BytesPerSecond}, {name: "bytes_burst", l: &q.BytesBurst},
+	}
+	list = append(list, quotaField{name: "max_concurrent_requests", i: &q.MaxConcurrentRequests},
+		quotaField{name: "requests_per_second", f: &q.RequestsPerSecond}, quotaField{name: "burst", i: &q.Burst})
+	for _, s := range []struct {
+		name string
+		*tenant.Share
+	}{{"per_principal.", &q.PerPrincipal}, {"per_key.", &q.PerKey}} {
+		list = append(list, quotaField{name: s.name + "max_concurrent_requests", i: &s.MaxConcurrentRequests},
+			quotaField{name: s.name + "requests_per_second", f: &s.RequestsPerSecond}, quotaField{name: s.name + "burst", i: &s.Burst})
+	}
+	return list
+}
+
+func (q quotaField) get() float64 {
+	switch {
+	case q.i != nil:
+		return float64(*q.i)
+	case q.l != nil:
+		return float64(*q.l)
+	}
+	return *q.f
+}
+
+func (q quotaField) set(v float64) {
+	switch {
+	case q.i != nil:
+		*q.i = int(v)
+	case q.l != nil:
+		*q.l = int64(v)
+	default:
+		*q.f = v
 	}
 }

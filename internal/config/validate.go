@@ -63,7 +63,12 @@ func (p *Platform) problems() []problem {
 		}
 	}
 	p.Limits.check(&cs)
+	p.Admin.check(&cs)
 	p.Quotas.check(&cs)
+	p.Authn.check(&cs)
+	p.Policy.check(&cs)
+	p.Audit.check(&cs)
+	p.Tracing.check(&cs)
 	p.checkRest(&cs)
 	return cs
 }
@@ -184,6 +189,8 @@ func (r Replica) check(cs *checks) {
 
 func (l Limits) check(cs *checks) {
 	within(cs, "limits.max_connections", l.MaxConnections, 1, 1<<20)
+	within(cs, "limits.max_requests", l.MaxRequests, 1, 10_000_000)
+	within(cs, "limits.max_streams", l.MaxStreams, 1, 10_000_000)
 	within(cs, "limits.max_streams_per_connection", l.MaxStreamsPerConnection, 1, 10_000)
 	within(cs, "limits.max_header_bytes", l.MaxHeaderBytes, 1<<10, 1<<20)
 	within(cs, "limits.max_headers", l.MaxHeaders, 10, 10_000)
@@ -214,8 +221,6 @@ func (l Limits) check(cs *checks) {
 func (p *Platform) checkRest(cs *checks) {
 	within(cs, "certificates.leaf_life", p.Certificates.LeafLife, time.Hour, 9600*time.Hour)
 	within(cs, "metrics.max_tenants", p.Metrics.MaxTenants, 1, 100_000)
-	within(cs, "audit.buffer", p.Audit.Buffer, 16, 10_000_000)
-	within(cs, "audit.interval", p.Audit.Interval, 10*time.Millisecond, time.Second)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, p.Log.Level) {
 		cs.fail("log.level", "%q is unknown: use debug, info, warn or error", clip(p.Log.Level))
 	}
@@ -233,8 +238,8 @@ func (p *Platform) checkRest(cs *checks) {
 }
 
 // within checks that a value lies between two bounds, both allowed.
-func within[T ~int | ~int64](cs *checks, path string, v, least, most T) {
-	if v < least || v > most {
+func within[T ~int | ~int64 | ~float64](cs *checks, path string, v, least, most T) {
+	if !(v >= least && v <= most) { // so that NaN is refused
 		cs.fail(path, "is %v: %v to %v are allowed", v, least, most)
 	}
 }
