@@ -2,11 +2,10 @@ package policy
 
 import (
 	"encoding/json"
-
-	"github.com/polygate/polygate/internal/fault"
+	"path"
+	"strings"
+	"unicode/utf8"
 )
-
-var errNotBuilt = fault.New(fault.NotImplemented, "policy is not built yet")
 
 // Bundle is the source of one tenant's policy, as it was uploaded or read from a folder. It is not changed by this package.
 type Bundle struct {
@@ -15,15 +14,80 @@ type Bundle struct {
 	Data        json.RawMessage   `json:"data,omitempty"`         // a JSON object, or empty; seen as `data` from its root on
 }
 
-// Digest returns "sha256:…" over the bundle's content: its Rego version, its modules and the canonical form of its data.
-func (b *Bundle) Digest() string { return "" }
+// isTest says whether a module is for Test alone.
+func isTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
 
-// ReadDir reads a bundle from a folder: every *.rego below it, and data.json or data.yaml at its top. It returns the
-// files that it read as well, to be watched. It refuses what leads out of the folder and what is over the bounds of l.
-func ReadDir(dir string, l Limits) (*Bundle, []string, error) { return nil, nil, errNotBuilt }
+// Size returns how many bytes of modules and data the bundle holds.
+func (b *Bundle) Size() int {
+	n := len(b.Data)
+	for name, src := range b.Modules {
+		n += len(name) + len(src)
+	}
+	return n
+}
 
-// Encode returns the stored form of a bundle: a version byte and gzipped JSON.
-func Encode(b *Bundle) ([]byte, error) { return nil, errNotBuilt }
+// check judges a bundle before any of it is parsed.
+func (b *Bundle) check(l Limits) error {
+	var p problems
+	switch b.RegoVersion {
+	case "", "v0", "v1":
+	default:
+		p.add("", "rego version %q is unknown: use v1 or v0, or leave it out", b.RegoVersion)
+	}
+	if len(b.Modules) > l.Modules {
+		p.add("", "%d modules: at most %d are allowed", len(b.Modules), l.Modules)
+		return p.err()
+	}
+	if n := b.Size(); n > l.BundleBytes {
+		p.add("", "modules and data are %d bytes long: at most %d are allowed", n, l.BundleBytes)
+		return p.err()
+	}
+	if len(b.Data) > l.DataBytes {
+		p.add("", "data is %d bytes long: at most %d are allowed", len(b.Data), l.DataBytes)
+		return p.err()
+	}
+	for name, src := range b.Modules {
+		if why := badName(name); why != "" {
+			p.add("", "module %q: %s", name, why)
+		}
+		if at := longNumber(src); at > 0 {
+			p.list = append(p.list, Problem{File: name, Line: at, Column: 1, Message: "a number has more digits than are allowed"})
+		}
+	}
+	return p.err()
+}
 
-// Decode reads the stored form. It is bounded: what unpacks to more than a bundle may hold is refused.
-func Decode(p []byte) (*Bundle, error) { return nil, errNotBuilt }
+// badName says what is wrong with the path of a module. Paths come back in messages and audit records and are joined to
+// folders by tools, so they are plain relative paths.
+func badName(name string) string {
+	switch {
+	case !strings.HasSuffix(name, ".rego"):
+		return "its name does not end in .rego"
+	case len(name) > 200:
+		return "its name is over 200 bytes long"
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' }):
+		return "its name holds control characters or \\"
+	case path.Clean("/" + name)[1:] != name:
+		return "its name is no clean relative path"
+	}
+	return ""
+}
+
+// longNumber returns the line that holds a run of over 500 digits, or 0. OPA's parser reads a number in time that
+// grows with the square of its length (2 s for 1 MB), before anything else can look at it.
+func longNumber(src string) int {
+	line, run := 1, 0
+	for i := range len(src) {
+		switch c := src[i]; {
+		case c >= '0' && c <= '9':
+			if run++; run > 500 {
+				return line
+			}
+			continue
+		case c == '\n':
+			line++
+		}
+		run = 0
+	}
+	return 0
+}

@@ -12,6 +12,7 @@ type Limits struct {
 	Concurrent  int           // evaluations of one tenant at a time; 8
 	CompileTime time.Duration // one compilation, looked at between its stages; 2 s
 	Compiles    int           // compilations at a time, for small bundles and for large ones each; 1
+	Long        int           // evaluations that have run for long, of all tenants, at a time; 1
 	TestTime    time.Duration // all tests of one bundle; 5 s
 }
 
@@ -20,6 +21,44 @@ func Defaults() Limits {
 	return Limits{
 		BundleBytes: 1 << 20, DataBytes: 1 << 20, Modules: 200,
 		EvalTime: 50 * time.Millisecond, EvalBytes: 8 << 20, Concurrent: 8,
-		CompileTime: 2 * time.Second, Compiles: 1, TestTime: 5 * time.Second,
+		CompileTime: 2 * time.Second, Compiles: 1, Long: 1, TestTime: 5 * time.Second,
 	}
 }
+
+// or returns l with its zero fields replaced by those of d.
+func (l Limits) or(d Limits) Limits {
+	return Limits{
+		BundleBytes: pick(l.BundleBytes, d.BundleBytes), DataBytes: pick(l.DataBytes, d.DataBytes), Modules: pick(l.Modules, d.Modules),
+		EvalTime: pick(l.EvalTime, d.EvalTime), EvalBytes: pick(l.EvalBytes, d.EvalBytes), Concurrent: pick(l.Concurrent, d.Concurrent),
+		CompileTime: pick(l.CompileTime, d.CompileTime), Compiles: pick(l.Compiles, d.Compiles), Long: pick(l.Long, d.Long),
+		TestTime: pick(l.TestTime, d.TestTime),
+	}
+}
+
+func pick[T int | time.Duration](v, otherwise T) T {
+	if v > 0 {
+		return v
+	}
+	return otherwise
+}
+
+// The shape that a bundle may have. Bytes alone do not bound a compilation: several of OPA's stages cost the square of
+// one of these counts, or more, and cannot be interrupted. Each is far above what people write; cost_test.go measures the
+// worst bundle that keeps them all. They are not settable because they were measured together.
+const (
+	maxParse    = 700    // recursion of the parser, about 60 nested brackets
+	maxDigits   = 64     // characters of one number: arithmetic on numbers costs the square of their length
+	maxRules    = 3000   // rules of one bundle, `else` branches included
+	maxExprs    = 20_000 // expressions of one bundle
+	maxBody     = 200    // expressions of one body: reordering for safety costs the square
+	maxElse     = 50     // `else` branches of one rule
+	maxTerms    = 200_000
+	maxExprSize = 2000   // terms of one expression that are not constants
+	maxRef      = 32     // segments of one reference
+	maxNest     = 6      // comprehensions, `every` and bodies within each other
+	maxWith     = 16     // `with` modifiers of one expression
+	maxDynamic  = 200    // references into `data` whose path holds a variable
+	maxEdges    = 10_000 // pairs of rules of which one refers to the other
+	maxChain    = 2000   // expressions from a rule through those that it refers to, along the longest way
+	maxData     = 32     // nesting of data
+)

@@ -5,10 +5,7 @@
 // is the contract for the authors of policies.
 package policy
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // Failure says why a decision is not the policy's own word. It labels metrics and audit records, so the names are stable.
 type Failure string
@@ -77,15 +74,4 @@ type Report struct {
 	Tests       int      // how many test_ rules there are
 	Warnings    []string
 	CompileTime time.Duration
-}
-
-// Check says whether a bundle could be opened, without opening it. The error is that of Library.Open.
-func Check(ctx context.Context, b *Bundle, l Limits) (*Report, error) {
-	return nil, errNotBuilt
-}
-
-// Test runs the bundle's tests: the rules that begin with test_ in files that end in _test.rego. The bounds of an evaluation hold for each of
-// them, and Limits.TestTime for all.
-func Test(ctx context.Context, b *Bundle, l Limits) ([]TestResult, error) {
-	return nil, errNotBuilt
 }
