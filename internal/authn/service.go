@@ -48,6 +48,7 @@ type Service struct {
 	issuers *issuers
 	cache   *cache
 	reviews *reviews
+	certs   *certs
 
 	fetches sync.WaitGroup // of issuers' documents, which outlive the request that began them by 5 s at most
 }
@@ -66,7 +67,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 64 << 20
 	}
-	s := &Service{cfg: cfg, cache: newCache(cfg.CacheBytes)}
+	s := &Service{cfg: cfg, cache: newCache(cfg.CacheBytes), certs: newCerts()}
 	s.issuers, s.reviews = newIssuers(s), newReviews(s)
 	return s, nil
 }
