@@ -223,6 +223,16 @@ func upper(c byte) bool { return c >= 'A' && c <= 'F' }
 // line that shows what it holds (CVE-2025-25294 and -2022-23469 forged log lines). Fields over their bound are clipped
 // and say by how much.
 func EncodeEntry(e Entry) []byte {
+	e = bounded(e)
+	b, err := json.Marshal(&e)
+	if err != nil { // no field of Entry can fail now
+		panic("audit: encode entry: " + err.Error())
+	}
+	return ascii(b)
+}
+
+// bounded returns e with every field clipped to its bound.
+func bounded(e Entry) Entry {
 	for _, f := range []*string{&e.ID, (*string)(&e.Tenant), &e.TenantUID, &e.Replica, &e.Principal, &e.Name, &e.Role, &e.Action,
 		&e.Decision, &e.Rule, &e.Outcome, &e.RequestID, &e.Issuer, &e.KeyID, &e.Via, &e.Bundle, &e.Remote} {
 		*f = clip(*f, maxField)
@@ -231,11 +241,7 @@ func EncodeEntry(e Entry) []byte {
 	if e.Time = e.Time.UTC(); e.Time.Year() < 0 || e.Time.Year() > 9999 {
 		e.Time = time.Time{} // RFC 3339 cannot write it, and a clock gone wrong must not stop the log
 	}
-	b, err := json.Marshal(&e)
-	if err != nil { // no field of Entry can fail now
-		panic("audit: encode entry: " + err.Error())
-	}
-	return ascii(b)
+	return e
 }
 
 func clip(s string, limit int) string {

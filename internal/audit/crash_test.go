@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,7 +65,7 @@ func TestCrashAnywhere(t *testing.T) {
 				again := true
 				for second := 1; again; second++ {
 					var crashed bool
-					crashed, again = crashTwice(t, torn, first, second)
+					crashed, again = crashTwice(t, torn, first, second, nil)
 					if !crashed {
 						t.Logf("crashed at each of %d steps", first-1)
 						return
@@ -76,8 +77,10 @@ func TestCrashAnywhere(t *testing.T) {
 }
 
 // crashTwice says whether the first and the second crash came to pass.
-func crashTwice(t *testing.T, torn, first, second int) (one, two bool) {
+func crashTwice(t *testing.T, torn, first, second int, edit func(*DrainConfig)) (one, two bool) {
 	r := newRig(t)
+	r.edit = edit
+	r.open()
 	changes, traffic := make(map[string]bool), make(map[string]bool)
 	arm := func(n int) *bomb {
 		b := &bomb{left: n}
@@ -101,6 +104,12 @@ func crashTwice(t *testing.T, torn, first, second int) (one, two bool) {
 	r.d.round(t.Context(), true)
 	where := b1.at + ", then " + b2.at
 	ids := r.sound()
+	if r.d.cfg.Signer != nil {
+		rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: []ed25519.PublicKey{r.d.cfg.Signer.Public()}})
+		if !rep.OK {
+			t.Fatalf("crash %s (%d, %d): %v", where, first, second, rep.Problems())
+		}
+	}
 	for id := range changes {
 		if ids[id] != 1 {
 			t.Fatalf("crash %s (%d, %d): a change is %d times in the log, want once", where, first, second, ids[id])

@@ -109,6 +109,10 @@ type Drain struct {
 	mark       markState
 	entries    []Entry // reused
 	text       []byte  // reused
+	upkeep     upkeep
+
+	flushes chan chan error // requests of Flush
+	ended   chan struct{}   // closed when Run has returned
 
 	lines atomic.Uint64 // written since the start
 	lag   atomic.Int64  // when the oldest line that is not anchored was written, in unix nanoseconds; 0 = all are
@@ -116,6 +120,7 @@ type Drain struct {
 	mu        sync.Mutex
 	sinkErr   error // guarded by mu: why nothing can be written, or nil
 	outboxErr error // guarded by mu: why nothing can be fetched or anchored, or nil
+	signErr   error // guarded by mu: why no checkpoint can be signed, or nil
 }
 
 // NewDrain checks cfg and makes a drain. It touches nothing until Run.
@@ -135,12 +140,18 @@ func NewDrain(cfg DrainConfig) (*Drain, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Drain{cfg: cfg}, nil
+	d := &Drain{cfg: cfg, flushes: make(chan chan error), ended: make(chan struct{})}
+	if err := d.checkUpkeep(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
-// Run reads where the file ends, then drains until ctx ends, and then once more within 5 s. It starts no goroutine.
-// The error is nil unless the last flush could not finish; the entries of changes are safe in the outbox even then.
+// Run reads where the file ends, then drains until ctx ends, and then once more within 5 s. It starts no goroutine, and
+// is called once. The error is nil unless the last flush could not finish; the entries of changes are safe in the outbox
+// even then.
 func (d *Drain) Run(ctx context.Context) error {
+	defer close(d.ended)
 	tick := time.NewTicker(d.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -149,26 +160,63 @@ func (d *Drain) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 			defer cancel()
-			d.ask = true
+			d.ask, d.upkeep.closing = true, true
 			d.round(last, true)
 			return d.Err()
 		case <-tick.C:
 		case <-d.cfg.Buffer.half:
+		case asked := <-d.flushes:
+			d.ask = true
+			d.answer(ctx, asked)
 		}
 	}
 }
 
-// Flush returns once everything that was recorded or committed on this replica before the call can be read in the log, or says
-// why it cannot. It needs Run to be running.
+// Flush returns once everything that was recorded or committed on this replica before the call can be read in the log, or
+// says why it cannot. It needs Run to be running. Callers at the same time share one write.
 func (d *Drain) Flush(ctx context.Context) error {
-	return errors.New("audit: not built yet")
+	answer := make(chan error, 1)
+	select {
+	case d.flushes <- answer:
+	case <-d.ended:
+		return errors.New("audit: the log is closed")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// answer makes the round that a Flush waits for, and those that came meanwhile with it: their records are older than it.
+func (d *Drain) answer(ctx context.Context, first chan error) {
+	waiting := []chan error{first}
+	for more := true; more; {
+		select {
+		case w := <-d.flushes:
+			waiting = append(waiting, w)
+		default:
+			more = false
+		}
+	}
+	d.round(ctx, false)
+	err := d.Err()
+	if err == nil {
+		err = ctx.Err()
+	}
+	for _, w := range waiting {
+		w <- err
+	}
 }
 
 // Err returns nil while the log is being written and anchored, else why not; it is for a readiness check.
 func (d *Drain) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Join(d.sinkErr, d.outboxErr)
+	return errors.Join(d.sinkErr, d.outboxErr, d.signErr)
 }
 
 // Written returns how many lines were written since the start.
@@ -194,6 +242,7 @@ func (d *Drain) round(ctx context.Context, final bool) {
 		more := d.write(ctx)
 		if due := d.cfg.Now().Sub(d.settledAt) >= anchorEvery; final || due || len(d.unsettled) >= outboxBatch {
 			d.settle(ctx)
+			d.rotate()
 		}
 		if !more || ctx.Err() != nil {
 			return
@@ -203,6 +252,8 @@ func (d *Drain) round(ctx context.Context, final bool) {
 
 // write takes one batch from the outbox and the buffer into the file. It says whether there may be more at once.
 func (d *Drain) write(ctx context.Context) bool {
+	d.resolveRotation()
+	d.planRemoval()
 	fresh := d.fetch(ctx)
 	room := max(min(bufferBatch, maxUnanchored-d.unanchored), 0)
 	d.entries = d.cfg.Buffer.peek(d.entries[:0], room)
@@ -212,6 +263,9 @@ func (d *Drain) write(ctx context.Context) bool {
 		notes = append(notes, d.note(ActionDropped, "records/"+strconv.FormatUint(dropped-d.reported, 10)))
 	}
 	b := batch{tips: d.tips, next: make(map[string]Head), text: d.text[:0]}
+	if len(fresh)+len(d.entries)+len(notes) > 0 {
+		d.addFirstHeader(&b)
+	}
 	for i := range fresh {
 		b.add(fresh[i].Entry)
 	}
@@ -221,6 +275,7 @@ func (d *Drain) write(ctx context.Context) bool {
 	for i := range notes {
 		b.add(notes[i])
 	}
+	d.addCheckpoint(&b)
 	d.text = b.text
 	n := len(d.entries)
 	clear(d.entries)
@@ -229,6 +284,7 @@ func (d *Drain) write(ctx context.Context) bool {
 	}
 	d.cfg.Buffer.discard(n)
 	d.reported, d.notes = dropped, nil
+	d.removeExpired()
 	for _, p := range fresh {
 		d.unsettled = append(d.unsettled, p)
 		d.written[p.Entry.ID] = struct{}{}
@@ -280,6 +336,13 @@ func (d *Drain) append(b *batch) bool {
 		d.ask = true // what was fetched is fetched again
 		return false
 	}
+	d.advance(b)
+	d.upkeep.wrote(b, d.cfg.Now())
+	return true
+}
+
+// advance moves the tips to the end of a batch that is in the file.
+func (d *Drain) advance(b *batch) {
 	for name, tip := range b.next {
 		d.mark.tip.replace(name, d.tips[name], tip)
 		d.tips[name] = tip
@@ -290,7 +353,9 @@ func (d *Drain) append(b *batch) bool {
 	}
 	d.unanchored += b.lines
 	d.lines.Add(uint64(b.lines))
-	return true
+	for _, m := range d.cfg.Mirrors {
+		m.Mirror(b.text)
+	}
 }
 
 // settle anchors the tips and removes from the outbox what is in the file. The mark is written first: it names the end
@@ -390,19 +455,30 @@ type batch struct {
 	next  map[string]Head // of the chains in the batch, once it is written
 	text  []byte
 	lines int
+
+	checkpoint bool // the last line is one
 }
 
 func (b *batch) add(e Entry) {
 	chain := e.Chain()
-	if c := (cursor{rest: []byte(chain), ok: true}); c.name() != chain || len(chain) > maxChain {
+	if c := (cursor{rest: []byte(chain), ok: true}); c.name() != chain || len(chain) > maxChain || chain == CheckpointChain {
 		chain = PlatformChain // no tenant has such an id, and no name may break the line
 	}
-	tip, ok := b.next[chain]
-	if !ok {
-		tip = b.tips[chain]
+	b.put(b.tip(chain).Next(chain, EncodeEntry(e)))
+}
+
+// tip returns the last line of a chain at the end of the batch.
+func (b *batch) tip(chain string) Head {
+	if tip, ok := b.next[chain]; ok {
+		return tip
 	}
-	l := tip.Next(chain, EncodeEntry(e))
+	return b.tips[chain]
+}
+
+// put adds a line, which continues its chain.
+func (b *batch) put(l Line) {
 	b.text = AppendLine(b.text, l)
-	b.next[chain] = l.Head()
+	b.next[l.Chain] = l.Head()
 	b.lines++
+	b.checkpoint = l.Chain == CheckpointChain
 }

@@ -15,15 +15,19 @@ import (
 const markSuffix = ".mark"
 
 // File is the log on disk: JSON lines, appended and synced, all chains interleaved. It holds an advisory lock, since
-// two writers would break every chain. A file that is moved away while in use is replaced by a new one, so it can be
-// rotated; the parts, in order, verify as one.
+// two writers would break every chain. It rotates into segments beside it; a file that is moved away while in use is
+// replaced by a new one, so it can be rotated by hand too. The parts, in order, verify as one.
 type File struct {
 	path string
+	step func(name string) // called around each effect of a rotation; nil but in tests
 
 	mu    sync.Mutex
 	f     *os.File // guarded by mu; nil after Close, or while the file cannot be opened again
 	size  int64    // guarded by mu: where the next line goes; what is behind it is the rest of a failed write
 	dirty bool     // guarded by mu: the file may be longer than size by our own failed write
+
+	closed  bool // guarded by mu
+	unclear bool // guarded by mu: a rotation failed half way, and nobody has asked for the size since
 }
 
 // OpenFile opens the log for appending and makes it, readable by its owner only, if it is missing. The error is one
@@ -39,6 +43,9 @@ func OpenFile(path string) (*File, error) {
 }
 
 func (f *File) open() error {
+	if err := f.finishRotation(); err != nil {
+		return f.explain(err)
+	}
 	file, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return f.explain(err)
@@ -47,8 +54,8 @@ func (f *File) open() error {
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("not a regular file")
 	}
-	if err == nil && errors.Is(syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
-		err = errors.New("another process writes it: stop that one")
+	if err == nil {
+		err = lock(file)
 	}
 	if err == nil {
 		err = syncDir(filepath.Dir(f.path))
@@ -110,6 +117,9 @@ func (f *File) Append(lines []byte) error {
 // ready makes sure that the open file is the one at the path and ends where we left it. What somebody else did to it
 // is an error once, and from then on the state to go on from: the verifier will tell.
 func (f *File) ready() error {
+	if f.unclear {
+		return fmt.Errorf("audit log %s: a rotation failed half way", f.path)
+	}
 	if f.f == nil {
 		return f.open()
 	}
@@ -161,6 +171,9 @@ func (f *File) changed(size int64) error {
 func (f *File) Size() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.unclear && !f.closed && f.open() == nil { // what is there now counts
+		f.unclear = false
+	}
 	return f.size
 }
 
@@ -216,6 +229,7 @@ func (f *File) SetMark(mark []byte) error {
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	if f.f == nil {
 		return nil
 	}

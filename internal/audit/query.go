@@ -1,16 +1,26 @@
 package audit
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
-	"io"
+	"math"
+	"strings"
 	"time"
 
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// Query says which records are wanted. Zero fields match everything, but the chain must be named: by Tenant and TenantUID,
-// or by Platform.
+// Bounds of a page.
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
+// Query says which records are wanted. Zero fields match everything, but the chain must be named: by Tenant and
+// TenantUID, or by Platform.
 type Query struct {
 	Tenant    tenant.ID // whose records
 	TenantUID string    // required with Tenant: an earlier tenant of the same id is another one, whose records are not shown
@@ -35,7 +45,8 @@ type Record struct {
 	Seq uint64 `json:"seq"` // in its chain
 }
 
-// Page is a part of the answer to a query, newest first.
+// Page is a part of the answer to a query, newest first. Within one log the order is that of writing; logs of several
+// replicas are merged by time.
 type Page struct {
 	Records []Record `json:"records"`
 	Next    string   `json:"next,omitempty"`    // where the next page begins; "" = there is none
@@ -43,46 +54,205 @@ type Page struct {
 	Damaged int      `json:"damaged,omitempty"` // lines in the way that are not what was written: see Verify
 }
 
-// ReaderConfig is what a reader is made with.
-type ReaderConfig struct {
-	Dir    string           // the folder: every *.jsonl in it is read, of all replicas, past and present
-	Bytes  int64            // read by one Query at most, but for one line; 0 = 32 MiB
-	Budget time.Duration    // that one Query takes; 0 = 1 s
-	Now    func() time.Time // nil = time.Now
+// filter is a query made ready to be applied to lines.
+type filter struct {
+	q        Query
+	chain    string
+	from, to int64    // unix nanoseconds, to is excluded
+	prefix   string   // of the action
+	needles  [][]byte // texts that every matching line contains
 }
 
-// Reader answers queries from the files of a folder, beside the drains that write them.
-type Reader struct{ cfg ReaderConfig }
-
-// NewReader checks cfg and makes a reader.
-func NewReader(cfg ReaderConfig) (*Reader, error) {
-	if cfg.Dir == "" {
-		return nil, errors.New("audit: Dir is required: name the folder of the audit log")
+// newFilter checks q. The faults are Invalid.
+func newFilter(q Query) (*filter, error) {
+	f := &filter{q: q, chain: string(q.Tenant), from: math.MinInt64, to: math.MaxInt64}
+	switch {
+	case q.Platform && q.Tenant != "":
+		return nil, fault.New(fault.Invalid, "the query names a tenant and the platform: use one of them")
+	case q.Platform:
+		f.chain = PlatformChain
+	case q.Tenant == "":
+		return nil, fault.New(fault.Invalid, "the query names no tenant")
+	case q.TenantUID == "" && !q.AnyUID:
+		return nil, fault.New(fault.Invalid, "the query does not say which tenant of the id %s: use its uid", q.Tenant)
+	case q.Limit < 0 || q.Limit > maxLimit:
+		return nil, fault.New(fault.Invalid, "limit %d: use 1 to %d", q.Limit, maxLimit)
 	}
-	return &Reader{cfg: cfg}, nil
+	if c := (cursor{rest: []byte(f.chain), ok: true}); c.name() != f.chain {
+		return nil, fault.New(fault.Invalid, "the query names a tenant that cannot be: use a-z, 0-9 and -")
+	}
+	if !q.From.IsZero() {
+		f.from = nanos(q.From)
+	}
+	if !q.To.IsZero() {
+		f.to = nanos(q.To)
+	}
+	if f.q.Limit == 0 {
+		f.q.Limit = defaultLimit
+	}
+	if q.AnyUID || q.Platform {
+		f.q.TenantUID = ""
+	}
+	f.search()
+	return f, nil
 }
 
-// Query returns a page of records, newest first.
+// search makes the needles. They are in the form in which EncodeEntry writes them, so that a line without one cannot match.
+func (f *filter) search() {
+	exact := map[string]string{"tenant_uid": f.q.TenantUID, "principal": f.q.Principal, "outcome": f.q.Outcome,
+		"decision": f.q.Decision, "request_id": f.q.RequestID, "action": f.q.Action}
+	if prefix, ok := strings.CutSuffix(f.q.Action, "*"); ok {
+		f.prefix, f.q.Action = prefix, ""
+		exact["action"] = ""
+		if prefix != "" {
+			f.needles = append(f.needles, bytes.TrimSuffix(needle("action", prefix), []byte(`"`)))
+		}
+	}
+	for key, value := range exact {
+		if value != "" {
+			f.needles = append(f.needles, needle(key, value))
+		}
+	}
+}
+
+func needle(key, value string) []byte {
+	b, err := json.Marshal(value)
+	if err != nil { // a string always can
+		return nil
+	}
+	return append([]byte(`"`+key+`":`), ascii(b)...)
+}
+
+// may says whether the text of a line can match.
+func (f *filter) may(text []byte) bool {
+	for _, n := range f.needles {
+		if !bytes.Contains(text, n) {
+			return false
+		}
+	}
+	return true
+}
+
+// matches says whether an entry is wanted.
+func (f *filter) matches(e *Entry) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	t := nanos(e.Time)
+	return is(f.q.TenantUID, e.TenantUID) && is(f.q.Principal, e.Principal) && is(f.q.Action, e.Action) &&
+		strings.HasPrefix(e.Action, f.prefix) && is(f.q.Outcome, e.Outcome) && is(f.q.Decision, e.Decision) &&
+		is(f.q.RequestID, e.RequestID) && t >= f.from && t < f.to
+}
+
+// Query returns a page of records, newest first. What was recorded within the drain's last interval may not be in it: see
+// Drain.Flush. The work of one call is bounded: a page may be short, or empty, and Partial.
 func (r *Reader) Query(ctx context.Context, q Query) (*Page, error) {
-	return nil, errors.New("audit: not built yet")
+	f, err := newFilter(q)
+	if err != nil {
+		return nil, err
+	}
+	at, err := parsePosition(q.Cursor, q.digest())
+	if err != nil {
+		return nil, err
+	}
+	logs, err := r.list()
+	if err != nil {
+		return nil, err
+	}
+	m := &merge{page: &Page{Records: []Record{}}, budget: r.budget()}
+	defer m.close()
+	for _, l := range logs {
+		m.add(r, l, f, at)
+	}
+	err = m.fill(ctx, f.q.Limit)
+	if m.page.Partial = errors.Is(err, errSpent); err != nil && !m.page.Partial {
+		return nil, err
+	}
+	m.page.Next = m.next(at.query)
+	m.page.Partial = m.page.Partial && m.page.Next != ""
+	return m.page, nil
 }
 
-// Each calls f with every record that matches q, newest first, until f returns an error, which it returns.
+// Each calls f with every record that matches q, newest first, until f returns an error, which it returns. Limit is not
+// regarded.
 func (r *Reader) Each(ctx context.Context, q Query, f func(Record) error) error {
-	return errors.New("audit: not built yet")
+	q.Limit = maxLimit
+	for {
+		p, err := r.Query(ctx, q)
+		if err != nil {
+			return err
+		}
+		for i := range p.Records {
+			if err := f(p.Records[i]); err != nil {
+				return err
+			}
+		}
+		if q.Cursor = p.Next; p.Next == "" {
+			return nil
+		}
+	}
 }
 
-// Warm makes the indexes of closed segments that have none, so that no query has to.
-func (r *Reader) Warm(ctx context.Context) error { return nil }
-
-// Encoder writes records in one of the export formats. Close writes what is left, and closes nothing below.
-type Encoder interface {
-	Encode(Record) error
-	Close() error
+// merge puts the records of several logs in one order.
+type merge struct {
+	walkers []*walker
+	page    *Page
+	budget  *budget
 }
 
-// NewCSV returns an encoder of CSV with a header line.
-func NewCSV(w io.Writer) Encoder { return nil }
+func (m *merge) add(r *Reader, l *logFiles, f *filter, at position) {
+	start := logPosition{bound: math.MaxUint64}
+	if at.logs != nil {
+		p, ok := at.logs[l.id()]
+		if !ok { // read to its end, or begun after the first page
+			l.close()
+			return
+		}
+		start = p
+	}
+	m.walkers = append(m.walkers, &walker{r: r, log: l, f: f, budget: m.budget, damaged: &m.page.Damaged, at: start})
+}
 
-// NewJSONLines returns an encoder of one JSON object per line.
-func NewJSONLines(w io.Writer) Encoder { return nil }
+// fill takes the newest of the walkers' records until the page is full.
+func (m *merge) fill(ctx context.Context, limit int) error {
+	for len(m.page.Records) < limit {
+		var newest *walker
+		for _, w := range m.walkers {
+			if err := w.find(ctx); err != nil {
+				return err
+			}
+			if w.found != nil && (newest == nil || w.found.Time.After(newest.found.Time)) {
+				newest = w
+			}
+		}
+		if newest == nil {
+			return nil
+		}
+		m.page.Records = append(m.page.Records, *newest.found)
+		newest.found = nil
+	}
+	return nil
+}
+
+// next returns the cursor to where the walkers stand, "" if all are at their end.
+func (m *merge) next(query [8]byte) string {
+	p := position{query: query, logs: make(map[logID]logPosition)}
+	for _, w := range m.walkers {
+		if w.done {
+			continue
+		}
+		at := w.at
+		if w.found != nil {
+			at.bound = w.found.Seq + 1
+		}
+		p.logs[w.log.id()] = at
+	}
+	if len(p.logs) == 0 {
+		return ""
+	}
+	return p.String()
+}
+
+func (m *merge) close() {
+	for _, w := range m.walkers {
+		w.close()
+	}
+}

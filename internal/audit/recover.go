@@ -130,6 +130,7 @@ func (d *Drain) start(ctx context.Context) bool {
 	}
 	d.reportCut(t.cut)
 	d.adopt(heads, base, t, pending)
+	d.beginUpkeep()
 	return true
 }
 
@@ -153,7 +154,7 @@ func (d *Drain) adopt(heads map[string]Head, base digest, t *tail, pending []Pen
 	if d.tips == nil {
 		d.tips = make(map[string]Head)
 	}
-	d.dirty, d.written = make(map[string]struct{}), make(map[string]struct{})
+	d.dirty, d.written, d.unsettled = make(map[string]struct{}), make(map[string]struct{}), nil
 	d.mark = markState{tip: base, anchored: base}
 	for name, tip := range t.tips {
 		d.mark.tip.replace(name, d.tips[name], tip)
@@ -211,7 +212,7 @@ type tail struct {
 // line of an unfinished write, and all behind it, are left out of keep: but only if no anchored line follows, or the
 // damage is not that of a crash and must stay visible.
 func readTail(s Sink, from int64, heads map[string]Head, pending []Pending) (*tail, error) {
-	r := tailReader{heads: heads, seen: make(map[string]bool), pending: make(map[string]bool, len(pending)),
+	r := tailReader{heads: heads, seen: make(map[string]bool), base: make(map[string]Head), pending: make(map[string]bool, len(pending)),
 		out: &tail{tips: make(map[string]Head), found: make(map[string]struct{}), keep: from, settled: from}}
 	for _, p := range pending {
 		r.pending[p.Entry.ID] = true
@@ -226,6 +227,11 @@ func readTail(s Sink, from int64, heads map[string]Head, pending []Pending) (*ta
 			return nil, fmt.Errorf("read audit log: %w", err)
 		}
 		r.line(sc)
+	}
+	for name, h := range r.base {
+		if _, ok := r.out.tips[name]; !ok && name != CheckpointChain {
+			r.out.tips[name] = h
+		}
 	}
 	if from == 0 {
 		for name, h := range heads {
@@ -242,6 +248,7 @@ type tailReader struct {
 	heads   map[string]Head
 	pending map[string]bool
 	seen    map[string]bool // chains whose anchored head was met
+	base    map[string]Head // heads that the file says it goes on from, where they are beyond the anchored ones
 	damaged bool            // the file is not good from out.keep on
 	out     *tail
 }
@@ -259,6 +266,7 @@ func (r *tailReader) line(sc *scanner) {
 		r.damage("the hash of a line is not that of its content")
 		return
 	}
+	r.header(sc, l)
 	head := r.heads[l.Chain]
 	if l.Seq <= head.Seq {
 		r.seen[l.Chain] = r.seen[l.Chain] || l.Head() == head
@@ -272,6 +280,9 @@ func (r *tailReader) line(sc *scanner) {
 	tip, ok := r.out.tips[l.Chain]
 	if !ok {
 		tip = head
+		if h, ok := r.base[l.Chain]; ok {
+			tip = h
+		}
 	}
 	if !l.Follows(tip) {
 		r.damage("a line does not continue its chain")
@@ -287,6 +298,28 @@ func (r *tailReader) line(sc *scanner) {
 	}
 	if json.Unmarshal(l.Entry, &id) == nil && r.pending[id.ID] {
 		r.out.found[id.ID] = struct{}{}
+	}
+}
+
+// header takes the heads that a segment begins with. What is anchored and not in the file is in a segment before it, if it
+// is among them. Heads beyond the anchored ones are those of a registry that came back from a backup: the chains go on
+// from them, or the log would hold two records of one number.
+func (r *tailReader) header(sc *scanner, l Line) {
+	if l.Chain != CheckpointChain || r.damaged {
+		return
+	}
+	if sc.start == 0 && l.Seq > r.heads[l.Chain].Seq+1 {
+		r.base[l.Chain] = Head{l.Seq - 1, l.Prev}
+	}
+	if e, err := parseCheckpoint(l.Entry); err == nil {
+		for name, h := range e.Heads {
+			switch head := r.heads[name]; {
+			case h == head:
+				r.seen[name] = true
+			case h.Seq > head.Seq && name != CheckpointChain:
+				r.base[name], r.seen[name] = h, true
+			}
+		}
 	}
 }
 

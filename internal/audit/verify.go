@@ -20,6 +20,9 @@ type Report struct {
 	Chains    map[string]ChainReport `json:"chains"`
 	Malformed *Bad                   `json:"malformed,omitempty"`  // the first line that is no record, of whatever chain it was
 	TornBytes int64                  `json:"torn_bytes,omitempty"` // behind the last newline: a write that a crash cut short, if all chains reach their heads
+
+	Checkpoints CheckpointReport `json:"checkpoints"`
+	Start       *Start           `json:"start,omitempty"` // where the log begins, if that is not its first record
 }
 
 // ChainReport is what Verify found of one chain.
@@ -35,16 +38,25 @@ type ChainReport struct {
 
 // Bad is one thing wrong.
 type Bad struct {
-	Line int64  `json:"line"` // from 1; 0 where a line is missing at the end
-	Seq  uint64 `json:"seq"`  // of the record; 0 if unknown
+	File string `json:"file,omitempty"` // the name, without its folder; empty if it was given as a stream
+	Line int64  `json:"line"`           // of that file, from 1; 0 where a line is missing at the end
+	Seq  uint64 `json:"seq"`            // of the record; 0 if unknown
 	Why  string `json:"why"`
+}
+
+// where returns the place as text.
+func (b *Bad) where() string {
+	if b.File == "" {
+		return fmt.Sprintf("line %d", b.Line)
+	}
+	return fmt.Sprintf("%s line %d", b.File, b.Line)
 }
 
 // Problems returns a line of text for each thing that makes the report not OK, in the order of the chains' names.
 func (r *Report) Problems() []string {
 	var out []string
 	if r.Malformed != nil {
-		out = append(out, fmt.Sprintf("line %d: %s", r.Malformed.Line, r.Malformed.Why))
+		out = append(out, fmt.Sprintf("%s: %s", r.Malformed.where(), r.Malformed.Why))
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Chains)) {
 		switch c := r.Chains[name]; {
@@ -52,7 +64,7 @@ func (r *Report) Problems() []string {
 		case c.Bad.Line == 0:
 			out = append(out, fmt.Sprintf("chain %s, at the end: %s", name, c.Bad.Why))
 		default:
-			out = append(out, fmt.Sprintf("chain %s, line %d, record %d: %s", name, c.Bad.Line, c.Bad.Seq, c.Bad.Why))
+			out = append(out, fmt.Sprintf("chain %s, %s, record %d: %s", name, c.Bad.where(), c.Bad.Seq, c.Bad.Why))
 		}
 	}
 	return out
@@ -61,16 +73,43 @@ func (r *Report) Problems() []string {
 // Verify checks every chain of a log from its first record, and against the anchored heads unless heads is nil. Where a
 // daemon is writing the log, read the heads first: what is anchored is always in the file already. The error is only
 // for a failed read. Lines of different chains may be interleaved in any way; the order between chains is not checked.
+// A log that begins with a checkpoint is checked from there on: see VerifyFiles, which can check signatures, too.
 func Verify(r io.Reader, heads map[string]Head) (*Report, error) {
-	v := verifier{heads: heads, chains: make(map[string]*chainState), report: &Report{Chains: make(map[string]ChainReport)}}
+	v := newVerifier(VerifyOptions{Heads: heads})
+	if err := v.read(r, ""); err != nil {
+		return nil, err
+	}
+	return v.finish(), nil
+}
+
+type verifier struct {
+	opts   VerifyOptions
+	heads  map[string]Head
+	chains map[string]*chainState
+	report *Report
+	file   string // the one being read
+	marks  checkpointState
+}
+
+func newVerifier(opts VerifyOptions) *verifier {
+	return &verifier{opts: opts, heads: opts.Heads, chains: make(map[string]*chainState), report: &Report{Chains: make(map[string]ChainReport)}}
+}
+
+// read checks the lines of one file, which is the next of the log.
+func (v *verifier) read(r io.Reader, name string) error {
+	if v.report.TornBytes > 0 {
+		v.malformed(0, fmt.Errorf("%w: %s ends in the midst of a line, and another file follows", ErrMalformed, v.file))
+		v.report.TornBytes = 0
+	}
+	v.file = name
 	s := newScanner(r, 0)
 	for {
 		err := s.next()
 		if errors.Is(err, io.EOF) {
-			return v.finish(), nil
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read audit log: %w", err)
+			return fmt.Errorf("read audit log: %w", err)
 		}
 		if !s.whole {
 			v.report.TornBytes = s.end - s.start
@@ -83,15 +122,9 @@ func Verify(r io.Reader, heads map[string]Head) (*Report, error) {
 			continue
 		}
 		if err := v.line(s.number, l); err != nil {
-			return nil, err
+			return err
 		}
 	}
-}
-
-type verifier struct {
-	heads  map[string]Head
-	chains map[string]*chainState
-	report *Report
 }
 
 type chainState struct {
@@ -101,7 +134,7 @@ type chainState struct {
 
 func (v *verifier) malformed(number int64, err error) {
 	if v.report.Malformed == nil {
-		v.report.Malformed = &Bad{Line: number, Why: err.Error()}
+		v.report.Malformed = &Bad{File: v.file, Line: number, Why: err.Error()}
 	}
 }
 
@@ -124,9 +157,19 @@ func (v *verifier) line(number int64, l Line) error {
 		return err
 	}
 	c.out.Lines++
-	if why := judge(l, c.last, v.heads[l.Chain]); why != "" {
-		c.bad(Bad{number, l.Seq, why})
+	if l.Chain == CheckpointChain && v.report.Lines == 1 && l.Seq > 1 {
+		v.begin(c, l)
 	}
+	before := c.last
+	why := judge(l, c.last, v.heads[l.Chain])
+	if why != "" {
+		c.bad(Bad{v.file, number, l.Seq, why})
+	}
+	v.report.Checkpoints.LinesAfter++
+	if l.Chain == CheckpointChain && why == "" {
+		v.checkpoint(number, l, before)
+	}
+	v.pruned(l)
 	if l.Seq >= c.last.Seq { // go on from here, so that one fault is not told for each line that follows
 		c.last = l.Head()
 	}
@@ -160,6 +203,7 @@ func (c *chainState) bad(b Bad) {
 }
 
 func (v *verifier) finish() *Report {
+	v.finishCheckpoints()
 	for name, head := range v.heads {
 		if head.Seq > 0 && v.chains[name] == nil {
 			v.chains[name] = new(chainState)
