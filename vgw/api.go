@@ -2,7 +2,6 @@ package vgw
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,8 +44,8 @@ func metrics(_ context.Context, c *call) (exchange.Decision, error) {
 	h.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	d := &exchange.Reply{Status: 200, Header: h}
-	if c.metrics != nil {
-		d.Body = c.metrics.TenantText(c.e.Scope.ID())
+	if c.cfg.Telemetry != nil {
+		d.Body = c.cfg.Telemetry.TenantText(c.e.Scope.ID())
 	}
 	permit.Done(nil)
 	return d, nil
@@ -222,48 +221,4 @@ func deleteServer(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	return noContent(), nil
-}
-
-// keyView is an API key as its administrators see it.
-type keyView struct {
-	ID              string        `json:"id"`
-	Name            string        `json:"name"`
-	Role            string        `json:"role"`
-	Source          tenant.Source `json:"source"`
-	File            string        `json:"file,omitzero"`
-	Created         time.Time     `json:"created"`
-	Updated         time.Time     `json:"updated"`
-	ResourceVersion string        `json:"resource_version"` // also the ETag
-	Key             string        `json:"key,omitzero"`     // the key itself: in the answer to its creation, and never again
-}
-
-func viewKey(r *tenant.Record, k *tenant.Key) keyView {
-	v := keyView{
-		ID: k.ID, Name: k.Name, Role: k.Role.String(), Source: k.Source,
-		Created: k.Created, Updated: k.Created, ResourceVersion: strconv.FormatInt(keyVersion(k), 10),
-	}
-	if k.Source == tenant.SourceFile {
-		v.File = r.File
-	}
-	return v
-}
-
-// keyVersion returns a key's resource version. The API never changes a key, so its creation tells versions of a name apart.
-func keyVersion(k *tenant.Key) int64 { return max(k.Created.UnixMicro(), 1) }
-
-func listKeys(_ context.Context, c *call) (exchange.Decision, error) {
-	permit, may, err := admitList(c, authz.KeyList, "key")
-	if err != nil {
-		return nil, err
-	}
-	var keys []*tenant.Key
-	for i := range c.e.Record.Keys {
-		if may {
-			keys = append(keys, &c.e.Record.Keys[i])
-		}
-	}
-	slices.SortFunc(keys, func(a, b *tenant.Key) int { return strings.Compare(a.Name, b.Name) })
-	return answerList(c, permit, keys, func(k *tenant.Key) string { return k.Name }, func(k *tenant.Key) keyView {
-		return viewKey(c.e.Record, k)
-	})
 }

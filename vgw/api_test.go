@@ -140,6 +140,11 @@ func TestRefusals(t *testing.T) {
 		{"key with a bad role", tenant.Admin, key(`{"name":"k","role":"root"}`), 400, "role"},
 		{"key with a taken name", tenant.Admin, key(`{"name":"file-admin"}`), 409, "tenants.yaml"},
 		{"key named like an id", tenant.Admin, key(`{"name":"3b241101-e2bb-4255-8caf-4136c566a962"}`), 400, "id"},
+		{"an admin makes an admin's key", tenant.Admin, key(`{"name":"k","role":"admin"}`), 403, "ask a platform operator"},
+		{"a key for a second", tenant.Admin, key(`{"name":"k","expires_in_seconds":1}`), 400, "expires_in_seconds"},
+		{"a key for two years", tenant.Admin, key(`{"name":"k","expires_in_seconds":63072000}`), 400, "expires_in_seconds"},
+		{"a key with two ends", tenant.Admin, key(`{"name":"k","expires_in_seconds":600,"expires":"2030-01-01T00:00:00Z"}`), 400, "use one"},
+		{"a key that ended", tenant.Admin, key(`{"name":"k","expires":"2020-01-01T00:00:00Z"}`), 400, "expires"},
 		{"an editor makes a key", tenant.Editor, key(`{"name":"k"}`), 403, ""},
 		{"revoke a file's key", tenant.Admin, request{method: "DELETE", path: "/api/v1/keys/file-viewer"}, 409, "tenants.yaml"},
 		{"revoke an absent key", tenant.Admin, request{method: "DELETE", path: "/api/v1/keys/absent"}, 404, ""},
@@ -216,7 +221,7 @@ func TestRevokedCallerChangesNoKeys(t *testing.T) {
 		"demoted": func(r *tenant.Record) { r.Keys[2].Role = tenant.Editor },
 	} {
 		for _, q := range []request{
-			{method: "POST", path: "/api/v1/keys", body: `{"name":"heir","role":"admin"}`},
+			{method: "POST", path: "/api/v1/keys", body: `{"name":"heir"}`},
 			{method: "DELETE", path: "/api/v1/keys/ci"},
 		} {
 			w := newWorld(t)
@@ -351,7 +356,7 @@ func TestKeyOfATenantThatWasReplaced(t *testing.T) {
 		w.store.add(id)
 		return nil
 	}
-	got := w.do("team-a", p, request{method: "POST", path: "/api/v1/keys", body: `{"name":"k","role":"admin"}`})
+	got := w.do("team-a", p, request{method: "POST", path: "/api/v1/keys", body: `{"name":"k"}`})
 	if _, ok := w.store.entry("team-a").Record.KeyByName("k"); ok || got.status != 404 {
 		t.Errorf("got %d %s; the new tenant has the key: %v", got.status, got.body, ok)
 	}

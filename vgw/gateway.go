@@ -148,33 +148,3 @@ func (g *Gateway) digest(text []byte) string {
 	mac.Write(text)
 	return fmt.Sprintf("%x", mac.Sum(nil))
 }
-
-// records is the right of one principal to change one tenant's routing record.
-type records struct {
-	all   Records
-	scope tenant.Scope
-	who   tenant.Principal
-	now   func() time.Time
-}
-
-// update changes the record, and goes on when the caller leaves.
-func (r records) update(ctx context.Context, edit func(*tenant.Record) error, e audit.Entry) (*tenant.Entry, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitIn)
-	defer cancel()
-	return r.all.UpdateTenant(ctx, r.scope.ID(), 0, func(rec *tenant.Record) error {
-		if rec.UID != r.scope.UID() { // deleted and made again meanwhile: another tenant
-			return fault.New(fault.NotFound, "the tenant was deleted")
-		}
-		if !r.holds(rec) {
-			return fault.New(fault.Unauthenticated, "the credential was revoked or changed while the request ran")
-		}
-		return edit(rec)
-	}, e)
-}
-
-// holds says whether the record that is about to be replaced still grants the principal its role. Nothing else orders the
-// two: a key whose revocation is acknowledged could otherwise leave another behind.
-func (r records) holds(rec *tenant.Record) bool {
-	role, ok := rec.Standing(r.who, r.now())
-	return ok && role == r.who.Role
-}

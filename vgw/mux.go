@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/egress"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
@@ -59,11 +61,15 @@ type Telemetry interface {
 
 // Config is what a Mux is made with.
 type Config struct {
-	Claims    Claims           // required
-	Records   Records          // required
-	Keys      seal.Wrapper     // required: wraps the tenants' data keys
-	Guards    Guards           // required
-	Telemetry Telemetry        // nil: GET /metrics is empty
+	Claims    Claims       // required
+	Records   Records      // required
+	Keys      seal.Wrapper // required: wraps the tenants' data keys
+	Guards    Guards       // required
+	Telemetry Telemetry    // nil: GET /metrics is empty
+	KeyUse    KeyUse       // nil: keys are shown without their last use
+	Secrets   Secrets      // nil: an authenticator with a client secret is refused
+	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
+	JudgeAddr func(netip.Addr) error
 	IdleAfter time.Duration    // a gateway unused for so long is closed; 0 = 5 min
 	OpenIn    time.Duration    // how long opening may take; 0 = 10 s
 	MaxOpens  int              // gateways opened at the same time; 0 = 32
@@ -92,6 +98,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxAll <= 0 {
 		c.MaxAll = 16 * c.MaxBodies
+	}
+	if c.JudgeAddr == nil {
+		c.JudgeAddr = func(a netip.Addr) error { return egress.Judge(a, nil) }
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -154,8 +163,8 @@ func (m *Mux) Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) 
 	var d exchange.Decision
 	if err == nil {
 		d, err = m.run(ctx, &call{
-			r: r, e: e, route: route, params: params, now: m.cfg.Now,
-			records: records{m.cfg.Records, e.Scope, r.Visit.Principal(), m.cfg.Now}, metrics: m.cfg.Telemetry,
+			r: r, e: e, route: route, params: params, cfg: &m.cfg, now: m.cfg.Now,
+			records: records{m.cfg.Records, e.Scope, r.Visit.Principal(), m.cfg.Now},
 		})
 	}
 	if err != nil && route != nil && route.rpc {

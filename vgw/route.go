@@ -35,7 +35,7 @@ type call struct {
 	params  [maxParams]string // decoded, in the pattern's order
 	gw      *Gateway          // nil where Owner is any
 	records records
-	metrics Telemetry // nil: none
+	cfg     *Config // the Mux's
 	now     func() time.Time
 }
 

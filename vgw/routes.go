@@ -34,38 +34,6 @@ func baseRoutes() []route {
 	}
 }
 
-func memberRoutes() []route {
-	return []route{
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/members", Action: authz.MemberList, Summary: "the users and groups that have a role"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/members", Owner: exchange.OwnerAny, Action: authz.MemberCreate, Summary: "give a user or a group a role"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/members/revoke", Owner: exchange.OwnerAny, Action: authz.MemberRevoke, Summary: "end everything that a user is logged in with, member or not"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/members/{member}", Owner: exchange.OwnerAny, Action: authz.MemberRead, Summary: "one member"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "PATCH", Pattern: "/api/v1/members/{member}", Owner: exchange.OwnerAny, Action: authz.MemberUpdate, Summary: "change a member's role"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "DELETE", Pattern: "/api/v1/members/{member}", Owner: exchange.OwnerAny, Action: authz.MemberDelete, Summary: "take a member's role away"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/members/{member}/revoke", Owner: exchange.OwnerAny, Action: authz.MemberRevoke, Summary: "end everything that a member is logged in with"}, handle: unbuilt},
-	}
-}
-
-func botRoutes() []route {
-	return []route{
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/bots", Action: authz.BotList, Summary: "the accounts of programs, with their keys"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/bots", Owner: exchange.OwnerAny, Action: authz.BotCreate, Summary: "make an account of a program"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/bots/{bot}", Owner: exchange.OwnerAny, Action: authz.BotRead, Summary: "one bot, by name or id"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "DELETE", Pattern: "/api/v1/bots/{bot}", Owner: exchange.OwnerAny, Action: authz.BotDelete, Summary: "remove a bot with its keys"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/bots/{bot}/keys", Owner: exchange.OwnerAny, Action: authz.KeyCreate, Summary: "make a key of a bot, which is shown once; two may be valid at a time"}, handle: unbuilt},
-	}
-}
-
-func authenticatorRoutes() []route {
-	return []route{
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/authenticators", Action: authz.AuthenticatorList, Summary: "who vouches for users"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/authenticators", Owner: exchange.OwnerAny, Action: authz.AuthenticatorCreate, Summary: "add an authenticator"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/authenticators/{authenticator}", Owner: exchange.OwnerAny, Action: authz.AuthenticatorRead, Summary: "one authenticator"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "PUT", Pattern: "/api/v1/authenticators/{authenticator}", Owner: exchange.OwnerAny, Action: authz.AuthenticatorUpdate, Summary: "replace an authenticator's settings"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "DELETE", Pattern: "/api/v1/authenticators/{authenticator}", Owner: exchange.OwnerAny, Action: authz.AuthenticatorDelete, Summary: "remove an authenticator with its members"}, handle: unbuilt},
-	}
-}
-
 func grantRoutes() []route {
 	return []route{
 		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/grants", Action: authz.GrantList, Summary: "delegations: to oneself and of one's own objects, all of them for an admin"}, handle: unbuilt},

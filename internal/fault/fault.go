@@ -112,6 +112,9 @@ type Error struct {
 	RetryAfter time.Duration // when a retry is worth while; 0 = unsaid
 	Code       int           // a JSON-RPC code that a protocol prescribes; 0 = the Kind's
 	Allow      string        // with MethodNotAllowed: the value of Allow
+	// Reason is shown with Forbidden in place of the fixed detail, to a principal of the tenant whose mutation was refused
+	// for a reason that tells of nothing but its own standing or its own policy. "" = opaque, as refusals are.
+	Reason string
 }
 
 // Error returns the detail and the cause.
@@ -198,6 +201,9 @@ func (e *Error) Problem(requestID string) Problem {
 		p.Detail, p.RequestID = "Send a credential of this tenant, such as: Authorization: Bearer <API key>.", ""
 	case Forbidden:
 		p.Detail, p.RequestID = "This credential does not allow it, or the host, path and X-Tenant-ID name different tenants.", ""
+		if e.Reason != "" {
+			p.Detail = e.Reason
+		}
 	case NotFound:
 		p.Detail, p.RequestID = "There is nothing here that this credential may see.", ""
 	case Misdirected:

@@ -110,6 +110,18 @@ func TestRefusalsTellNothing(t *testing.T) {
 	}
 }
 
+// TestReasonIsShownWithForbidden: a reason that is meant to be shown is, and with no other refusal.
+func TestReasonIsShownWithForbidden(t *testing.T) {
+	for _, k := range []Kind{Unauthenticated, Forbidden, NotFound, Misdirected} {
+		e := New(k, "for the log")
+		e.Reason = "ask an operator"
+		got := e.Problem("r1")
+		if shown := got.Detail == e.Reason; shown != (k == Forbidden) || got.RequestID != "" {
+			t.Errorf("%s: %+v", k, got)
+		}
+	}
+}
+
 func TestProblemHidesTheCause(t *testing.T) {
 	for _, k := range kinds(t) {
 		b, err := json.Marshal(Wrap(k, errors.New("canary"), "detail").Problem("r1"))

@@ -47,7 +47,8 @@ type Member struct {
 	Role          Role       `json:"role"`
 	Source        Source     `json:"source"`
 	Created       time.Time  `json:"created"`
-	By            string     `json:"by,omitempty"` // Ref of who granted it
+	Updated       time.Time  `json:"updated,omitzero"` // when the role was changed; zero = never
+	By            string     `json:"by,omitempty"`     // Ref of who granted it
 }
 
 // PolicyRef names the policy bundle that is in force.
