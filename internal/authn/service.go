@@ -49,6 +49,7 @@ type Service struct {
 	cache   *cache
 	reviews *reviews
 	certs   *certs
+	browser *browser
 
 	fetches sync.WaitGroup // of issuers' documents, which outlive the request that began them by 5 s at most
 }
@@ -69,6 +70,10 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, cache: newCache(cfg.CacheBytes), certs: newCerts()}
 	s.issuers, s.reviews = newIssuers(s), newReviews(s)
+	var err error
+	if s.browser, err = newBrowser(cfg); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
