@@ -196,5 +196,8 @@ func (u *user) principal(e *tenant.Entry, via tenant.Via, now time.Time) (p tena
 		Name: u.username, Via: via, Expires: u.expires, Claims: u.claims,
 	}
 	p.Role, ok = e.Record.Standing(p, now)
+	if via == tenant.ViaKubernetes {
+		ok = ok && admits(e.Record, u.claims)
+	}
 	return p, ok
 }
