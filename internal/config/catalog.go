@@ -45,30 +45,22 @@ type headerForm struct {
 // catalogReader reads one catalog file.
 type catalogReader struct {
 	*collector
-	opt   Options
-	dir   string
-	files []string // further files that were read
+	valueReader
+	opt Options
 }
 
 // catalog reads the catalog file of a tenant. n is the tenant's node.
 func (r *tenantsReader) catalog(n ast.Node, f *tenantForm, t *Tenant) {
-	path := f.CatalogFile
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(r.dir, path)
-	}
-	r.files = append(r.files, path)
+	path := r.path(f.CatalogFile)
 	src, err := readFile(path, MaxFileBytes)
 	if err != nil {
 		r.add(place(find(n, "catalog_file")), "catalog_file %q: %s", clip(f.CatalogFile), fileReason(err))
 		return
 	}
-	c := &catalogReader{collector: &collector{file: path}, opt: r.opt, dir: filepath.Dir(path)}
+	c := &catalogReader{collector: &collector{file: path}, valueReader: valueReader{dir: filepath.Dir(path), env: r.env}, opt: r.opt}
 	t.Servers = c.read(src)
-	for _, e := range c.list {
-		if r.full() {
-			return
-		}
-		r.list = append(r.list, e)
+	if r.take(c.list); r.full() {
+		return
 	}
 	r.files = append(r.files, c.files...)
 	if most := r.maxServers(f); most > 0 && len(t.Servers) > most {
@@ -186,36 +178,11 @@ func (c *catalogReader) headerValue(f *headerForm) (string, error) {
 	}
 	switch {
 	case f.ValueFile != "":
-		return c.fileValue(f.ValueFile)
+		return c.fromFile("value_file", f.ValueFile)
 	case f.ValueEnv != "":
-		return c.envValue(f.ValueEnv)
+		return c.fromEnv("value_env", f.ValueEnv)
 	}
 	return f.Value, nil
-}
-
-func (c *catalogReader) fileValue(path string) (string, error) {
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(c.dir, path)
-	}
-	c.files = append(c.files, path)
-	b, err := readFile(path, maxValueFile)
-	if err != nil {
-		return "", fmt.Errorf("value_file %s", fileReason(err))
-	}
-	value := strings.TrimRight(string(b), "\r\n")
-	if value == "" {
-		return "", errors.New("value_file is empty")
-	}
-	return value, nil
-}
-
-func (c *catalogReader) envValue(name string) (string, error) {
-	if c.opt.Env != nil {
-		if value, ok := c.opt.Env(name); ok && value != "" {
-			return value, nil
-		}
-	}
-	return "", fmt.Errorf("value_env: the variable %s is not set for this process", clip(name))
 }
 
 // digest returns a keyed hash of a catalog: without the key, a short secret in it could be found by trying.

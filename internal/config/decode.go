@@ -135,6 +135,9 @@ func setScalar(v reflect.Value, n ast.Node, text string) string {
 	if p, ok := v.Addr().Interface().(*netip.Prefix); ok {
 		return setPrefix(p, text)
 	}
+	if t, ok := v.Addr().Interface().(*time.Time); ok {
+		return setTime(t, text)
+	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			return reason(err)
@@ -183,6 +186,16 @@ func setDuration(p *time.Duration, text string) string {
 		return strconv.Quote(clip(text)) + " is not a duration: write, for example, 10s, 500ms or 5m"
 	}
 	*p = d
+	return ""
+}
+
+// setTime reads a date-time, as UTC. The first years are refused: the zero time stands for none.
+func setTime(p *time.Time, text string) string {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil || t.Year() < 2000 {
+		return strconv.Quote(clip(text)) + " is not a date-time: write, for example, 2027-01-31T00:00:00Z"
+	}
+	*p = t.UTC()
 	return ""
 }
 

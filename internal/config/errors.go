@@ -78,6 +78,16 @@ func (c *collector) add(at position, format string, args ...any) {
 	}
 }
 
+// take adds errors of another file.
+func (c *collector) take(list Errors) {
+	for _, e := range list {
+		if c.full() {
+			return
+		}
+		c.list = append(c.list, e)
+	}
+}
+
 // full says that more errors need not be looked for.
 func (c *collector) full() bool { return len(c.list) > MaxErrors }
 

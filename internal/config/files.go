@@ -28,7 +28,7 @@ func readRoots(path string) (string, error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return "", fmt.Errorf("holds a %s: only certificates belong in it", strings.ToLower(clip(block.Type)))
+			return "", fmt.Errorf("holds a PEM block %q: only certificates belong in it", clip(block.Type))
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
 			return "", fmt.Errorf("holds a bad certificate: %v", err)

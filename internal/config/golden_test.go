@@ -2,15 +2,19 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/policy"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // TestMessages loads the bad samples in testdata/bad and compares what is told with the sample's last part. With UPDATE_GOLDEN=1
@@ -81,6 +85,26 @@ func testOptions() config.Options {
 				return fault.New(fault.Invalid, "name %q is refused by the catalog's own rules", s.Name)
 			}
 			return nil
+		},
+		Now:      func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
+		Ceilings: tenant.Quotas{MaxServers: 100, PerKey: tenant.Share{Burst: 10}},
+		CheckPolicy: func(b *policy.Bundle) error {
+			var bad []policy.Problem
+			for name, src := range b.Modules {
+				if strings.Contains(src, "wrong") {
+					bad = append(bad, policy.Problem{File: name, Line: 3, Column: 7, Message: "var wrong is unsafe"})
+				}
+			}
+			if len(bad) > 0 {
+				return fault.Wrap(fault.Invalid, &policy.CompileError{Problems: bad}, "the policy does not compile")
+			}
+			return nil
+		},
+		Seal: func(id tenant.ID, authenticator, plain string) (string, error) {
+			if plain == "refused" {
+				return "", errors.New("no key")
+			}
+			return fmt.Sprintf("sealed(%s,%s,%d)", id, authenticator, len(plain)), nil
 		},
 		Env: func(name string) (string, bool) { return "from " + name, name == "TOKEN" },
 	}

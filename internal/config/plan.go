@@ -4,11 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -99,17 +96,22 @@ func (p *planner) desire() {
 		id := t.Record.ID
 		cur := p.current[id]
 		if cur == nil {
-			p.next[id] = t.edited(&tenant.Record{}, p.now)
+			p.next[id] = t.made(p.now)
 			continue
 		}
 		if cur.Source != tenant.SourceFile {
 			p.refuse(t, t.at, "tenant %q was made through the API: delete it there, or take it out of the file", id)
 			continue
 		}
-		if p.keyClash(t, cur) {
+		if p.keyClash(t, cur) || p.nameClash(t, cur) {
 			continue
 		}
-		p.next[id] = t.edited(cur, p.now)
+		if next := t.edited(cur, p.now); p.sound(t, next) {
+			p.next[id] = next
+		}
+		if t.Policy != nil && cur.Policy != nil && cur.Policy.Source != tenant.SourceFile {
+			p.errs.add(t.policyAt, "tenant %q has a policy that was put in force through the API, which stays: end that one, or take policy_dir out", id)
+		}
 	}
 }
 
@@ -131,11 +133,39 @@ func (p *planner) keyClash(t *Tenant, cur *tenant.Record) bool {
 			}
 		}
 	}
-	if n := len(t.edited(cur, p.now).Keys); n > tenant.MaxKeys {
-		p.refuse(t, t.at, "tenant %q would have %d API keys with those made through the API: at most %d are allowed", cur.ID, n, tenant.MaxKeys)
-		return true
+	return false
+}
+
+// nameClash refuses a declared bot or authenticator whose name the API gave to another of the same tenant earlier.
+func (p *planner) nameClash(t *Tenant, cur *tenant.Record) bool {
+	for _, b := range cur.Bots {
+		if at, ok := t.bots[b.Name]; ok && b.Source != tenant.SourceFile {
+			p.refuse(t, at, "bot %q of tenant %q was made through the API: delete that one, or change the name of this one", b.Name, cur.ID)
+			return true
+		}
+	}
+	for _, a := range cur.Authenticators {
+		if at, ok := t.authenticators[a.Name]; ok && a.Source != tenant.SourceFile {
+			p.refuse(t, at, "authenticator %q of tenant %q was made through the API: delete that one, or change the name of this one", a.Name, cur.ID)
+			return true
+		}
 	}
 	return false
+}
+
+// sound refuses a tenant that would break a rule together with what the API made of it, such as how many keys it may have.
+func (p *planner) sound(t *Tenant, next *tenant.Record) bool {
+	for _, k := range next.Keys {
+		if k.Source == tenant.SourceFile && k.Bot != "" && k.Expires.Sub(k.Created) > tenant.MaxKeyLife {
+			p.refuse(t, t.keys[k.Hash], "key %q of tenant %q is in use since %s and must end within a year of that: make a new key, and keep this one until it is in use", k.Name, next.ID, k.Created.Format(time.DateOnly))
+			return false
+		}
+	}
+	if err := next.Validate(""); err != nil { // the hosts were checked against the base domain when the file was read
+		p.refuse(t, t.at, "tenant %q cannot be so together with what was made of it through the API: %s", next.ID, reason(err))
+		return false
+	}
+	return true
 }
 
 // refuseClashes refuses declared tenants whose hosts or keys another tenant has, and will keep. A refused tenant keeps what
@@ -302,76 +332,5 @@ func (p *planner) change(t *Tenant) []Change {
 		*r = *t.edited(r, now)
 		return nil
 	}
-	return []Change{{Kind: kind, ID: id, Edit: edit}}
-}
-
-// equal says whether two records are the same but for the difference of no list and an empty one.
-func equal(a, b *tenant.Record) bool {
-	return reflect.DeepEqual(plain(a), plain(b))
-}
-
-func plain(r *tenant.Record) *tenant.Record {
-	c := *r
-	if len(c.Hosts) == 0 {
-		c.Hosts = nil
-	}
-	if len(c.Keys) == 0 {
-		c.Keys = nil
-	}
-	return &c
-}
-
-// edited returns cur with what the file declares. It shares nothing with t or cur that can change.
-func (t *Tenant) edited(cur *tenant.Record, now time.Time) *tenant.Record {
-	next, want := cur.Clone(), t.Record.Clone()
-	next.ID, next.Source, next.File = want.ID, want.Source, want.File
-	next.DisplayName, next.Namespace = want.DisplayName, want.Namespace
-	next.Mode, next.Dedicated = want.Mode, want.Dedicated
-	next.Hosts, next.Quotas = want.Hosts, want.Quotas
-	next.Keys = t.mergeKeys(cur, now)
-	switch {
-	case t.StateDeclared || next.State == "":
-		next.State, next.SuspendReason = want.State, want.SuspendReason
-	case next.State == tenant.StateSuspended && next.SuspendReason == Vanished:
-		next.State, next.SuspendReason = tenant.StateActive, ""
-	}
-	return next
-}
-
-// mergeKeys returns the declared keys, those known with the ids and dates that they have, then the keys of the API.
-func (t *Tenant) mergeKeys(cur *tenant.Record, now time.Time) []tenant.Key {
-	var keys []tenant.Key
-	for _, want := range t.Record.Keys {
-		want.ID, want.Created = keyID(t.Record.ID, want.Hash), now
-		if old, ok := cur.KeyByHash(want.Hash); ok && old.Source == tenant.SourceFile {
-			want.ID, want.Created = old.ID, old.Created
-		}
-		keys = append(keys, want)
-	}
-	for _, k := range cur.Keys {
-		if k.Source != tenant.SourceFile {
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-// keyID returns the id of a declared key. It follows from the hash, so that a plan needs no randomness and a key that is
-// taken out and put back is the same in the audit records.
-func keyID(id tenant.ID, h tenant.Hash) string {
-	return uuid.NewSHA1(uuid.NameSpaceOID, append([]byte("polygate/file-key/"+string(id)+"/"), h[:]...)).String()
-}
-
-// PolicyDue says whether a tenant's policy must be put in force, given its record once all changes are applied: the bundle
-// of its folder or, if Policy is nil, none in place of one that the file declared earlier.
-func (t *Tenant) PolicyDue(r *tenant.Record) bool {
-	switch {
-	case t.Policy == nil:
-		return r.Policy != nil && r.Policy.Source == tenant.SourceFile
-	case r.Policy == nil:
-		return true
-	case r.Policy.Source != tenant.SourceFile: // Plan has refused it
-		return false
-	}
-	return r.Policy.Digest != t.PolicyDigest || r.Policy.File != t.PolicyDir || r.Policy.Updated.IsZero()
+	return []Change{{Kind: kind, ID: id, Edit: edit, Notes: notes(cur, next)}}
 }

@@ -62,9 +62,12 @@ type Tenant struct {
 	// StateDeclared says that the file has a state for the tenant. Otherwise an operator may suspend and resume it.
 	StateDeclared bool
 
-	at    position            // of the tenant
-	hosts map[string]position // of each host
-	keys  map[tenant.Hash]position
+	at             position            // of the tenant
+	hosts          map[string]position // of each host
+	keys           map[tenant.Hash]position
+	bots           map[string]position
+	authenticators map[string]position
+	policyAt       position
 }
 
 // The YAML forms.
@@ -73,17 +76,22 @@ type tenantsFile struct {
 }
 
 type tenantForm struct {
-	ID            string         `yaml:"id"`
-	DisplayName   string         `yaml:"display_name"`
-	Namespace     string         `yaml:"namespace"`
-	State         string         `yaml:"state"`
-	SuspendReason string         `yaml:"suspend_reason"`
-	Mode          string         `yaml:"mode"`
-	Dedicated     *dedicatedForm `yaml:"dedicated"`
-	Hosts         []string       `yaml:"hosts"`
-	APIKeys       []keyForm      `yaml:"api_keys"`
-	Quotas        Quotas         `yaml:"quotas"`
-	CatalogFile   string         `yaml:"catalog_file"`
+	ID             string              `yaml:"id"`
+	DisplayName    string              `yaml:"display_name"`
+	Namespace      string              `yaml:"namespace"`
+	State          string              `yaml:"state"`
+	SuspendReason  string              `yaml:"suspend_reason"`
+	Mode           string              `yaml:"mode"`
+	Dedicated      *dedicatedForm      `yaml:"dedicated"`
+	Hosts          []string            `yaml:"hosts"`
+	APIKeys        []keyForm           `yaml:"api_keys"`
+	Bots           []botForm           `yaml:"bots"`
+	Members        []memberForm        `yaml:"members"`
+	Authenticators []authenticatorForm `yaml:"authenticators"`
+	AllowedOrigins []string            `yaml:"allowed_origins"`
+	PolicyDir      string              `yaml:"policy_dir"`
+	Quotas         Quotas              `yaml:"quotas"`
+	CatalogFile    string              `yaml:"catalog_file"`
 }
 
 type dedicatedForm struct {
@@ -96,15 +104,18 @@ type keyForm struct {
 	Name    string      `yaml:"name"`
 	KeyHash tenant.Hash `yaml:"key_hash"`
 	Role    tenant.Role `yaml:"role"`
+	Expires time.Time   `yaml:"expires"`
 }
 
 // tenantsReader reads one tenants.yaml.
 type tenantsReader struct {
 	*collector
-	opt   Options
-	dir   string
-	root  ast.Node
-	files []string
+	valueReader
+	opt  Options
+	root ast.Node
+	now  time.Time
+
+	policies map[string]policyFolder // those that were read
 
 	ids    map[string]position      // where each id was declared first
 	hosts  map[string]position      // and each host
@@ -127,8 +138,9 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 		return t, c.err()
 	}
 	r := &tenantsReader{
-		collector: c, opt: opt, dir: filepath.Dir(path), root: root, files: []string{path},
-		ids: make(map[string]position), hosts: make(map[string]position), hashes: make(map[tenant.Hash]position),
+		collector: c, valueReader: valueReader{dir: filepath.Dir(path), env: opt.Env, files: []string{path}}, opt: opt, root: root, now: now(opt),
+		policies: make(map[string]policyFolder),
+		ids:      make(map[string]position), hosts: make(map[string]position), hashes: make(map[tenant.Hash]position),
 	}
 	list := r.tenants(form.Tenants)
 	t.Files = r.files
@@ -137,6 +149,13 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 	}
 	t.List = list
 	return t, nil
+}
+
+func now(opt Options) time.Time {
+	if opt.Now == nil {
+		return time.Now()
+	}
+	return opt.Now()
 }
 
 func (r *tenantsReader) tenants(forms []tenantForm) []Tenant {
@@ -158,43 +177,54 @@ func (r *tenantsReader) tenant(n ast.Node, f *tenantForm) Tenant {
 	r.identity(n, f)
 	r.hostsOf(n, f, &t)
 	r.keysOf(n, f, &t)
+	r.authenticatorsOf(n, f, &t)
+	r.membersOf(n, f, &t)
+	r.quotasOf(n, f)
 	if f.SuspendReason != "" && f.State != string(tenant.StateSuspended) {
 		r.add(place(find(n, "suspend_reason")), "suspend_reason is set but state is not: add state: suspended, or remove it")
 	}
-	if err := t.Record.Validate(r.opt.BaseDomain); err != nil && len(r.list) == found {
+	if err := r.whole(t.Record).Validate(r.opt.BaseDomain); err != nil && len(r.list) == found {
 		r.add(place(blamed(n, reason(err))), "%s", reason(err))
 	}
 	if f.CatalogFile != "" {
 		r.catalog(n, f, &t)
 	}
+	if f.PolicyDir != "" {
+		r.policy(n, f, &t)
+	}
 	return t
+}
+
+// whole returns rec as it would be if it were made now: what a bot's key must have, a plan adds.
+func (r *tenantsReader) whole(rec *tenant.Record) *tenant.Record {
+	c := *rec
+	c.Keys = slices.Clone(rec.Keys)
+	for i := range c.Keys {
+		c.Keys[i].Created = r.now
+	}
+	return &c
 }
 
 // record returns what the form declares, with the defaults.
 func (f *tenantForm) record(file string) *tenant.Record {
 	rec := &tenant.Record{
-		V:             tenant.RecordVersion,
-		ID:            tenant.ID(f.ID),
-		DisplayName:   f.DisplayName,
-		Namespace:     f.Namespace,
-		State:         tenant.State(or(f.State, string(tenant.StateActive))),
-		SuspendReason: f.SuspendReason,
-		Mode:          tenant.Mode(or(f.Mode, string(tenant.ModeVirtual))),
-		Hosts:         slices.Clone(f.Hosts),
-		Quotas:        f.Quotas.Tenant(),
-		Source:        tenant.SourceFile,
-		File:          file,
+		V:              tenant.RecordVersion,
+		ID:             tenant.ID(f.ID),
+		DisplayName:    f.DisplayName,
+		Namespace:      f.Namespace,
+		State:          tenant.State(or(f.State, string(tenant.StateActive))),
+		SuspendReason:  f.SuspendReason,
+		Mode:           tenant.Mode(or(f.Mode, string(tenant.ModeVirtual))),
+		Hosts:          slices.Clone(f.Hosts),
+		Quotas:         f.Quotas.Tenant(),
+		AllowedOrigins: slices.Clone(f.AllowedOrigins),
+		Source:         tenant.SourceFile,
+		File:           file,
 	}
 	if d := f.Dedicated; d != nil {
 		rec.Dedicated = &tenant.Dedicated{Upstream: d.Upstream, Auth: tenant.UpstreamAuth(or(d.Auth, string(tenant.AuthUpstream))), Identity: d.Identity}
 	}
-	for _, k := range f.APIKeys {
-		role := k.Role
-		if role == tenant.NoRole { // not written
-			role = tenant.Editor
-		}
-		rec.Keys = append(rec.Keys, tenant.Key{Name: k.Name, Hash: k.KeyHash, Role: role, Source: tenant.SourceFile})
-	}
+	f.addKeys(rec)
 	return rec
 }
 
@@ -231,29 +261,9 @@ func (r *tenantsReader) hostsOf(n ast.Node, f *tenantForm, t *Tenant) {
 	}
 }
 
-func (r *tenantsReader) keysOf(n ast.Node, f *tenantForm, t *Tenant) {
-	names := make(map[string]position, len(f.APIKeys))
-	for i, k := range f.APIKeys {
-		node := find(n, fmt.Sprintf("api_keys[%d]", i))
-		at := place(find(node, "name"))
-		if err := tenant.CheckName("name", k.Name, false); err != nil {
-			r.add(at, "%s", reason(err))
-		} else if first, ok := names[k.Name]; ok {
-			r.add(at, "key name %q is declared twice in this tenant: the first is in line %d", k.Name, first.line)
-		} else {
-			names[k.Name] = at
-		}
-		at = place(find(node, "key_hash"))
-		t.keys[k.KeyHash] = at
-		if k.KeyHash == (tenant.Hash{}) {
-			r.add(at, "key_hash is missing: write sha256: and the SHA-256 of the key in hexadecimal")
-			continue
-		}
-		if first, ok := r.hashes[k.KeyHash]; ok {
-			r.add(at, "key_hash is declared twice: the first is in line %d; a key belongs to one tenant", first.line)
-			continue
-		}
-		r.hashes[k.KeyHash] = at
+func (r *tenantsReader) quotasOf(n ast.Node, f *tenantForm) {
+	for _, name := range above(f.Quotas.Tenant(), r.opt.Ceilings) {
+		r.add(place(find(n, "quotas."+name)), "quotas.%s is above the platform's ceiling (quotas.ceilings in polygate.yaml)", name)
 	}
 }
 
@@ -262,12 +272,20 @@ func blamed(n ast.Node, msg string) ast.Node {
 	if strings.HasPrefix(msg, "mode is dedicated") {
 		return find(n, "mode")
 	}
-	path, _, _ := strings.Cut(msg, " ")
-	if path == "tenant" {
-		path = "id"
+	path, rest, _ := strings.Cut(msg, " ")
+	if path != "" && path[0] >= '0' && path[0] <= '9' { // 17 hosts: at most 16 are allowed
+		path, _, _ = strings.Cut(strings.TrimPrefix(rest, "API "), " ")
+		path = strings.TrimSuffix(path, ":")
 	}
-	if path == "host" {
+	switch path {
+	case "tenant":
+		path = "id"
+	case "host":
 		path = "hosts"
+	case "keys":
+		path = "api_keys"
+	case "allowed":
+		path = "allowed_origins"
 	}
 	return find(n, path)
 }
