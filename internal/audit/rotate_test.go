@@ -159,7 +159,7 @@ func TestCrashAnywhereInARetention(t *testing.T) {
 		}
 		if !crashed {
 			t.Logf("crashed at each of %d steps", step-1)
-			if len(r.files()) > 6 {
+			if len(r.files()) > 9 {
 				t.Errorf("%d files: nothing was removed", len(r.files()))
 			}
 			return

@@ -66,38 +66,53 @@ func VerifyFiles(paths []string, opts VerifyOptions) (*Report, error) {
 	return v.finish(), nil
 }
 
-// VerifyLog checks the log whose active file is path, while it is written and rotated. Read the heads before.
+// VerifyLog checks the log whose active file is path, while it is written and rotated. Read the heads before. An active
+// file that is missing counts as empty if there are segments: it may be in the midst of a rotation.
 func VerifyLog(path string, opts VerifyOptions) (*Report, error) {
 	active, err := os.Open(path) // before the segments are listed, so that none is missed
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
-	defer func() { _ = active.Close() }()
-	is, err := active.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("audit log: %w", err)
+	if err == nil {
+		defer func() { _ = active.Close() }()
 	}
-	all, err := segments(path)
-	if err != nil {
-		return nil, fmt.Errorf("audit log: %w", err)
+	all, bad := segments(path)
+	if bad == nil && len(all) == 0 {
+		bad = err
+	}
+	if bad != nil {
+		return nil, fmt.Errorf("audit log: %w", bad)
 	}
 	v := newVerifier(opts)
+	if err := v.readSegments(all, active); err != nil {
+		return nil, err
+	}
+	if active != nil {
+		if err := v.read(active, filepath.Base(path)); err != nil {
+			return nil, err
+		}
+	}
+	return v.finish(), nil
+}
+
+// readSegments checks all segments but the one that is the active file by now: it comes last.
+func (v *verifier) readSegments(all []segment, active *os.File) error {
 	for _, s := range all {
-		if info, err := os.Stat(s.path); err == nil && os.SameFile(info, is) {
-			continue // rotated since we opened it: it comes last
+		if active != nil {
+			have, err := os.Stat(s.path)
+			if is, bad := active.Stat(); err == nil && bad == nil && os.SameFile(have, is) {
+				continue
+			}
 		}
 		err := v.open(s.path)
 		if errors.Is(err, fs.ErrNotExist) && v.report.Lines == 0 {
 			continue // its time came just now
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := v.read(active, filepath.Base(path)); err != nil {
-		return nil, err
-	}
-	return v.finish(), nil
+	return nil
 }
 
 func (v *verifier) open(path string) error {
