@@ -249,7 +249,7 @@ func (s *Store) applyRecord(id tenant.ID, ev Event) {
 		s.index.Delete(id)
 		return
 	}
-	s.index.Upsert(e)
+	s.index.Upsert(s.compact.compact(e))
 }
 
 func (s *Store) applyOwner(id tenant.ID, ev Event) {

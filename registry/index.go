@@ -2,6 +2,7 @@ package registry
 
 import (
 	"crypto/subtle"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"sync"
@@ -19,13 +20,15 @@ type Owner struct {
 // it from its one watch. It is safe for concurrent use, and a lookup allocates nothing: it hands out the entries
 // themselves, which are immutable.
 type Index struct {
-	suffix string // "." and the base domain: the hosts <id>.<base> are implied, and cost no memory
+	suffix string                   // "." and the base domain: the hosts <id>.<base> are implied, and cost no memory
+	sum    func(tenant.Hash) uint64 // a short hash of a key's, seeded, so that nobody can make two alike
 
 	mu       sync.RWMutex // guards what follows
 	byID     map[tenant.ID]*tenant.Entry
-	byHost   map[string]*tenant.Entry // custom hosts
-	byKey    map[tenant.Hash]*tenant.Entry
-	sorted   []*tenant.Entry // by id
+	byHost   map[string]*tenant.Entry      // custom hosts
+	byKey    map[uint64]*tenant.Entry      // by sum, which takes half the memory; the entry itself has the hash in full
+	byKeyToo map[tenant.Hash]*tenant.Entry // the rare keys whose sum another key has taken
+	sorted   []*tenant.Entry               // by id
 	owners   map[tenant.ID]Owner
 	replicas map[string]Replica
 
@@ -39,11 +42,14 @@ type subscriber struct {
 
 // NewIndex returns an empty index for the hosts under baseDomain.
 func NewIndex(baseDomain string) *Index {
+	seed := maphash.MakeSeed()
 	return &Index{
 		suffix:   "." + baseDomain,
+		sum:      func(h tenant.Hash) uint64 { return maphash.Bytes(seed, h[:]) },
 		byID:     make(map[tenant.ID]*tenant.Entry),
 		byHost:   make(map[string]*tenant.Entry),
-		byKey:    make(map[tenant.Hash]*tenant.Entry),
+		byKey:    make(map[uint64]*tenant.Entry),
+		byKeyToo: make(map[tenant.Hash]*tenant.Entry),
 		owners:   make(map[tenant.ID]Owner),
 		replicas: make(map[string]Replica),
 	}
@@ -61,11 +67,16 @@ func (ix *Index) ByHost(host string) (*tenant.Entry, bool) {
 	return e, ok
 }
 
-// ByKey returns the API key of a hash and its tenant. The hash found is compared in constant time once more: the map's
-// own comparison is not, though what it can tell of a SHA-256 helps nobody to find a key.
+// ByKey returns the key of a hash, be it an API key or a bot's, and its tenant. Whether it has expired is the caller's to
+// judge. The hash found is compared in constant time once more: the search's own comparison is not, though what it can tell
+// of a SHA-256 helps nobody to find a key.
 func (ix *Index) ByKey(h tenant.Hash) (*tenant.Entry, *tenant.Key, bool) {
+	sum := ix.sum(h)
 	ix.mu.RLock()
-	e := ix.byKey[h]
+	e := ix.byKey[sum]
+	if !holds(e, h) {
+		e = ix.byKeyToo[h]
+	}
 	ix.mu.RUnlock()
 	if e == nil {
 		return nil, nil, false
@@ -174,7 +185,7 @@ func (ix *Index) set(e *tenant.Entry) (old *tenant.Entry) {
 		ix.byHost[h] = e
 	}
 	for i := range e.Record.Keys {
-		ix.byKey[e.Record.Keys[i].Hash] = e
+		ix.nameKey(e.Record.Keys[i].Hash, e)
 	}
 	i, found := ix.search(id)
 	if found {
@@ -208,10 +219,33 @@ func (ix *Index) unname(e *tenant.Entry) {
 		}
 	}
 	for i := range e.Record.Keys {
-		if h := e.Record.Keys[i].Hash; ix.byKey[h] == e {
-			delete(ix.byKey, h)
+		h := e.Record.Keys[i].Hash
+		if sum := ix.sum(h); ix.byKey[sum] == e {
+			delete(ix.byKey, sum)
+		}
+		if ix.byKeyToo[h] == e {
+			delete(ix.byKeyToo, h)
 		}
 	}
+}
+
+// nameKey makes h a key of e. The caller holds mu.
+func (ix *Index) nameKey(h tenant.Hash, e *tenant.Entry) {
+	sum := ix.sum(h)
+	if other := ix.byKey[sum]; other != nil && !holds(other, h) {
+		ix.byKeyToo[h] = e
+		return
+	}
+	ix.byKey[sum] = e
+}
+
+// holds says whether h is of a key of e.
+func holds(e *tenant.Entry, h tenant.Hash) bool {
+	if e == nil {
+		return false
+	}
+	_, ok := e.Record.KeyByHash(h)
+	return ok
 }
 
 // search finds the place of id in sorted. The caller holds mu.

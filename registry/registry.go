@@ -66,6 +66,7 @@ type Store struct {
 	backend Backend
 	log     *slog.Logger
 	index   *Index
+	compact compactor // of what the index holds
 
 	started   atomic.Bool
 	session   atomic.Pointer[session] // nil while there is none

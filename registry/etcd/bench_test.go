@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/polygate/polygate/internal/tenant"
@@ -19,11 +20,26 @@ import (
 func create(t testing.TB, r *registrytest.Replica, i int) error {
 	t.Helper()
 	id := fmt.Sprintf("tenant-%05d", i)
-	_, err := r.CreateTenant(t.Context(), registrytest.Record(id, registrytest.Host(id+".example.com"), registrytest.Key(id)), registrytest.Entry("", "tenant.create"))
+	record := registrytest.Record(id, registrytest.Host(id+".example.com"), registrytest.Key(id), registrytest.Key(id+"-ci"), identity)
+	_, err := r.CreateTenant(t.Context(), record, registrytest.Entry("", "tenant.create"))
 	return err
 }
 
-// TestTenThousand measures what a registry of 10,000 tenants costs, and holds the bounds: 2 KiB a tenant, and
+// identity gives a tenant an issuer, which all have, and three groups.
+func identity(r *tenant.Record) {
+	r.Authenticators = []tenant.Authenticator{{
+		Name: "sso", Type: tenant.AuthnOIDC, DefaultRole: tenant.Viewer, Generation: uuid.NewString(), Source: tenant.SourceAPI,
+		OIDC: &tenant.OIDC{Issuer: "https://login.example.com/realms/staff", Audiences: []string{"polygate"}, Login: &tenant.Login{ClientID: "polygate"}},
+	}}
+	for i, group := range []string{"readers", "developers", "administrators"} {
+		r.Members = append(r.Members, tenant.Member{
+			ID: uuid.NewString(), Kind: tenant.MemberGroup, Authenticator: "sso", Name: group, Role: tenant.Role(i + 1),
+			Source: tenant.SourceAPI, By: "operator:token",
+		})
+	}
+}
+
+// TestTenThousand measures what a registry of 10,000 tenants costs, and holds the bounds: 2.25 KiB a tenant, and
 // ready in good time: a third of a second where nothing else runs.
 func TestTenThousand(t *testing.T) {
 	if testing.Short() {
@@ -44,7 +60,7 @@ func TestTenThousand(t *testing.T) {
 	ready := time.Since(start)
 	per := (int64(heap()) - int64(before)) / n
 	t.Logf("ready after %v with %d tenants; %d bytes and %.4f goroutines per tenant", ready, r.Index().Len(), per, float64(runtime.NumGoroutine()-goroutines)/n)
-	if r.Index().Len() != n || ready > 10*time.Second || per > 2048 {
+	if r.Index().Len() != n || ready > 10*time.Second || per > 2304 {
 		t.Errorf("%d tenants, ready after %v, %d bytes each", r.Index().Len(), ready, per)
 	}
 }
