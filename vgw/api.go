@@ -67,6 +67,7 @@ type serverView struct {
 	TimeoutSeconds  int           `json:"timeout_seconds,omitzero"`
 	Source          tenant.Source `json:"source"`
 	File            string        `json:"file,omitzero"`
+	Owner           string        `json:"owner,omitzero"` // Ref of who made it
 	Created         time.Time     `json:"created"`
 	Updated         time.Time     `json:"updated"`
 	ResourceVersion string        `json:"resource_version"` // also the ETag
@@ -75,7 +76,7 @@ type serverView struct {
 func (c *call) serverView(s *server) serverView {
 	v := serverView{
 		ID: s.ID, Name: s.Name, URL: s.URL, Headers: make([]string, 0, len(s.Headers)), TimeoutSeconds: s.Timeout,
-		Source: s.Source, File: s.File, Created: s.Created, Updated: s.Updated, ResourceVersion: strconv.FormatInt(s.Version, 10),
+		Source: s.Source, File: s.File, Owner: s.Owner, Created: s.Created, Updated: s.Updated, ResourceVersion: strconv.FormatInt(s.Version, 10),
 	}
 	for _, h := range s.Headers {
 		v.Headers = append(v.Headers, h.Name)
@@ -117,55 +118,74 @@ func answerList[T, V any](c *call, permit *guard.Permit, items []T, name func(T)
 }
 
 func listEndpoints(ctx context.Context, c *call) (exchange.Decision, error) {
-	return answerServers(ctx, c, func(s *server) endpointView {
+	return answerServers(ctx, c, authz.MCPRead, func(s *server) endpointView {
 		return endpointView{Name: s.Name, URL: c.r.Base + "/servers/" + s.Name + "/mcp", Transport: "streamable-http"}
 	})
 }
 
 func listServers(ctx context.Context, c *call) (exchange.Decision, error) {
-	return answerServers(ctx, c, c.serverView)
+	return answerServers(ctx, c, authz.ServerRead, c.serverView)
 }
 
-func answerServers[V any](ctx context.Context, c *call, view func(*server) V) (exchange.Decision, error) {
+// answerServers lists all servers to who may list them, and to others those with which they may do a by a delegation.
+func answerServers[V any](ctx context.Context, c *call, a authz.Action, view func(*server) V) (exchange.Decision, error) {
+	snap, err := c.gw.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name := func(s *server) string { return s.Name }
+	if !c.r.Visit.May(authz.ServerList) {
+		if items := c.admitEach(snap, a); len(items) > 0 {
+			return answerList(c, nil, items, name, view)
+		}
+	}
 	permit, may, err := admitList(c, authz.ServerList, "server")
 	if err != nil {
 		return nil, err
 	}
 	var items []*server
 	if may {
-		snap, err := c.gw.catalog(ctx)
-		if err != nil {
-			permit.Done(err)
-			return nil, err
-		}
 		items = snap.servers
 	}
-	return answerList(c, permit, items, func(s *server) string { return s.Name }, view)
+	return answerList(c, permit, items, name, view)
+}
+
+// admitEach returns the servers of which the caller was delegated to do a, each admitted by itself.
+func (c *call) admitEach(snap *snapshot, a authz.Action) []*server {
+	var out []*server
+	for _, s := range snap.servers {
+		if !c.allows(a, s) {
+			continue
+		}
+		permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(), Grants: c.delegated(s)})
+		if err == nil {
+			permit.Done(nil)
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func getServer(ctx context.Context, c *call) (exchange.Decision, error) {
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerRead, Resource: "server/" + label(c.params[0])})
-	if err != nil {
-		return nil, err
-	}
-	d, err := c.findServer(ctx)
-	permit.Done(err)
-	if err != nil {
-		return nil, err
-	}
-	return d, nil
-}
-
-func (c *call) findServer(ctx context.Context) (*exchange.Reply, error) {
 	snap, err := c.gw.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s, ok := snap.find(c.params[0])
-	if !ok {
-		return nil, noServer(c.params[0])
+	s, _ := snap.find(c.params[0]) // before the admission, which it may hang on; one that is absent is admitted as none
+	permit, err := c.r.Visit.Admit(guard.Effect{
+		Action: authz.ServerRead, Resource: "server/" + label(c.params[0]), Object: s.object(), Grants: c.delegated(s),
+	})
+	if err != nil {
+		return nil, err
 	}
-	return c.replyServer(200, s)
+	if s == nil {
+		err = noServer(c.params[0])
+	}
+	permit.Done(err)
+	if err != nil {
+		return nil, err
+	}
+	return decision(c.replyServer(200, s))
 }
 
 func (c *call) replyServer(status int, s *server) (*exchange.Reply, error) {
@@ -200,7 +220,7 @@ func createServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	d := catalog.Server{Name: body.Name, URL: body.URL, Headers: body.Headers, Timeout: time.Duration(body.TimeoutSeconds) * time.Second}
 	var s *server
 	if err = d.Check(); err == nil {
-		s, err = c.gw.create(ctx, permit, d, c.r.Visit.MaxServers())
+		s, err = c.gw.create(ctx, permit, d, c.r.Visit.Principal().Ref(), c.r.Visit.MaxServers())
 	}
 	if err := permit.Settle(err); err != nil {
 		return nil, err
@@ -213,11 +233,17 @@ func deleteServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerDelete, Resource: "server/" + label(c.params[0])})
+	snap, err := c.gw.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := permit.Settle(c.gw.remove(ctx, permit, c.params[0], pre)); err != nil {
+	s, _ := snap.find(c.params[0])
+	o := s.object()
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerDelete, Resource: "server/" + label(c.params[0]), Object: o})
+	if err != nil {
+		return nil, err
+	}
+	if err := permit.Settle(c.gw.remove(ctx, permit, c.params[0], o.ID, pre)); err != nil {
 		return nil, err
 	}
 	return noContent(), nil

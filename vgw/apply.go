@@ -76,8 +76,28 @@ func (m *Mux) count(ctx context.Context, e *tenant.Entry, counts func(*server) b
 // difference is what there is to do to the catalog.
 type difference struct {
 	put    []*server
-	remove []string
+	remove []removal
 	added  int
+}
+
+// removal is a server to be deleted, and with it what was delegated of it.
+type removal struct {
+	name   string
+	grants []string
+}
+
+func (d *difference) names() (names []string) {
+	for _, r := range d.remove {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+func (d *difference) grants() (ids []string) {
+	for _, r := range d.remove {
+		ids = append(ids, r.grants...)
+	}
+	return ids
 }
 
 func (g *Gateway) apply(ctx context.Context, visit *guard.Visit, quota int, file string, declared []catalog.Server) error {
@@ -101,16 +121,17 @@ func (g *Gateway) apply(ctx context.Context, visit *guard.Visit, quota int, file
 		if err := g.applyPart(visit, file, part); err != nil {
 			return err
 		}
-		snap = snap.with(part.put, part.remove)
+		snap = snap.with(part.put, part.names())
 		g.servers.Store(snap)
+		g.setGrants(g.grants.Load().with(nil, part.grants()))
 	}
 	return nil
 }
 
 // applyPart commits one transaction's worth.
 func (g *Gateway) applyPart(visit *guard.Visit, file string, part difference) error {
-	writes := make([]tenant.Write, 0, len(part.put)+len(part.remove))
-	for _, name := range part.remove {
+	writes := deleteGrants(part.grants())
+	for _, name := range part.names() {
 		writes = append(writes, tenant.Write{Kind: kindServer, ID: name})
 	}
 	for _, s := range part.put {
@@ -151,7 +172,7 @@ func (g *Gateway) compare(snap *snapshot, file string, declared []catalog.Server
 		}
 		s.Source, s.File, s.Digest = tenant.SourceFile, file, digest
 		if ok {
-			s.ID, s.Created = have.ID, have.Created
+			s.ID, s.Created, s.Owner = have.ID, have.Created, have.Owner
 		} else {
 			diff.added++
 		}
@@ -159,7 +180,7 @@ func (g *Gateway) compare(snap *snapshot, file string, declared []catalog.Server
 	}
 	for _, s := range snap.servers {
 		if s.Source == tenant.SourceFile && !names[s.Name] {
-			diff.remove = append(diff.remove, s.Name)
+			diff.remove = append(diff.remove, removal{s.Name, g.grants.Load().ofServer(s.ID)})
 		}
 	}
 	return diff, nil
@@ -190,9 +211,16 @@ func (d *difference) empty() bool { return len(d.put)+len(d.remove) == 0 }
 // cut takes up to n changes off d. Removals go first, so that the count never passes what it will be in the end.
 func (d *difference) cut(n int) difference {
 	var part difference
-	k := min(n, len(d.remove))
+	k := 0
+	for ; k < len(d.remove); k++ {
+		need := 1 + len(d.remove[k].grants)
+		if need > n && k > 0 {
+			break
+		}
+		n -= need
+	}
 	part.remove, d.remove = d.remove[:k], d.remove[k:]
-	n, k = n-k, 0
+	n, k = max(n, 0), 0
 	for size := 0; k < min(n, len(d.put)); k++ {
 		if size += d.put[k].size(); size > maxWriteBytes && k > 0 {
 			break
@@ -215,7 +243,7 @@ func (s *server) size() int {
 func (d *difference) describe(file string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "catalog/%s", label(file))
-	for _, name := range d.remove {
+	for _, name := range d.names() {
 		fmt.Fprintf(&b, " -%s", name)
 	}
 	for _, s := range d.put {

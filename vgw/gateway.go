@@ -34,9 +34,13 @@ type Gateway struct {
 	cursors *seal.DataKey // seals list cursors
 	mcp     mcp.Handler
 
-	changes sync.Mutex               // one change of the servers at a time, from the check to the swap
+	changes sync.Mutex               // one change of the tenant's objects at a time, from the check to the swap
 	servers atomic.Pointer[snapshot] // replaced whole, after the commit
+	grants  atomic.Pointer[grantSet] // likewise, by setGrants
 	stale   atomic.Bool              // a commit's outcome is unknown: the store is to be read again
+
+	holdsMu sync.Mutex
+	holds   map[*hold]struct{} // guarded by holdsMu: streams that a delegation allows
 
 	refs int       // uses; guarded by the slot's mu
 	used time.Time // end of the last use; guarded by the slot's mu
@@ -66,7 +70,12 @@ func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err err
 	if err != nil {
 		return nil, err
 	}
+	grants, err := gw.loadGrants(ctx)
+	if err != nil {
+		return nil, err
+	}
 	gw.servers.Store(servers)
+	gw.grants.Store(grants)
 	gw.cursors = gw.key.Derive("cursor")
 	gw.mcp = mcp.Handler{
 		Tenant: scope.UID(), Sessions: gw.key.Derive("mcp-session"), Server: gw.upstream,

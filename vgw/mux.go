@@ -246,7 +246,9 @@ func (m *Mux) panicked(s tenant.Scope, p any) error {
 // the relay's hooks.
 func (m *Mux) holdRelay(in *stay, d *exchange.Relay) {
 	done, edit := d.Done, d.EditResponse
-	d.Live = in.gw.ctx
+	if d.Live == nil { // else it ends with the gateway's as well
+		d.Live = in.gw.ctx
+	}
 	d.Done = func(o exchange.Outcome) {
 		defer in.leave()
 		defer m.catch(in, nil)

@@ -8,9 +8,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw/mcp"
 )
 
 // maxParams bounds the parameters of a pattern.
@@ -40,7 +42,18 @@ type call struct {
 }
 
 func serveMCP(ctx context.Context, c *call) (exchange.Decision, error) {
-	return c.gw.mcp.Decide(ctx, c.r, c.params[0]), nil
+	snap, err := c.gw.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := snap.find(c.params[0])
+	access := mcp.Access{Object: s.object(), Grants: c.delegated(s)}
+	if access.Grants != nil {
+		access.Hold = func(a authz.Action) (context.Context, func(), error) {
+			return c.gw.holdFor(authz.Question{Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: access.Object}, c.e.Record)
+		}
+	}
+	return c.gw.mcp.Decide(ctx, c.r, c.params[0], access), nil
 }
 
 // split returns the segments of a path that begins with a slash.

@@ -34,14 +34,6 @@ func baseRoutes() []route {
 	}
 }
 
-func grantRoutes() []route {
-	return []route{
-		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/grants", Action: authz.GrantList, Summary: "delegations: to oneself and of one's own objects, all of them for an admin"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "POST", Pattern: "/api/v1/grants", Action: authz.GrantCreate, Summary: "let a principal do something with one's own object for a time"}, handle: unbuilt},
-		{Route: exchange.Route{Method: "DELETE", Pattern: "/api/v1/grants/{grant}", Action: authz.GrantDelete, Summary: "end a delegation"}, handle: unbuilt},
-	}
-}
-
 func policyRoutes() []route {
 	return []route{
 		{Route: exchange.Route{Method: "GET", Pattern: "/api/v1/policies", Action: authz.PolicyList, Summary: "the versions of the policy, and which is in force"}, handle: unbuilt},

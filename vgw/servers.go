@@ -34,6 +34,7 @@ type server struct {
 	Timeout int            `json:"timeout_s,omitempty"`   // seconds; 0 = the platform's default
 	Source  tenant.Source  `json:"source"`                // api or file
 	File    string         `json:"file,omitempty"`        // the declaring file
+	Owner   string         `json:"owner,omitempty"`       // Ref of who made it; "" = the tenant, as for those of a file
 	Digest  string         `json:"declaration,omitempty"` // keyed digest of the file's declaration
 	Created time.Time      `json:"created"`
 	Updated time.Time      `json:"updated"`
@@ -63,6 +64,15 @@ func (s *snapshot) find(name string) (*server, bool) {
 		return nil, false
 	}
 	return s.servers[i], true
+}
+
+func (s *snapshot) byID(id string) (*server, bool) {
+	for _, found := range s.servers {
+		if found.ID == id {
+			return found, true
+		}
+	}
+	return nil, false
 }
 
 // with returns s with some servers put in or replaced, and others taken out.
@@ -135,8 +145,13 @@ func (g *Gateway) fresh(ctx context.Context) (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	grants, err := g.loadGrants(ctx)
+	if err != nil {
+		return nil, err
+	}
 	snap.version = max(snap.version, g.servers.Load().version)
 	g.servers.Store(snap)
+	g.setGrants(grants)
 	g.stale.Store(false)
 	return snap, nil
 }
@@ -204,8 +219,8 @@ func (g *Gateway) upstream(ctx context.Context, name string) (mcp.Server, error)
 
 func noServer(name string) error { return fault.New(fault.NotFound, "no server %q", name) }
 
-// create adds a server that the API declared, under its quota. Commit, then memory.
-func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Server, quota int) (*server, error) {
+// create adds a server that the API declared, under its quota, as its owner's. Commit, then memory.
+func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Server, owner string, quota int) (*server, error) {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	snap, err := g.fresh(ctx)
@@ -222,6 +237,7 @@ func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Se
 	if err != nil {
 		return nil, err
 	}
+	s.Owner = owner
 	w, err := s.write()
 	if err != nil {
 		return nil, err
@@ -240,8 +256,9 @@ func taken(s *server) error {
 	return fault.New(fault.Conflict, "there is a server %q already", s.Name)
 }
 
-// remove deletes a server that the API declared, if pre allows its version.
-func (g *Gateway) remove(ctx context.Context, permit *guard.Permit, name string, pre precondition) error {
+// remove deletes a server that the API declared, with what was delegated of it, if pre allows its version and it is the one
+// that was admitted.
+func (g *Gateway) remove(ctx context.Context, permit *guard.Permit, name, id string, pre precondition) error {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	snap, err := g.fresh(ctx)
@@ -250,16 +267,19 @@ func (g *Gateway) remove(ctx context.Context, permit *guard.Permit, name string,
 	}
 	s, ok := snap.find(name)
 	switch {
-	case !ok:
+	case !ok || s.ID != id:
 		return noServer(name)
 	case s.Source == tenant.SourceFile:
 		return taken(s)
 	case !pre.allows(s.Version):
 		return stale(s.Version)
 	}
-	if err := g.commit(permit, tenant.Write{Kind: kindServer, ID: name}); err != nil {
+	grants := g.grants.Load()
+	gone := grants.ofServer(s.ID)
+	if err := g.commit(permit, append(deleteGrants(gone), tenant.Write{Kind: kindServer, ID: name})...); err != nil {
 		return err
 	}
 	g.servers.Store(snap.with(nil, []string{name}))
+	g.setGrants(grants.with(nil, gone))
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
@@ -43,9 +44,18 @@ type Handler struct {
 	Server func(ctx context.Context, name string) (Server, error)
 }
 
+// Access is what an admission depends on beside the caller and the action. The zero Access is that of no server: nobody owns it.
+type Access struct {
+	Object authz.Object
+	Grants []authz.Grant // delegations of it to the caller
+	// Hold returns a context that ends when the action is no longer allowed by a delegation, or nil if it needs none, and
+	// what gives it back. It is asked after the admission. May be nil.
+	Hold func(a authz.Action) (live context.Context, release func(), err error)
+}
+
 // Decide judges a request to the server called name. It always decides: an error is a JSON-RPC reply.
-func (h *Handler) Decide(ctx context.Context, r *exchange.Request, name string) exchange.Decision {
-	c := &call{h: h, r: r, name: name, modern: modern(r.Header["Mcp-Protocol-Version"])}
+func (h *Handler) Decide(ctx context.Context, r *exchange.Request, name string, access Access) exchange.Decision {
+	c := &call{h: h, r: r, name: name, access: access, modern: modern(r.Header["Mcp-Protocol-Version"])}
 	relay, err := c.decide(ctx)
 	defer func() {
 		if relay == nil { // else the relay's end does
@@ -63,6 +73,7 @@ type call struct {
 	h      *Handler
 	r      *exchange.Request
 	name   string // of the server, as the caller wrote it
+	access Access
 	modern bool
 
 	body    []byte       // of a POST
@@ -75,21 +86,40 @@ func (c *call) decide(ctx context.Context) (*exchange.Relay, error) {
 	if err := c.judge(); err != nil {
 		return nil, err
 	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: action(c.r.Method, &c.msg), Resource: resource(c.name, c.r.Method, &c.msg)})
+	a := action(c.r.Method, &c.msg)
+	permit, err := c.r.Visit.Admit(guard.Effect{
+		Action: a, Resource: resource(c.name, c.r.Method, &c.msg), Object: c.access.Object, Grants: c.access.Grants,
+	})
 	if err != nil {
 		return nil, err
 	}
-	// The server is looked up after the admission, so that a role too small is told the same of every name.
-	relay, err := c.relay(ctx)
+	live, release, err := c.hold(a)
 	if err != nil {
 		permit.Done(err)
 		return nil, err
 	}
+	// That there is no such server is said after the admission, so that a role too small is told the same of every name.
+	relay, err := c.relay(ctx)
+	if err != nil {
+		release()
+		permit.Done(err)
+		return nil, err
+	}
+	relay.Live = live
 	relay.Done = func(o exchange.Outcome) {
+		release()
 		c.drop()
 		permit.Done(outcome(o))
 	}
 	return relay, nil
+}
+
+// hold keeps the relay no longer alive than the delegation that it hangs on.
+func (c *call) hold(a authz.Action) (context.Context, func(), error) {
+	if c.access.Hold == nil {
+		return nil, func() {}, nil
+	}
+	return c.access.Hold(a)
 }
 
 // outcome returns how a relay ended, for the record.

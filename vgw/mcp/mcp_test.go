@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
@@ -61,6 +62,11 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
+// access is what the gateway says of the server.
+func (b *bench) access() mcp.Access {
+	return mcp.Access{Object: authz.Object{Type: "server", ID: b.server.ID}}
+}
+
 type ask struct {
 	method string // "" = POST
 	server string // "" = s
@@ -98,7 +104,7 @@ func (b *bench) decide(a ask) exchange.Decision {
 			delete(r.Header, k)
 		}
 	}
-	return b.h.Decide(context.Background(), r, a.server)
+	return b.h.Decide(context.Background(), r, a.server, b.access())
 }
 
 func (b *bench) relay(a ask) *exchange.Relay {
@@ -212,7 +218,7 @@ func TestRepeatedFields(t *testing.T) {
 		if tc.method == "POST" && tc.header["Content-Type"] == nil {
 			tc.header.Set("Content-Type", "application/json")
 		}
-		if got, ok := b.h.Decide(context.Background(), r, "s").(*exchange.Reply); !ok || got.Status != tc.status {
+		if got, ok := b.h.Decide(context.Background(), r, "s", b.access()).(*exchange.Reply); !ok || got.Status != tc.status {
 			t.Errorf("%s: %+v, want %d", name, got, tc.status)
 		}
 		v.Leave()
@@ -463,7 +469,7 @@ func TestBodyFaults(t *testing.T) {
 		"over the edge's":   {brokenReader{fault.New(fault.TooLarge, "x")}, -1, 413},
 	} {
 		r := &exchange.Request{Method: "POST", Header: exchange.Header{"Content-Type": {"application/json"}}, Body: tc.body, Length: tc.length, Visit: v}
-		if got := b.h.Decide(context.Background(), r, "s").(*exchange.Reply); got.Status != tc.status {
+		if got := b.h.Decide(context.Background(), r, "s", b.access()).(*exchange.Reply); got.Status != tc.status {
 			t.Errorf("%s: %d %s", name, got.Status, got.Body)
 		}
 	}

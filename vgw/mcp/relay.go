@@ -15,6 +15,9 @@ func (c *call) relay(ctx context.Context) (*exchange.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.ID != c.access.Object.ID { // replaced by another one of its name since: it is not what was admitted
+		return nil, fault.New(fault.NotFound, "no server %q", c.name)
+	}
 	if err := c.openSession(s); err != nil {
 		return nil, err
 	}
