@@ -191,7 +191,8 @@ type Problem struct {
 	RequestID string `json:"request_id,omitempty"`
 }
 
-// Problem renders e for the caller. What a refusal says depends on its kind alone, so that it tells nothing.
+// Problem renders e for the caller. What a refusal says depends on its kind alone, so that it tells nothing, but for the
+// reason that a tenant's policy gives to the tenant's own principals.
 func (e *Error) Problem(requestID string) Problem {
 	p := Problem{Type: e.Kind.Type(), Title: e.Kind.Title(), Status: e.Kind.Status(), Detail: e.Detail, RequestID: requestID}
 	switch e.Kind {
@@ -201,6 +202,9 @@ func (e *Error) Problem(requestID string) Problem {
 		p.Detail, p.RequestID = "Send a credential of this tenant, such as: Authorization: Bearer <API key>.", ""
 	case Forbidden:
 		p.Detail, p.RequestID = "This credential does not allow it, or the host, path and X-Tenant-ID name different tenants.", ""
+		if e.Reason != "" {
+			p.Detail = "The tenant's policy does not allow it: " + e.Reason
+		}
 		if e.Reason != "" {
 			p.Detail = e.Reason
 		}

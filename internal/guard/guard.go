@@ -1,18 +1,15 @@
-// Package guard is the one door to every effect. Admit authorizes, spends and records as one act: whatever changes
-// state or reaches an upstream takes a Permit, and only Admit makes one, so a path that forgot to ask does not compile.
-// It leaves the rules to authz, the arithmetic to quota and the keeping of records to audit.
+// Package guard is the one door to every effect. Admit authorizes, asks the tenant's policy, spends and records as one act:
+// whatever changes state or reaches an upstream takes a Permit, and only Admit makes one, so a path that forgot to ask does
+// not compile. It leaves the rules to authz and policy, the arithmetic to quota and the keeping of records to audit.
 package guard
 
 import (
 	"context"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
-	"github.com/polygate/polygate/internal/authz"
-	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
@@ -42,17 +39,49 @@ type Config struct {
 	// leaves no guard behind. The index must say no before Forget is called. nil = not asked.
 	Alive func(s tenant.Scope) bool
 
-	Meter      func(s tenant.Scope) Meter // counts for the metrics; nil = nobody does
+	Meter      func(s tenant.Scope) Meter // counts for the metrics; asked once per guard, at first need; nil = nobody counts
 	TableBytes int64                      // bound of one tenant's table of callers; 0 = 1 MiB
 	TablesMax  int64                      // bound of all tables together; 0 = 128 MiB
-	Jitter     func() float64             // in [0,1): spreads Retry-After; nil = evenly
+	Jitter     func() float64             // in [0,1): spreads the times to retry; nil = evenly, see quota.Spread
 	Now        func() time.Time           // nil = time.Now
 }
 
-// Set holds the guards of the tenants that this replica has met. It is safe for concurrent use.
+// The defaults of Config.
+const (
+	defaultInFlight   = 10_000
+	defaultTableBytes = 1 << 20
+	defaultTablesMax  = 128 << 20
+)
+
+func (c Config) withDefaults() Config {
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = defaultInFlight
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = defaultInFlight
+	}
+	if c.TableBytes == 0 {
+		c.TableBytes = defaultTableBytes
+	}
+	if c.TablesMax == 0 {
+		c.TablesMax = defaultTablesMax
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Jitter == nil {
+		c.Jitter = new(quota.Spread).Next
+	}
+	return c
+}
+
+// Set holds the guards of the tenants that this replica has met, and what they share. It is safe for concurrent use.
 type Set struct {
-	cfg      Config
-	platform *Guard
+	cfg               Config
+	open              opener // Config.OpenPolicy; tests put others in its place
+	platform          *Guard
+	requests, streams *quota.Pool
+	tables            atomic.Int64 // bytes of the tables of callers
 
 	mu sync.RWMutex
 	of map[tenant.ID]*Guard // guarded by mu
@@ -60,227 +89,114 @@ type Set struct {
 
 // NewSet returns an empty set.
 func NewSet(cfg Config) *Set {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	s := &Set{cfg: cfg, of: make(map[tenant.ID]*Guard)}
-	s.platform = &Guard{cfg: &s.cfg}
+	s := &Set{cfg: cfg.withDefaults(), of: make(map[tenant.ID]*Guard)}
+	s.open = openWith(cfg.OpenPolicy)
+	s.requests, s.streams = quota.NewPool(s.cfg.MaxInFlight), quota.NewPool(s.cfg.MaxStreams)
+	s.platform = s.newGuard(tenant.Scope{})
 	return s
 }
 
 // Platform returns the guard of what belongs to no tenant: the operators' listener and the system's own work.
 func (s *Set) Platform() *Guard { return s.platform }
 
-// For returns the guard of a tenant, with the limits that e carries. A tenant that was deleted and made again gets a
-// new one.
+// For returns the guard of a tenant, with the limits and the policy that e carries, or newer ones. A tenant that was
+// deleted and made again gets a new one. For a tenant that is gone it returns one that the set does not keep.
 func (s *Set) For(e *tenant.Entry) *Guard {
-	s.mu.RLock()
-	g := s.of[e.Scope.ID()]
-	s.mu.RUnlock()
-	if g == nil || g.scope != e.Scope {
+	g := s.find(e.Scope)
+	if g == nil {
 		g = s.add(e)
 	}
-	if g.record.Load() != e.Record {
+	if g.settings.Load().record != e.Record {
 		g.setRecord(e.Record)
 	}
 	return g
 }
 
+func (s *Set) find(scope tenant.Scope) *Guard {
+	s.mu.RLock()
+	g := s.of[scope.ID()]
+	s.mu.RUnlock()
+	if g == nil || g.scope != scope {
+		return nil
+	}
+	return g
+}
+
+// add puts a new guard into the set. Whether its tenant is alive is asked afterwards: a tenant that goes before the
+// question is seen by it, one that goes after it is followed by Forget, which finds the guard.
 func (s *Set) add(e *tenant.Entry) *Guard {
+	g, added := s.insert(e)
+	if added && s.cfg.Alive != nil && !s.cfg.Alive(e.Scope) {
+		s.remove(g)
+	}
+	return g
+}
+
+func (s *Set) insert(e *tenant.Entry) (g *Guard, added bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.of[e.Scope.ID()]
 	if old != nil && old.scope == e.Scope {
-		return old
+		return old, false
 	}
-	g := &Guard{cfg: &s.cfg, scope: e.Scope}
+	g = s.newGuard(e.Scope)
+	g.setRecord(e.Record) // before anybody else sees it: it must not be without its policy for a moment
 	if old != nil {
-		if r := old.record.Load(); r != nil && r.Revision > e.Record.Revision {
-			return g // of a tenant that was deleted since: its successor keeps its place, and what it has spent
+		if r := old.settings.Load().record; r != nil && r.Revision > e.Record.Revision {
+			g.close() // of a tenant that was deleted since: its successor keeps its place, and what it has spent
+			return g, false
 		}
+		old.close()
 	}
 	s.of[e.Scope.ID()] = g
-	return g
+	return g, true
+}
+
+func (s *Set) remove(g *Guard) {
+	s.mu.Lock()
+	if s.of[g.scope.ID()] == g {
+		delete(s.of, g.scope.ID())
+	}
+	s.mu.Unlock()
+	g.close()
+}
+
+// Changed follows a change of a tenant's record, so that a visit that lasts (a WebSocket) meets new limits and a new
+// policy at its next effect. It makes no guard where none is. e is nil when the tenant is gone.
+func (s *Set) Changed(id tenant.ID, e *tenant.Entry) {
+	if e == nil {
+		s.Forget(id)
+		return
+	}
+	if g := s.find(e.Scope); g != nil {
+		g.setRecord(e.Record)
+	}
 }
 
 // Forget drops the guard of a tenant that was deleted.
 func (s *Set) Forget(id tenant.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.of, id)
+	s.mu.RLock()
+	g := s.of[id]
+	s.mu.RUnlock()
+	if g != nil {
+		s.remove(g)
+	}
 }
 
-// Guard is the door to one tenant. It is built with the tenant's scope and has no way to admit to another.
-type Guard struct {
-	cfg    *Config
-	scope  tenant.Scope // zero for the platform's guard
-	record atomic.Pointer[tenant.Record]
-	rate   quota.Rate
-	gate   quota.Gate
-}
-
-// setRecord follows a change of the tenant's limits. An older record that arrives late is passed over.
-func (g *Guard) setRecord(r *tenant.Record) {
-	for {
-		old := g.record.Load()
-		if old != nil && old.Revision >= r.Revision {
-			return
+// Sweep gives back what has been idle for a while: callers whose budgets are full, and engines of policies. It is to be
+// called about once a minute; nothing depends on it but memory.
+func (s *Set) Sweep() {
+	s.mu.RLock()
+	all := make([]*Guard, 0, len(s.of))
+	for _, g := range s.of {
+		all = append(all, g)
+	}
+	s.mu.RUnlock()
+	now := s.cfg.Now()
+	for _, g := range all {
+		if n := g.callers.sweep(now.UnixNano()); n > 0 {
+			g.meter().Evicted(n)
 		}
-		if g.record.CompareAndSwap(old, r) {
-			return
-		}
+		g.sweepPolicy(now)
 	}
-}
-
-// limits returns what applies now.
-func (g *Guard) limits() Limits {
-	var q tenant.Quotas
-	if r := g.record.Load(); r != nil {
-		q = r.Quotas
-	}
-	l, _ := Effective(q, g.cfg.Defaults, g.cfg.Ceilings)
-	return l
-}
-
-// MaxServers returns how many MCP servers the tenant may have; 0 = no limit.
-func (g *Guard) MaxServers() int { return g.limits().MaxServers }
-
-// InFlight returns the number of the tenant's requests in flight.
-func (g *Guard) InFlight() int64 { return g.gate.InFlight() }
-
-// Enter begins the visit of one request: it spends one request of the tenant's rate and takes one of its places. Over
-// either, the error is fault.RateLimited with RetryAfter set. The caller must Leave the visit when the request ends.
-func (g *Guard) Enter(p tenant.Principal, r Request) (*Visit, error) {
-	now := g.cfg.Now()
-	v := &Visit{guard: g, principal: p, request: r}
-	if g.scope.ID() == "" { // operators are few and trusted: no quota
-		return v, nil
-	}
-	l := g.limits()
-	if !g.gate.Enter(l.MaxConcurrent) {
-		return nil, fault.New(fault.RateLimited, "over the quota of %d concurrent requests", l.MaxConcurrent).After(time.Second)
-	}
-	if d := g.rate.Spend(now, l.Rate); !d.OK {
-		g.gate.Leave()
-		return nil, fault.New(fault.RateLimited, "over the quota of %g requests per second", l.Rate.PerSecond).After(d.RetryAfter)
-	}
-	v.entered = true
-	return v, nil
-}
-
-// Request is what records and policies are told of the request that an effect is part of. The zero Request is work of the
-// platform's own.
-type Request struct {
-	ID     string     // the request id
-	Method string     // as judged
-	Path   string     // within the tenant, as judged: escaped bytes
-	Host   string     // lower case, without port
-	Remote netip.Addr // the client's
-}
-
-// Visit is one request inside the door, carrying who asks.
-type Visit struct {
-	guard     *Guard
-	principal tenant.Principal
-	request   Request
-	entered   bool
-}
-
-// Principal returns who asks.
-func (v *Visit) Principal() tenant.Principal { return v.principal }
-
-// Scope returns the tenant that is visited; zero for the platform.
-func (v *Visit) Scope() tenant.Scope { return v.guard.scope }
-
-// MaxServers returns the visited tenant's quota of MCP servers; 0 = no limit.
-func (v *Visit) MaxServers() int { return v.guard.MaxServers() }
-
-// Leave ends the visit. It may be called once only.
-func (v *Visit) Leave() {
-	if v.entered {
-		v.guard.gate.Leave()
-	}
-}
-
-// May says whether Admit would authorize a, and records nothing: it is for leaving rows out of a list, never for an effect.
-func (v *Visit) May(a authz.Action) bool {
-	return authz.Authorize(v.principal, a, v.guard.scope.ID()).Allow
-}
-
-// Effect is what is about to happen. Its Resource is the very value that will be executed.
-type Effect struct {
-	Action   authz.Action
-	Resource string       // such as "server/everything" or "server/everything/tool/echo"
-	Subject  tenant.Scope // with the platform's guard only: the tenant that an operator acts on, whose chain records it
-	Object   authz.Object // the object, where ownership or delegations count; the zero Object has none
-	// Grants are the tenant's delegations. They may be a snapshot that is shared: they are read only.
-	Grants []authz.Grant
-}
-
-// Admit authorizes e and begins its record. A refusal is recorded, and its error shaped by the action's class: Forbidden
-// for a mutation, NotFound for the rest.
-func (v *Visit) Admit(e Effect) (*Permit, error) {
-	scope := v.guard.scope
-	if scope.ID() == "" {
-		scope = e.Subject
-	}
-	began := v.guard.cfg.Now()
-	verdict := authz.Decide(authz.Question{
-		Principal: v.principal, Action: e.Action, In: scope.ID(), Object: e.Object, Grants: e.Grants, Now: began,
-	})
-	p := &Permit{visit: v, effect: e, scope: scope, rule: verdict.Rule, began: began}
-	if verdict.Allow {
-		return p, nil
-	}
-	kind := fault.NotFound
-	if authz.ClassOf(e.Action) == authz.Mutate {
-		kind = fault.Forbidden
-	}
-	entry := p.Entry(kind.String())
-	entry.Decision = audit.Deny
-	v.guard.cfg.Recorder.Record(entry)
-	return nil, fault.New(kind, "role %s may not %s", v.principal.Role, e.Action)
-}
-
-// Permit is the leave to carry out one effect. It is settled exactly once: by Done for traffic, or, for a change, by
-// committing Entry in the change's own transaction.
-type Permit struct {
-	visit  *Visit
-	effect Effect
-	scope  tenant.Scope
-	rule   string
-	began  time.Time
-}
-
-// Entry returns the record of the effect with the given outcome, to be written in the transaction that makes the change.
-func (p *Permit) Entry(outcome string) audit.Entry {
-	g, who := p.visit.guard, p.visit.principal
-	e := audit.Entry{
-		ID: audit.NewID(), Time: p.began.UTC(), Tenant: p.scope.ID(), TenantUID: p.scope.UID(), Replica: g.cfg.Replica,
-		Principal: who.Ref(), Name: who.Name, Action: string(p.effect.Action), Resource: p.effect.Resource,
-		Decision: audit.Allow, Rule: p.rule, Outcome: outcome, RequestID: p.visit.request.ID,
-		Millis: g.cfg.Now().Sub(p.began).Milliseconds(),
-	}
-	if who.Role != tenant.NoRole {
-		e.Role = who.Role.String()
-	}
-	return e
-}
-
-// Done records how traffic ended: err is nil or says why it failed.
-func (p *Permit) Done(err error) {
-	outcome := audit.OutcomeOK
-	if err != nil {
-		outcome = fault.KindOf(err).String()
-	}
-	p.visit.guard.cfg.Recorder.Record(p.Entry(outcome))
-}
-
-// Settle ends a change: if the commit failed, the attempt is recorded; if it succeeded, its record is in the commit.
-// It returns err.
-func (p *Permit) Settle(err error) error {
-	if err != nil {
-		p.Done(err)
-	}
-	return err
 }

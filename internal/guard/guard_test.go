@@ -45,7 +45,8 @@ type world struct {
 
 func newWorld(d Defaults) *world {
 	w := &world{rec: new(recorder), now: time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC)}
-	w.Set = NewSet(Config{Recorder: w.rec, Replica: "r1", Defaults: d, Now: func() time.Time { return w.now }})
+	w.Set = NewSet(Config{Recorder: w.rec, Replica: "r1", Defaults: d,
+		Now: func() time.Time { return w.now }, Jitter: func() float64 { return 0 }})
 	return w
 }
 

@@ -1,5 +1,6 @@
-// Package quota bounds how much a tenant may use: a rate by the generic cell rate algorithm (GCRA) and a number of
-// requests in flight. The algorithm is a pure function; Rate and Gate hold its state and are safe for concurrent use.
+// Package quota bounds how much a tenant may use: rates by the generic cell rate algorithm (GCRA), of requests (Rate) and of
+// bytes (Debt), a number of requests in flight (Gate), and a share of what all tenants use together (Pool). The algorithms
+// are pure functions; the types hold their state and are safe for concurrent use.
 package quota
 
 import (
@@ -24,9 +25,16 @@ func (l Limit) Most() int {
 
 // interval returns the time that one request takes of the budget, and the whole budget.
 func (l Limit) interval() (emission, tolerance time.Duration) {
-	emission = time.Duration(float64(time.Second) / l.PerSecond)
-	return emission, emission * time.Duration(l.Most())
+	per := float64(time.Second) / l.PerSecond
+	emission = max(1, clampTime(per))
+	if per < 1000 { // rates of bytes: a rounded nanosecond, times a burst of gigabytes, would be far off
+		return emission, clampTime(per * float64(l.Most()))
+	}
+	return emission, clampTime(float64(emission) * float64(l.Most()))
 }
+
+// clampTime returns ns as a duration of at most some 30 years, so that adding it to a time does not overflow.
+func clampTime(ns float64) time.Duration { return time.Duration(min(ns, 1e18)) }
 
 // Decision is the outcome of Spend.
 type Decision struct {
@@ -65,6 +73,27 @@ func (r *Rate) Spend(now time.Time, l Limit) Decision {
 		}
 	}
 }
+
+// Refund returns the state after taking back one request that Spend let pass.
+func Refund(tat int64, l Limit) int64 {
+	if l.PerSecond <= 0 {
+		return tat
+	}
+	emission, _ := l.interval()
+	return tat - int64(emission)
+}
+
+// Left returns how many requests would pass at once; -1 without a limit.
+func Left(tat, now int64, l Limit) float64 {
+	if l.PerSecond <= 0 {
+		return -1
+	}
+	emission, tolerance := l.interval()
+	return float64(max(0, int64(tolerance)-max(0, tat-now))) / float64(emission)
+}
+
+// Left returns how many requests would pass at once; -1 without a limit.
+func (r *Rate) Left(now time.Time, l Limit) float64 { return Left(r.tat.Load(), now.UnixNano(), l) }
 
 // Gate counts what is in flight. The zero value is empty.
 type Gate struct {

@@ -1,0 +1,294 @@
+package guard
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/quota"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// Guard is the door to one tenant. It is built with the tenant's scope and has no way to admit to another.
+type Guard struct {
+	set      *Set
+	scope    tenant.Scope // zero for the platform's guard
+	since    time.Time
+	settings atomic.Pointer[settings] // never nil
+	gone     atomic.Bool              // the set keeps it no more
+
+	rate         quota.Rate
+	gate         quota.Gate
+	streams      quota.Gate
+	debt         quota.Debt
+	callers      callers
+	requestShare quota.Member
+	streamShare  quota.Member
+
+	policy atomic.Pointer[loaded] // nil = none is loaded
+
+	requests          atomic.Uint64
+	bytesIn, bytesOut atomic.Uint64
+	refused           [quota.NumReasons]atomic.Uint64
+	meterOnce         sync.Once
+	metered           Meter
+}
+
+// settings is what follows from a record. It is immutable.
+type settings struct {
+	record *tenant.Record // nil = none yet
+	limits Limits
+	digest string // of the policy in force; "" = none
+}
+
+func (s *Set) newGuard(scope tenant.Scope) *Guard {
+	g := &Guard{set: s, scope: scope, since: s.cfg.Now()}
+	g.callers.max, g.callers.most, g.callers.total = s.cfg.TableBytes, s.cfg.TablesMax, &s.tables
+	l, _ := Effective(tenant.Quotas{}, s.cfg.Defaults, s.cfg.Ceilings)
+	g.settings.Store(&settings{limits: l})
+	return g
+}
+
+// setRecord follows a change of the tenant's limits and policy. An older record that arrives late is passed over.
+func (g *Guard) setRecord(r *tenant.Record) {
+	next := &settings{record: r}
+	next.limits, _ = Effective(r.Quotas, g.set.cfg.Defaults, g.set.cfg.Ceilings)
+	if r.Policy != nil {
+		next.digest = r.Policy.Digest
+	}
+	for {
+		old := g.settings.Load()
+		if old.record != nil && old.record.Revision >= r.Revision {
+			return
+		}
+		if g.settings.CompareAndSwap(old, next) {
+			return
+		}
+	}
+}
+
+// close gives back what the guard holds, when the set keeps it no more. Requests that still hold it end normally.
+func (g *Guard) close() {
+	g.gone.Store(true)
+	g.callers.close()
+	g.retirePolicy(g.policy.Load())
+}
+
+// limits returns what applies now.
+func (g *Guard) limits() *Limits { return &g.settings.Load().limits }
+
+// MaxServers returns how many MCP servers the tenant may have; 0 = no limit.
+func (g *Guard) MaxServers() int { return g.limits().MaxServers }
+
+// InFlight returns the number of the tenant's requests in flight, streams among them.
+func (g *Guard) InFlight() int64 { return g.gate.InFlight() }
+
+// Request is what records and policies are told of the request that an effect is part of. The zero Request is work of the
+// platform's own.
+type Request struct {
+	ID     string     // the request id
+	Method string     // as judged
+	Path   string     // within the tenant, as judged: escaped bytes
+	Host   string     // lower case, without port
+	Remote netip.Addr // the client's
+}
+
+// Visit is one request inside the door, carrying who asks.
+type Visit struct {
+	guard     *Guard
+	principal tenant.Principal
+	request   Request
+	entered   bool
+	ticket    ticket
+
+	first     Permit // the first effect's: most requests have one
+	firstUsed atomic.Bool
+	filter    atomic.Pointer[filter] // nil until a policy is asked about rows
+
+	mu     sync.Mutex
+	place  quota.Place // guarded by mu, as stream and streamPlace
+	stream streamState
+	// streamPlace is what the stream holds in the shared pool.
+	streamPlace quota.Place
+}
+
+type streamState uint8
+
+const (
+	noStream streamState = iota
+	openStream
+	endedStream
+)
+
+// Enter begins the visit of one request: it spends one request of the budgets of the caller's key, the principal and the
+// tenant, and takes one place of each of them and of the replica. Over any of them, the error is fault.RateLimited with
+// RetryAfter set, and nothing is spent. The caller must Leave the visit when the request ends.
+func (g *Guard) Enter(p tenant.Principal, r Request) (*Visit, error) {
+	v := &Visit{guard: g, principal: p, request: r}
+	if g.scope.ID() == "" { // operators are few and trusted: no quota
+		return v, nil
+	}
+	now, l := g.set.cfg.Now(), g.limits()
+	no, evicted := g.callers.enter(&v.ticket, now.UnixNano(), &v.principal, r.Remote, l)
+	if evicted > 0 {
+		g.meter().Evicted(evicted)
+	}
+	if no.refused {
+		return nil, g.refuse(no, l)
+	}
+	if no = v.enter(now, l); no.refused {
+		g.callers.undo(&v.ticket)
+		return nil, g.refuse(no, l)
+	}
+	g.requests.Add(1)
+	v.entered = true
+	return v, nil
+}
+
+// enter takes what the tenant as a whole has. The rate comes last, so that what is refused for another reason spends none.
+func (v *Visit) enter(now time.Time, l *Limits) (no refusal) {
+	g := v.guard
+	if !g.gate.Enter(l.MaxConcurrent) {
+		return refusal{true, quota.TenantConcurrent, time.Second}
+	}
+	if owed := g.debt.Owed(now, l.Bytes); owed > 0 {
+		g.gate.Leave()
+		return refusal{true, quota.TenantBytes, owed}
+	}
+	if v.place = g.set.requests.Enter(&g.requestShare); v.place == quota.NoPlace {
+		g.gate.Leave()
+		return refusal{true, quota.PoolRequests, time.Second}
+	}
+	if d := g.rate.Spend(now, l.Rate); !d.OK {
+		g.set.requests.Leave(&g.requestShare, v.place)
+		g.gate.Leave()
+		return refusal{true, quota.TenantRate, d.RetryAfter}
+	}
+	return no
+}
+
+// refuse counts a refusal and returns its error.
+func (g *Guard) refuse(no refusal, l *Limits) error {
+	g.refused[no.by].Add(1)
+	g.meter().Refused(no.by)
+	return refusalOf(no.by, l).After(quota.RetryAfter(no.wait, g.set.cfg.Jitter()))
+}
+
+func refusalOf(r quota.Reason, l *Limits) *fault.Error {
+	over := func(format string, args ...any) *fault.Error { return fault.New(fault.RateLimited, format, args...) }
+	switch r {
+	case quota.KeyRate:
+		return over("over the quota of %g requests per second of this key", l.PerKey.Rate.PerSecond)
+	case quota.KeyConcurrency:
+		return over("over the quota of %d concurrent requests of this key", l.PerKey.MaxConcurrent)
+	case quota.CallerRate:
+		return over("over the quota of %g requests per second of this principal", l.PerPrincipal.Rate.PerSecond)
+	case quota.CallerConcurrent:
+		return over("over the quota of %d concurrent requests of this principal", l.PerPrincipal.MaxConcurrent)
+	case quota.TenantRate:
+		return over("over the quota of %g requests per second", l.Rate.PerSecond)
+	case quota.TenantConcurrent:
+		return over("over the quota of %d concurrent requests", l.MaxConcurrent)
+	case quota.TenantBytes:
+		return over("over the quota of %g bytes per second", l.Bytes.PerSecond)
+	case quota.TenantStreams:
+		return over("over the quota of %d streams", l.MaxStreams)
+	case quota.PoolStreams:
+		return over("over this tenant's share of the streams on this replica")
+	}
+	return over("over this tenant's share of the requests in flight on this replica")
+}
+
+// Principal returns who asks.
+func (v *Visit) Principal() tenant.Principal { return v.principal }
+
+// Scope returns the tenant that is visited; zero for the platform.
+func (v *Visit) Scope() tenant.Scope { return v.guard.scope }
+
+// MaxServers returns the visited tenant's quota of MCP servers; 0 = no limit.
+func (v *Visit) MaxServers() int { return v.guard.MaxServers() }
+
+// Leave ends the visit, and its stream. It may be called once only.
+func (v *Visit) Leave() {
+	if !v.entered {
+		return
+	}
+	g := v.guard
+	v.mu.Lock()
+	v.endStream()
+	g.set.requests.Leave(&g.requestShare, v.place)
+	v.mu.Unlock()
+	g.gate.Leave()
+	g.callers.leave(&v.ticket)
+}
+
+// MaxPause bounds what Bytes asks to wait.
+const MaxPause = time.Second
+
+// Bytes accounts for bytes of bodies as they pass, in and out. They are never refused: while the tenant owes more than its
+// burst, its new requests are. The result is how long the relay waits before it passes more, at most MaxPause, so that a
+// stream that is open already keeps to the limit too; 0 = go on.
+func (v *Visit) Bytes(in, out int) time.Duration {
+	g := v.guard
+	if !v.entered || in < 0 || out < 0 {
+		return 0
+	}
+	if in > 0 {
+		g.bytesIn.Add(uint64(in))
+	}
+	if out > 0 {
+		g.bytesOut.Add(uint64(out))
+	}
+	l := g.limits()
+	if l.Bytes.PerSecond <= 0 {
+		return 0
+	}
+	return min(g.debt.Add(g.set.cfg.Now(), int64(in)+int64(out), l.Bytes), MaxPause)
+}
+
+// Stream turns the visit into a stream: an event stream or a WebSocket. Over the quota, the error is fault.RateLimited. It
+// may be called more than once; the first counts. A stream gives its place among the replica's requests back and takes one
+// among the streams, which last: within the tenant it stays a request in flight. EndStream, or Leave, ends it.
+func (v *Visit) Stream() error {
+	if !v.entered {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.stream != noStream {
+		return nil
+	}
+	g, l := v.guard, v.guard.limits()
+	if !g.streams.Enter(l.MaxStreams) {
+		return g.refuse(refusal{true, quota.TenantStreams, time.Second}, l)
+	}
+	if v.streamPlace = g.set.streams.Enter(&g.streamShare); v.streamPlace == quota.NoPlace {
+		g.streams.Leave()
+		return g.refuse(refusal{true, quota.PoolStreams, time.Second}, l)
+	}
+	g.set.requests.Leave(&g.requestShare, v.place)
+	v.place, v.stream = quota.NoPlace, openStream
+	g.meter().Streams(1)
+	return nil
+}
+
+// EndStream ends the stream before the visit ends.
+func (v *Visit) EndStream() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.endStream()
+}
+
+// endStream is called with mu held.
+func (v *Visit) endStream() {
+	if v.stream != openStream {
+		return
+	}
+	g := v.guard
+	v.stream = endedStream
+	g.set.streams.Leave(&g.streamShare, v.streamPlace)
+	g.streams.Leave()
+	g.meter().Streams(-1)
+}
