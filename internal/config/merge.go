@@ -177,7 +177,10 @@ func mergeMembers(want []tenant.Member, next, cur *tenant.Record, now time.Time)
 	for _, m := range want {
 		m.Created = now
 		if old, ok := known[whoOf(&m)]; ok {
-			m.ID, m.Created, m.By = old.ID, old.Created, old.By
+			m.ID, m.Created, m.Updated, m.By = old.ID, old.Created, old.Updated, old.By
+			if m.Role != old.Role {
+				m.Updated = now
+			}
 			delete(known, whoOf(&m))
 		}
 		list = append(list, m)

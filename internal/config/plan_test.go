@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type registry struct {
 	t       *testing.T
 	records map[tenant.ID]*tenant.Record
 	now     time.Time
+	notes   string // of the last load's changes
 }
 
 func newRegistry(t *testing.T) *registry {
@@ -36,10 +38,12 @@ func (r *registry) load(text string) (changes, refused string) {
 	r.t.Helper()
 	r.now = r.now.Add(time.Hour)
 	ts := loadTenants(r.t, write(r.t, "tenants.yaml", text))
+	r.notes = ""
 	plan, errs := config.Plan(ts, r.list(), r.now)
 	var steps []string
 	for _, c := range plan {
 		steps = append(steps, fmt.Sprintf("%s %s", c.Kind, c.ID))
+		r.notes += strings.Join(c.Notes, "\n")
 		r.apply(c)
 	}
 	again, errs2 := config.Plan(ts, r.list(), r.now.Add(time.Hour))
@@ -80,7 +84,21 @@ func (r *registry) apply(c config.Change) {
 			r.t.Errorf("%s %s: it shares a host or key with %s", c.Kind, c.ID, id)
 		}
 	}
-	r.records[c.ID] = rec
+	r.records[c.ID] = stored(r.t, rec)
+}
+
+// stored returns a record as the store would return it.
+func stored(t *testing.T, rec *tenant.Record) *tenant.Record {
+	t.Helper()
+	b, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back tenant.Record
+	if err := json.Unmarshal(b, &back); err != nil {
+		t.Fatal(err)
+	}
+	return &back
 }
 
 func shares(a, b *tenant.Record) bool {

@@ -30,32 +30,32 @@ func (r *tenantsReader) policy(n ast.Node, f *tenantForm, t *Tenant) {
 	}
 	known, ok := r.policies[dir]
 	if !ok {
-		known = r.readPolicy(dir, at)
+		known = r.readPolicy(dir, f.PolicyDir, at)
 		r.policies[dir] = known
 	}
 	t.Policy, t.PolicyDigest = known.bundle, known.digest
 }
 
-func (r *tenantsReader) readPolicy(dir string, at position) policyFolder {
+func (r *tenantsReader) readPolicy(dir, name string, at position) policyFolder {
 	if info, err := os.Stat(dir); err != nil {
 		r.files = append(r.files, dir)
-		r.badPolicy(dir, at, errors.New(fileReason(err)))
+		r.badPolicy(dir, name, at, errors.New(fileReason(err)))
 		return policyFolder{}
 	} else if !info.IsDir() {
 		r.files = append(r.files, dir)
-		r.badPolicy(dir, at, errors.New("is not a folder"))
+		r.badPolicy(dir, name, at, errors.New("is not a folder"))
 		return policyFolder{}
 	}
 	b, files, err := policy.ReadDir(dir, r.opt.PolicyLimits)
 	if err != nil {
 		r.files = append(r.files, below(dir)...)
-		r.badPolicy(dir, at, err)
+		r.badPolicy(dir, name, at, err)
 		return policyFolder{}
 	}
 	r.files = append(r.files, files...)
 	if r.opt.CheckPolicy != nil {
 		if err := r.opt.CheckPolicy(b); err != nil {
-			r.badPolicy(dir, at, err)
+			r.badPolicy(dir, name, at, err)
 			return policyFolder{}
 		}
 	}
@@ -63,15 +63,15 @@ func (r *tenantsReader) readPolicy(dir string, at position) policyFolder {
 }
 
 // badPolicy tells what is wrong with a bundle: in its own files, where it says the place, else where the folder is named.
-func (r *tenantsReader) badPolicy(dir string, at position, err error) {
+func (r *tenantsReader) badPolicy(dir, name string, at position, err error) {
 	var bad *policy.CompileError
 	if !errors.As(err, &bad) || len(bad.Problems) == 0 {
-		r.add(at, "policy_dir %q: %s", clip(filepath.Base(dir)), reason(err))
+		r.add(at, "policy_dir %q: %s", clip(name), reason(err))
 		return
 	}
 	for _, p := range bad.Problems {
 		if p.File == "" {
-			r.add(at, "policy_dir %q: %s", clip(filepath.Base(dir)), p.Message)
+			r.add(at, "policy_dir %q: %s", clip(name), p.Message)
 			continue
 		}
 		c := collector{file: filepath.Join(dir, filepath.FromSlash(p.File))}
