@@ -231,7 +231,10 @@ func TestClientCertificateRefused(t *testing.T) {
 		{"a server's", []*x509.Certificate{ca.client(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}, time.Time{}},
 		{"signed by a leaf", []*x509.Certificate{noAuthority.client(nil), noAuthority.cert}, time.Time{}},
 		{"name constraints", []*x509.Certificate{bounded.client(func(c *x509.Certificate) { c.DNSNames = []string{"x.team-b.example"} }), bounded.cert}, time.Time{}},
-		{"lives for too long", []*x509.Certificate{ca.client(func(c *x509.Certificate) { c.NotBefore = noon.Add(-time.Hour); c.NotAfter = noon.Add(authn.MaxCertLife) })}, time.Time{}},
+		{"lives for too long", []*x509.Certificate{ca.client(func(c *x509.Certificate) {
+			c.NotBefore = noon.Add(-time.Hour)
+			c.NotAfter = noon.Add(authn.MaxCertLife)
+		})}, time.Time{}},
 		{"too long a chain", append([]*x509.Certificate{deep.client(nil)}, chain...), time.Time{}},
 	} {
 		s := newTestService(t, nil)

@@ -264,11 +264,14 @@ func (i *issuer) discover(ctx context.Context) (*provider, error) {
 		JWKS       string   `json:"jwks_uri"`
 		EndSession string   `json:"end_session_endpoint"`
 		Methods    []string `json:"code_challenge_methods_supported"`
+		Secrets    []string `json:"token_endpoint_auth_methods_supported"`
+		SaysIssuer bool     `json:"authorization_response_iss_parameter_supported"`
 	}
 	if err := found.Claims(&more); err != nil {
 		return nil, fmt.Errorf("read the discovery document: %w", err)
 	}
 	p := &provider{Endpoint: found.Endpoint(), EndSession: more.EndSession, Methods: more.Methods, JWKS: more.JWKS, Client: i.client}
+	p.Endpoint.AuthStyle, p.SaysIssuer = tokenStyle(more.Secrets), more.SaysIssuer
 	for _, at := range []string{p.JWKS, p.Endpoint.AuthURL, p.Endpoint.TokenURL, p.EndSession} {
 		if at == "" && at != p.JWKS {
 			continue // an issuer of tokens alone has no browser login

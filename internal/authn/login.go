@@ -87,7 +87,7 @@ func (s *Service) LoginStart(ctx context.Context, e *tenant.Entry, r LoginReques
 	if err != nil || page != nil {
 		return LoginReply{Page: page}, err
 	}
-	p, err := s.provider(ctx, a.Source == tenant.SourceFile, a.OIDC)
+	p, err := s.provider(ctx, isTrusted(a), a.OIDC)
 	if err != nil {
 		return LoginReply{}, fmt.Errorf("begin a login: %w", err)
 	}
@@ -224,10 +224,14 @@ func (s *Service) LoginFinish(ctx context.Context, e *tenant.Entry, r LoginReque
 	if !ok || a.Generation != f.Generation || a.OIDC == nil || a.OIDC.Login == nil {
 		return reply, fault.New(fault.Invalid, "the settings of this login have changed meanwhile: begin again at %s", LoginPath)
 	}
-	if err := checkCallback(q, a.OIDC.Issuer); err != nil {
+	p, err := s.provider(ctx, isTrusted(a), a.OIDC)
+	if err != nil {
+		return reply, fmt.Errorf("finish a login: %w", err)
+	}
+	if err := checkCallback(q, a.OIDC.Issuer, p.SaysIssuer); err != nil {
 		return reply, err
 	}
-	u, scopes, err := s.redeem(ctx, e, a, r.Base, q.Get("code"), f)
+	u, scopes, err := s.redeem(ctx, e, a, p, r.Base, q.Get("code"), f)
 	if err != nil {
 		return reply, err
 	}
@@ -235,12 +239,12 @@ func (s *Service) LoginFinish(ctx context.Context, e *tenant.Entry, r LoginReque
 	if life == 0 {
 		life = defaultSession
 	}
-	set, p, err := s.openSession(e, r.Host, newSession(u, scopes, now, life), now)
+	set, who, err := s.openSession(e, r.Host, newSession(u, scopes, now, life), now)
 	if err != nil {
 		return reply, err
 	}
 	reply.SetCookies = append(reply.SetCookies, set)
-	reply.Principal, reply.Redirect = p, r.Base+f.Return
+	reply.Principal, reply.Redirect = who, r.Base+f.Return
 	return reply, nil
 }
 
@@ -255,10 +259,10 @@ func (s *Service) openSession(e *tenant.Entry, host string, v *session, now time
 }
 
 // checkCallback judges what came back with the browser. It may be forged as a whole, so that nothing of it is shown: an
-// error's code is one of those that are known, its description goes nowhere. iss is compared where it is sent (RFC 9207), or
-// a code of one issuer could be made to be redeemed at another.
-func checkCallback(q url.Values, issuer string) error {
-	if iss, ok := q["iss"]; ok && iss[0] != issuer {
+// error's code is one of those that are known, its description goes nowhere. iss is compared where it is sent, and required of
+// an issuer that always sends it (RFC 9207), or a code of one issuer could be made to be redeemed at another.
+func checkCallback(q url.Values, issuer string, saysIssuer bool) error {
+	if iss, ok := q["iss"]; ok && iss[0] != issuer || !ok && saysIssuer {
 		return fault.New(fault.Invalid, "this login came back from another issuer than it was begun with: begin again at %s", LoginPath)
 	}
 	switch code := q.Get("error"); code {
@@ -280,20 +284,18 @@ func checkCallback(q url.Values, issuer string) error {
 }
 
 // redeem exchanges a code for an ID token and verifies that. The access token is forgotten: nothing is asked with it.
-func (s *Service) redeem(ctx context.Context, e *tenant.Entry, a *tenant.Authenticator, base, code string, f flow) (*user, []string, error) {
+func (s *Service) redeem(ctx context.Context, e *tenant.Entry, a *tenant.Authenticator, p *provider, base, code string, f flow) (*user, []string, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeBound)
 	defer cancel()
-	p, err := s.provider(ctx, a.Source == tenant.SourceFile, a.OIDC)
-	if err != nil {
-		return nil, nil, fmt.Errorf("finish a login: %w", err)
-	}
 	l := a.OIDC.Login
 	secret, err := s.browser.secrets.Open(e.Record.ID, a.Name, l.ClientSecret)
 	if err != nil {
 		return nil, nil, err
 	}
 	c := oauth2.Config{ClientID: l.ClientID, ClientSecret: secret, Endpoint: p.Endpoint, RedirectURL: base + CallbackPath}
-	c.Endpoint.AuthStyle = tokenStyle(c)
+	if secret == "" {
+		c.Endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client only says its id
+	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, unredirected(p.Client))
 	token, err := c.Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
 	if err != nil {
@@ -329,15 +331,13 @@ func grantedScopes(o *tenant.OIDC, token *oauth2.Token) ([]string, error) {
 	return scopes, nil
 }
 
-// tokenStyle keeps oauth2 from trying one way of sending the secret after the other. A public client has none to send.
-func tokenStyle(c oauth2.Config) oauth2.AuthStyle {
-	if c.ClientSecret == "" {
-		return oauth2.AuthStyleInParams
+// tokenStyle says how the token endpoint takes a client's secret, by the methods that the issuer's discovery document names.
+// Where it names none, it is Basic (OpenID Connect Discovery §3). oauth2 would try one after the other, with the code.
+func tokenStyle(methods []string) oauth2.AuthStyle {
+	if len(methods) == 0 || slices.Contains(methods, "client_secret_basic") {
+		return oauth2.AuthStyleInHeader
 	}
-	if c.Endpoint.AuthStyle == oauth2.AuthStyleAutoDetect {
-		return oauth2.AuthStyleInHeader // what issuers support where they do not say (OpenID Connect Discovery §3)
-	}
-	return c.Endpoint.AuthStyle
+	return oauth2.AuthStyleInParams
 }
 
 // unredirected returns a client that follows no redirect: code, verifier and secret are for the token endpoint alone.
@@ -471,7 +471,7 @@ func (s *Service) endSession(ctx context.Context, e *tenant.Entry, v *session) s
 	}
 	ctx, cancel := context.WithTimeout(ctx, logoutBound)
 	defer cancel()
-	p, err := s.provider(ctx, a.Source == tenant.SourceFile, a.OIDC)
+	p, err := s.provider(ctx, isTrusted(a), a.OIDC)
 	if err != nil || !httpsURL(p.EndSession) {
 		return ""
 	}

@@ -20,6 +20,7 @@ type provider struct {
 	Endpoint   oauth2.Endpoint // authorization and token; "" = the issuer has none
 	EndSession string          // RP-initiated logout; "" = the issuer has none
 	Methods    []string        // code challenge methods it supports; none = unsaid
+	SaysIssuer bool            // it names itself in each authorization response (RFC 9207)
 	JWKS       string
 	Client     *http.Client // with which to ask it: bounded, its dials guarded, its roots those of the authenticator
 }
