@@ -46,7 +46,13 @@ func (f *flight) reply(d *exchange.Reply) error {
 // relay hands the request to the engine, which answers for whatever happens.
 func (f *flight) relay(d *exchange.Relay) error {
 	done := d.Done
+	ctx, span := f.s.cfg.Tracer.Start(f.ctx, "relay")
+	if d.Header == nil {
+		d.Header = exchange.Header{}
+	}
+	f.s.cfg.Tracer.Inject(ctx, http.Header(d.Header))
 	d.Done = func(o exchange.Outcome) {
+		span.End(o.Err)
 		f.upstreamStatus, f.err = o.Status, o.Err
 		if o.Err != nil {
 			f.upstreamStatus = 0
@@ -55,9 +61,26 @@ func (f *flight) relay(d *exchange.Relay) error {
 			done(o)
 		}
 	}
+	d.EditResponse = f.boundStreams(d.EditResponse)
 	f.duplex()
 	f.s.cfg.Engine.Relay(f, f.r, d)
 	return nil
+}
+
+// boundStreams lets an answer without an end of its own begin only while the tenant's quota of streams has a place for it.
+// Requests to upgrade have taken theirs.
+func (f *flight) boundStreams(edit func(int, exchange.Header) error) func(int, exchange.Header) error {
+	return func(status int, h exchange.Header) error {
+		if edit != nil {
+			if err := edit(status, h); err != nil {
+				return err
+			}
+		}
+		if f.upgrade == "" && streaming(h.Get("Content-Type")) {
+			return f.visit.Stream()
+		}
+		return nil
+	}
 }
 
 // duplex lets the response begin while the body still arrives. Without it net/http first reads what is left of the body,
@@ -77,6 +100,11 @@ func (f *flight) bodyLeft() bool {
 // handle lets a handler of the gateway's run the exchange.
 func (f *flight) handle(d *exchange.Serve) error {
 	f.duplex()
+	if f.upgrade == "" {
+		if err := f.visit.Stream(); err != nil {
+			return err
+		}
+	}
 	f.becomeStream()
 	err := d.Handle(f.ctx, (*stream)(f))
 	if f.status == 0 && err == nil && f.ctx.Err() == nil {

@@ -64,8 +64,10 @@ func (b *body) read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	b.waiting.Store(b.f.s.tick.Load())
-	defer b.waiting.Store(0)
-	return b.src.Read(p)
+	n, err := b.src.Read(p)
+	b.waiting.Store(0)
+	b.f.account(n, 0)
+	return n, err
 }
 
 // leave returns when nobody reads any more, and lets nobody begin to. The connection's read deadline has to be past: a

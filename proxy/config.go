@@ -11,10 +11,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/telemetry"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/tracing"
 )
 
 // Directory answers, from memory, what the platform knows of tenants. The entries that it returns are immutable; a change
@@ -50,6 +53,29 @@ type Certificates interface {
 	GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
+// Authenticator says who asks, where that is not said by a key of the tenant.
+type Authenticator interface {
+	// Authenticate judges what came with a request to the tenant of e. The principal is one of that tenant, with the role
+	// that its record grants. Errors: Unauthenticated, which tells nothing; Unavailable if who could say so is away; Invalid
+	// for identity headers of somebody who is not trusted to send them; Forbidden for a token without the scopes that are
+	// required.
+	Authenticate(ctx context.Context, e *tenant.Entry, ev authn.Evidence) (tenant.Principal, error)
+	// JudgeHeaders refuses identity headers of somebody who is not trusted to send them.
+	JudgeHeaders(e *tenant.Entry, ev authn.Evidence) error
+	// The steps of a browser's login and logout, and of the hand-over of a login to another host of the tenant.
+	LoginStart(ctx context.Context, e *tenant.Entry, r authn.LoginRequest) (authn.LoginReply, error)
+	LoginFinish(ctx context.Context, e *tenant.Entry, r authn.LoginRequest) (authn.LoginReply, error)
+	Logout(ctx context.Context, e *tenant.Entry, r authn.LoginRequest) (authn.LogoutReply, error)
+	HandoverStart(e *tenant.Entry, r authn.LoginRequest, main string) (authn.LoginReply, error)
+	Handover(e *tenant.Entry, r authn.LoginRequest, hosts func(host string) bool) (authn.LoginReply, error)
+	HandoverAccept(ctx context.Context, e *tenant.Entry, r authn.LoginRequest) (authn.LoginReply, error)
+}
+
+// Records changes routing records, by compare-and-swap and together with the audit entry.
+type Records interface {
+	UpdateTenant(ctx context.Context, id tenant.ID, ifRevision int64, edit func(*tenant.Record) error, e audit.Entry) (*tenant.Entry, error)
+}
+
 // Config is what a Server is made with.
 type Config struct {
 	// Public is the listener for TLS. Required. Run closes it.
@@ -67,11 +93,17 @@ type Config struct {
 	Engine       Engine       // required
 	Certificates Certificates // required
 
-	Challenge http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
-	Limits    Limits             // a zero field is its default
-	Replica   string             // this replica's name, for the log
-	Metrics   *telemetry.Metrics // nil = none are kept
-	Logger    *slog.Logger       // nil = slog.Default()
+	Authenticator Authenticator      // nil = keys alone let anybody in
+	Records       Records            // keeps the ends of browser sessions; nil = nobody can log out
+	BaseDomain    string             // each tenant's own host is <id>.<BaseDomain>: where logins end. "" = each host has logins of its own
+	Challenge     http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
+	Limits        Limits             // a zero field is its default
+	Replica       string             // this replica's name, for the log
+	Metrics       *telemetry.Metrics // nil = none are kept
+	Tracer        *tracing.Tracer    // nil = no traces
+	// Used is told of each use of a key, by the key's id. nil = nobody is.
+	Used   func(s tenant.Scope, key string, now time.Time)
+	Logger *slog.Logger // nil = slog.Default()
 }
 
 // Limits bound what one client can hold of the gateway. The zero value of a field stands for its default.

@@ -59,6 +59,7 @@ func dedicatedTarget(e *tenant.Entry) exchange.Target {
 // not be carried out as a DELETE.
 func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
 	removeCredential(h)
+	removeSession(h)
 	for _, name := range [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"} {
 		delete(h, name)
 	}

@@ -14,10 +14,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/problem"
 	"github.com/polygate/polygate/internal/telemetry"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/tracing"
 )
 
 // flight is one request from its arrival to its end. It is the http.ResponseWriter through which everything is answered,
@@ -30,9 +33,13 @@ type flight struct {
 
 	began   time.Time
 	host    string // as named by the client: lower case, with port if it sent one
+	name    string // host without the port
 	upgrade string
 	target  target
 	place   place
+	proof   authn.Evidence // what authenticators may judge
+	who     tenant.Principal
+	span    tracing.Span
 	visit   *guard.Visit
 	metrics *telemetry.TenantMetrics // of its tenant; nil where there is none
 	body    body
@@ -148,7 +155,25 @@ func (f *flight) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
 	f.writing.Store(0)
 	f.bytesOut += int64(n)
+	f.account(0, n)
 	return n, err
+}
+
+// account counts bytes of bodies against the tenant's share of bandwidth, and waits where it is used up.
+func (f *flight) account(in, out int) {
+	if f.visit == nil || in+out == 0 {
+		return
+	}
+	d := f.visit.Bytes(in, out)
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-f.ctx.Done():
+	}
 }
 
 // FlushError is what http.ResponseController calls to flush.
@@ -272,6 +297,7 @@ func (f *flight) fail(err error) {
 	if f.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
+	f.challenge(e)
 	if e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 {
 		f.w.Header().Set("Connection", "close") // the client's idea of this connection is wrong (case X01)
 	}
@@ -309,6 +335,7 @@ func (f *flight) end() {
 		f.visit.Leave()
 	}
 	f.report()
+	f.endTrace()
 	if broken {
 		panic(http.ErrAbortHandler) // net/http breaks the connection or stream off, and logs nothing
 	}

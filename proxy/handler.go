@@ -27,6 +27,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	f.idValue[0] = f.id
 	w.Header()["X-Request-Id"] = f.idValue[:]
 	defer f.end()
+	f.beginTrace()
 	if err := f.serve(); err != nil {
 		f.fail(err)
 	}
@@ -51,21 +52,61 @@ func (f *flight) serve() error {
 	if err != nil {
 		return f.refuse(err)
 	}
-	if f.place.health {
-		return f.healthz()
+	if done, err := f.serveOpen(); done || err != nil {
+		return err
 	}
+	if err := f.authenticate(); err != nil {
+		return f.sendToLogin(f.refuse(err))
+	}
+	return f.serveMember()
+}
+
+// serveMember serves a request that is let in.
+func (f *flight) serveMember() error {
 	if err := f.register(); err != nil {
 		return err
 	}
-	f.visit, err = f.s.cfg.Guards.For(f.place.entry).Enter(f.principal(), guard.Request{ID: f.id})
+	var err error
+	f.visit, err = f.s.cfg.Guards.For(f.place.entry).Enter(f.who, f.guardRequest())
 	if err != nil {
 		return err
 	}
+	if f.upgrade != "" {
+		if err := f.visit.Stream(); err != nil {
+			return err
+		}
+	}
+	_, span := f.s.cfg.Tracer.Start(f.ctx, "decide")
 	d, err := f.decide()
+	span.End(err)
 	if err != nil {
 		return err
 	}
 	return f.carryOut(d)
+}
+
+// beginTrace begins the request's span, which follows the caller's trace.
+func (f *flight) beginTrace() {
+	if f.s.cfg.Tracer == nil {
+		return
+	}
+	ctx, span := f.s.cfg.Tracer.Begin(f.r.Context(), f.r.Header, f.r.Method)
+	f.r, f.span = f.r.WithContext(ctx), span
+}
+
+// endTrace says in the request's span what the log says too.
+func (f *flight) endTrace() {
+	f.span.Set("polygate.request_id", f.id)
+	if f.place.entry != nil {
+		f.span.Set("polygate.tenant", f.place.entry.Record.ID.String())
+	}
+	f.span.SetInt("http.response.status_code", f.status)
+	f.span.End(f.err)
+}
+
+// guardRequest returns what policies and records are told of the request.
+func (f *flight) guardRequest() guard.Request {
+	return guard.Request{ID: f.id, Method: f.r.Method, Path: f.place.path, Host: f.name, Remote: remoteAddr(f.r)}
 }
 
 // judge checks the form of the request, knowing nothing of tenants, and collects what names one.
@@ -81,7 +122,7 @@ func (f *flight) judge() (in signals, err error) {
 	if other, ok := r.Header["Host"]; ok && (len(other) != 1 || !strings.EqualFold(other[0], r.Host)) {
 		return in, fault.New(fault.Invalid, "Host and :authority differ") // HTTP/2 may carry both (RFC 9113 §8.3.1)
 	}
-	f.host = withPort(host, port)
+	f.host, f.name = withPort(host, port), host
 	if err := f.s.limits.judgeSize(r); err != nil {
 		return in, err
 	}
@@ -110,11 +151,14 @@ func (f *flight) signals(host string) (in signals, err error) {
 	if f.r.TLS != nil {
 		in.sni = strings.ToLower(f.r.TLS.ServerName)
 	}
-	if secret, ok := authn.Credential(f.r.Header); ok {
-		if e, k, ok := f.s.cfg.Directory.ByKey(tenant.HashKey(secret)); ok {
+	secret, ok := authn.Credential(f.r.Header)
+	if ok {
+		e, k, ok := f.s.cfg.Directory.ByKey(tenant.HashKey(secret))
+		if ok && !k.Expired(f.began) {
 			in.owner, in.key = e, k
 		}
 	}
+	f.collect(secret)
 	return in, nil
 }
 
@@ -130,16 +174,19 @@ func (f *flight) refuse(err error) error {
 		who := tenant.Principal{Kind: tenant.KindAnonymous, ID: remoteAddr(f.r).String()}
 		return f.recordConflict(f.s.cfg.Guards.Platform(), who, err)
 	}
-	if f.place.key == nil || !fault.Is(err, fault.Forbidden) {
+	if f.place.entry == nil || f.place.ask != nil && !f.place.conflict || !fault.Is(err, fault.Forbidden) {
 		return err
 	}
-	return f.recordConflict(f.s.cfg.Guards.For(f.place.entry), f.principal(), err)
+	if k := f.place.key; k != nil {
+		f.who = f.place.entry.Record.KeyPrincipal(k)
+	}
+	return f.recordConflict(f.s.cfg.Guards.For(f.place.entry), f.who, err)
 }
 
 // recordConflict records a refusal and returns what to answer: err, or that the principal is over its own quota, which
 // tells of nobody else.
 func (f *flight) recordConflict(g *guard.Guard, who tenant.Principal, err error) error {
-	v, verr := g.Enter(who, guard.Request{ID: f.id})
+	v, verr := g.Enter(who, f.guardRequest())
 	if verr != nil {
 		return verr
 	}
@@ -148,18 +195,10 @@ func (f *flight) recordConflict(g *guard.Guard, who tenant.Principal, err error)
 	return err
 }
 
-// principal returns who asks, as resolve found out.
-func (f *flight) principal() tenant.Principal {
-	if k := f.place.key; k != nil {
-		return f.place.entry.Record.KeyPrincipal(k)
-	}
-	return tenant.Principal{Tenant: f.place.entry.Record.ID, Kind: tenant.KindAnonymous}
-}
-
 // healthz answers liveness of a tenant's own host, for everybody. A suspended tenant's reason is for its members.
 func (f *flight) healthz() error {
-	if f.r.Method != http.MethodGet && f.r.Method != http.MethodHead {
-		return &fault.Error{Kind: fault.MethodNotAllowed, Detail: "liveness is read with GET", Allow: "GET, HEAD"}
+	if err := onlyRead(f.r.Method, "liveness is"); err != nil {
+		return err
 	}
 	if f.place.entry.Record.State == tenant.StateSuspended {
 		return fault.New(fault.Unavailable, "this tenant is suspended").After(suspendedRetry)
@@ -190,8 +229,13 @@ func (f *flight) register() error {
 
 // decide asks who serves the place. A dedicated tenant's own host is relayed from here; everything else is for Gateways.
 func (f *flight) decide() (exchange.Decision, error) {
-	scrub(f.r.Header)
 	e := f.place.entry
+	if f.s.cfg.Authenticator != nil && f.place.open != openRelay {
+		for _, name := range authn.IdentityHeaders(e) {
+			removeIdentity(f.r.Header, name)
+		}
+	}
+	scrub(f.r.Header)
 	if f.place.own && e.Record.Mode == tenant.ModeDedicated {
 		return f.dedicated(e)
 	}
@@ -204,7 +248,7 @@ func (f *flight) decide() (exchange.Decision, error) {
 func (f *flight) exchange() *exchange.Request {
 	return &exchange.Request{
 		ID: f.id, Method: f.r.Method, Path: f.place.path, Query: f.target.query, Header: exchange.Header(f.r.Header),
-		Body: &f.body, Length: f.r.ContentLength, Host: f.host, Base: "https://" + f.host + f.place.prefix,
+		Body: &f.body, Length: f.r.ContentLength, Host: f.host, Base: f.base(),
 		Remote: remoteAddr(f.r), Upgrade: f.upgrade, Visit: f.visit,
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"hash/maphash"
 	"sync"
+	"time"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -12,6 +13,7 @@ import (
 var (
 	errRevoked  = fault.New(fault.Unauthenticated, "the credential was revoked or changed while the request ran")
 	errGone     = fault.New(fault.Unauthenticated, "the tenant was deleted while the request ran")
+	errExpired  = fault.New(fault.Unauthenticated, "the credential expired while the request ran")
 	errShutdown = fault.New(fault.Unavailable, "this replica is shutting down").After(shutdownRetry)
 	errBodyIdle = fault.New(fault.Invalid, "the request's body stopped arriving")
 	errUnread   = fault.New(fault.Canceled, "the client stopped reading")
@@ -126,11 +128,20 @@ func (f *flight) stillValid(e *tenant.Entry) error {
 	if e == nil || e.Scope != f.place.entry.Scope {
 		return errGone
 	}
-	if k := f.place.key; k != nil {
-		now, ok := e.Record.KeyByHash(k.Hash)
-		if !ok || now.ID != k.ID || now.Role != k.Role {
+	if f.who.Kind != tenant.KindAnonymous {
+		if role, ok := e.Record.Standing(f.who, time.Now()); !ok || role != f.who.Role {
+			return errRevoked
+		}
+	}
+	if k := f.place.key; k != nil { // a declared key may get another value under its name
+		if now, ok := e.Record.KeyByHash(k.Hash); !ok || now.ID != k.ID {
 			return errRevoked
 		}
 	}
 	return refuseSuspended(e.Record)
+}
+
+// expired says whether the caller's credential has ended by itself: streams do not outlive it (case X21).
+func (f *flight) expired(now time.Time) bool {
+	return !f.who.Expires.IsZero() && !now.Before(f.who.Expires)
 }

@@ -22,7 +22,7 @@ func (f *flight) report() {
 		BytesIn: f.body.n.Load(), BytesOut: f.bytesOut,
 	}
 	if f.place.entry != nil {
-		ev.Tenant, ev.Principal = f.place.entry.Record.ID, f.principal()
+		ev.Tenant, ev.Principal = f.place.entry.Record.ID, f.who
 	}
 	ev.Log(context.WithoutCancel(f.r.Context()), f.s.log, now)
 }

@@ -1,6 +1,10 @@
 package proxy
 
 import (
+	"slices"
+	"strings"
+
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -13,48 +17,79 @@ type signals struct {
 	// header is X-Tenant-ID; hasHeader, since it may be there and empty.
 	header    string
 	hasHeader bool
-	// owner and key are whose credential the request holds; nil if it holds none or an unknown one.
+	// owner and key are whose key the request holds; nil if it holds none or an unknown one.
 	owner *tenant.Entry
 	key   *tenant.Key
 }
 
 // place is where a request goes.
 type place struct {
-	entry  *tenant.Entry
-	key    *tenant.Key // who asks; nil where nobody was authenticated
-	path   string      // within the tenant
-	prefix string      // what was cut off before path: "" or /tenant/<id>
-	own    bool        // on a host of the tenant's own
-	health bool        // the one thing that is told to everybody
+	entry  *tenant.Entry // the tenant; nil until it is known
+	key    *tenant.Key   // who asks, if it asks with a key
+	path   string        // within the tenant
+	prefix string        // what was cut off before path: "" or /tenant/<id>
+	own    bool          // on a host of the tenant's own
+	open   open          // what is told to everybody
+	// ask holds the tenants whose authenticators have to say who asks: one; or, if conflict, all that the signals name, of
+	// which one that knows the caller makes the refusal a 403.
+	ask      []*tenant.Entry
+	conflict bool
 }
+
+// open says what needs no credential of ours. The zero value is nothing.
+type open uint8
+
+const (
+	closed       open = iota
+	openRelay         // a gateway of the tenant's own that authenticates by itself
+	openHealth        // liveness
+	openMetadata      // who issues the tenant's tokens (RFC 9728)
+	openBrowser       // login and what belongs to it
+)
 
 // nobody is what a host signal says that no tenant has. It is no tenant id.
 const nobody = "\x00"
 
 // resolve finds the tenant that a request is for: every signal that is present has to name it, and the credential has to be
-// one of its own (design, step 3). The errors tell nothing of which tenants exist: Misdirected if the host is not one of
-// the connection's, Forbidden for a valid credential among signals that contradict each other (place then holds whose it
-// was, to be audited), Unauthenticated for everything else.
+// one of its own (design, step 3). A key says by itself whose it is; of everything else the named tenant's authenticators
+// say so, which place.ask lists. The errors tell nothing of which tenants exist: Misdirected if the host is not one of the
+// connection's, Forbidden for a valid key among signals that contradict each other (place then holds whose it was, to be
+// audited), Unauthenticated for everything else.
 func resolve(d Directory, shared bool, in signals) (place, error) {
 	onHost, own := d.ByHost(in.host)
 	if !sameSite(d, in, onHost) {
 		return place{}, fault.New(fault.Misdirected, "host %s on a connection to %s", in.host, in.sni)
 	}
 	p := place{path: in.path, own: own}
-	named, agree := p.read(in, onHost, shared)
-	if agree && own && public(onHost.Record, in.path, &p) {
+	named := p.read(in, onHost, shared)
+	if p.open = public(onHost, in.path, own && !p.conflict); p.open != closed {
 		p.entry = onHost
 		return p, nil
 	}
+	if in.key == nil { // or one that nobody has
+		return p.unproven(d, named)
+	}
 	switch {
-	case in.key == nil:
-		return place{}, fault.New(fault.Unauthenticated, "no credential of any tenant")
-	case !agree:
+	case p.conflict:
 		return place{entry: in.owner, key: in.key}, fault.New(fault.Forbidden, "the host, path and X-Tenant-ID name different tenants")
-	case named != "" && named != in.owner.Record.ID.String():
+	case named.len > 0 && named.of[0] != in.owner.Record.ID.String():
 		return place{}, fault.New(fault.Unauthenticated, "the credential belongs to another tenant")
 	}
 	p.entry, p.key = in.owner, in.key
+	return p, nil
+}
+
+// unproven finds whom to ask about a credential that is no key. Without a name there is nobody: such a credential does not
+// say whose it is.
+func (p place) unproven(d Directory, named names) (place, error) {
+	for _, id := range named.of[:named.len] {
+		if e, ok := d.ByID(tenant.ID(id)); ok {
+			p.ask = append(p.ask, e)
+		}
+	}
+	if len(p.ask) == 0 {
+		return place{}, fault.New(fault.Unauthenticated, "no credential of any tenant")
+	}
 	return p, nil
 }
 
@@ -67,19 +102,10 @@ func sameSite(d Directory, in signals, onHost *tenant.Entry) bool {
 	return ok && onHost != nil && onSNI.Scope == onHost.Scope
 }
 
-// read collects what host, path and header name, and says whether they agree. named is "" if none of them names anybody.
-// It cuts the prefix off the path where there can be one: on its own host, a dedicated tenant's paths are all its own.
-func (p *place) read(in signals, onHost *tenant.Entry, shared bool) (named string, agree bool) {
-	agree = true
-	say := func(id string) {
-		if id == "" {
-			id = nobody
-		}
-		if named == "" {
-			named = id
-		}
-		agree = agree && named == id
-	}
+// read collects whom host, path and header name, each once, and notes whether they disagree. It cuts the prefix off the
+// path where there can be one: on its own host, a dedicated tenant's paths are all its own.
+func (p *place) read(in signals, onHost *tenant.Entry, shared bool) (n names) {
+	say := n.say
 	switch {
 	case p.own:
 		say(onHost.Record.ID.String())
@@ -95,17 +121,49 @@ func (p *place) read(in signals, onHost *tenant.Entry, shared bool) (named strin
 	if in.hasHeader {
 		say(in.header)
 	}
-	return named, agree
+	p.conflict = n.len > 1
+	return n
 }
 
-// public says whether a request on a tenant's own host needs no credential of ours: liveness, by its exact path and nothing
-// that resembles it (case X27), or a gateway of the tenant's own that authenticates by itself.
-func public(r *tenant.Record, path string, p *place) bool {
-	if r.Mode == tenant.ModeDedicated && r.Dedicated.Auth == tenant.AuthUpstream {
-		return true
+// names are the tenants that host, path and header name, each once.
+type names struct {
+	of  [3]string
+	len int
+}
+
+func (n *names) say(id string) {
+	if id == "" {
+		id = nobody
 	}
-	p.health = path == "/healthz"
-	return p.health
+	if !slices.Contains(n.of[:n.len], id) {
+		n.of[n.len] = id
+		n.len++
+	}
+}
+
+// The paths of a tenant's own host that need no credential.
+const (
+	healthPath   = "/healthz"
+	metadataPath = authn.MetadataPath
+	browserPath  = "/.polygate/"
+)
+
+// public says what on a tenant's own host needs no credential of ours: by its exact path, and nothing that resembles it
+// (case X27). A gateway of the tenant's own that authenticates by itself has all paths.
+func public(onHost *tenant.Entry, path string, agree bool) open {
+	switch {
+	case !agree:
+		return closed
+	case onHost.Record.Mode == tenant.ModeDedicated && onHost.Record.Dedicated.Auth == tenant.AuthUpstream:
+		return openRelay
+	case path == healthPath:
+		return openHealth
+	case path == metadataPath || strings.HasPrefix(path, metadataPath+"/"):
+		return openMetadata
+	case strings.HasPrefix(path, browserPath):
+		return openBrowser
+	}
+	return closed
 }
 
 // refuseSuspended is the answer for a suspended tenant, to those who may know the reason.

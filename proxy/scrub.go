@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
+
+	"github.com/polygate/polygate/internal/authn"
 )
 
 // scrub takes out of a request's header, in place, what no client may tell an upstream: hop-by-hop fields, with those that
@@ -99,4 +101,26 @@ func removeIdentity(h http.Header, name string) {
 			delete(h, n)
 		}
 	}
+}
+
+// removeSession takes our own session cookie out of what a tenant's own gateway gets to see. Its own cookies stay.
+func removeSession(h http.Header) {
+	lines := h["Cookie"]
+	if len(lines) == 0 || !strings.Contains(strings.Join(lines, ";"), authn.CookiePrefix) {
+		return
+	}
+	var kept []string
+	for _, line := range lines {
+		for part := range strings.SplitSeq(line, ";") {
+			part = strings.Trim(part, " \t")
+			if part != "" && !strings.HasPrefix(part, authn.CookiePrefix) {
+				kept = append(kept, part)
+			}
+		}
+	}
+	if len(kept) == 0 {
+		delete(h, "Cookie")
+		return
+	}
+	h["Cookie"] = []string{strings.Join(kept, "; ")}
 }

@@ -181,13 +181,18 @@ func (s *Server) sweep(ctx context.Context) {
 		if now == 0 { // 0 means "nothing pending"
 			now = s.tick.Add(1)
 		}
-		old := time.Now().Add(-s.limits.WriteIdle / 2)
+		clock := time.Now()
+		old := clock.Add(-s.limits.WriteIdle / 2)
 		due := func(f *flight) bool {
-			return f.stalled(now, bodyTicks, writeTicks) != nil || !f.lifted.Load() && f.began.Before(old)
+			return f.stalled(now, bodyTicks, writeTicks) != nil || f.expired(clock) || !f.lifted.Load() && f.began.Before(old)
 		}
 		s.live.each(due, func(f *flight) {
 			if err := f.stalled(now, bodyTicks, writeTicks); err != nil {
 				f.kill(err)
+				return
+			}
+			if f.expired(clock) {
+				f.kill(errExpired)
 				return
 			}
 			f.lift()

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/tls"
 	"strings"
+
+	"github.com/polygate/polygate/internal/authn"
 )
 
 // tlsConfig is the TLS of the public listener: 1.2 or later with authenticated encryption only, the certificate by server
@@ -33,7 +35,30 @@ func (s *Server) tlsConfig() *tls.Config {
 		}
 		return ss, nil
 	}
+	c.GetConfigForClient = s.clientCertificates(c)
 	return c
+}
+
+// clientCertificates makes a handshake ask for a certificate where the tenant of the server name wants to see them, and
+// nowhere else: a browser would ask its user for one. Whom a certificate stands for is judged with each request, so a
+// handshake without one goes on.
+func (s *Server) clientCertificates(plain *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	asking := plain.Clone() // its tickets are of plain's keys: see WrapSession
+	asking.ClientAuth = tls.RequestClientCert
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if s.wantsCertificate(strings.ToLower(hello.ServerName)) {
+			return asking, nil
+		}
+		return nil, nil // as plain says
+	}
+}
+
+func (s *Server) wantsCertificate(name string) bool {
+	if s.cfg.Authenticator == nil {
+		return false
+	}
+	e, ok := s.cfg.Directory.ByHost(name)
+	return ok && authn.WantsClientCert(e)
 }
 
 // certificate refuses a server name that belongs to nobody before anything is looked up for it, and a handshake without
@@ -53,7 +78,11 @@ const bindingLabel = "polygate host\x00"
 func (s *Server) binding(serverName string) []byte {
 	name := strings.ToLower(serverName)
 	if e, ok := s.cfg.Directory.ByHost(name); ok {
-		return []byte(bindingLabel + name + "\x00" + e.Scope.UID())
+		b := bindingLabel + name + "\x00" + e.Scope.UID()
+		if s.wantsCertificate(name) { // a session without a certificate must not resume where one is asked for
+			b += "\x00certificate"
+		}
+		return []byte(b)
 	}
 	if s.cfg.shared(name) {
 		return []byte(bindingLabel + name)
