@@ -14,7 +14,7 @@ type Buffer struct {
 	dropped uint64  // since the start
 }
 
-// NewBuffer returns a buffer of size entries, which it allocates at once, at some 256 bytes each. A size below 1 is 1.
+// NewBuffer returns a buffer of size entries, which it allocates at once, at some 300 bytes each. A size below 1 is 1.
 func NewBuffer(size int) *Buffer {
 	return &Buffer{ring: make([]Entry, max(size, 1)), half: make(chan struct{}, 1)}
 }
