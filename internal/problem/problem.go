@@ -20,7 +20,7 @@ const ContentType = "application/problem+json"
 const challenge = `Bearer realm="polygate"`
 
 // Write answers with err. The answer must not have begun: a Content-Length, ETag or other header that a handler set for
-// its own answer is removed, and nothing may be cached.
+// its own answer is removed, and nothing may be cached. A WWW-Authenticate that is set already stays: it knows more.
 func Write(w http.ResponseWriter, err error, requestID string) {
 	e := fault.From(err)
 	if e == nil {
@@ -53,7 +53,7 @@ func setHeader(h http.Header, e *fault.Error, requestID string) {
 	if requestID != "" {
 		h.Set("X-Request-Id", requestID)
 	}
-	if e.Kind == fault.Unauthenticated {
+	if e.Kind == fault.Unauthenticated && h.Get("Www-Authenticate") == "" {
 		h.Set("Www-Authenticate", challenge)
 	}
 	if e.Kind == fault.MethodNotAllowed && e.Allow != "" {
