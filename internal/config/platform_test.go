@@ -69,7 +69,7 @@ func TestExampleHasEveryField(t *testing.T) {
 
 // takeIn takes in the settings of an example that are commented out as #name:.
 func takeIn(src string) string {
-	return regexp.MustCompile(`(?m)^( *)#((- )?[a-z_]+:)`).ReplaceAllString(src, "$1$2")
+	return regexp.MustCompile(`(?m)^( *)#((- )?\{?[a-z_]+:)`).ReplaceAllString(src, "$1$2")
 }
 
 // wantPaths looks for each field of a struct, and of the structs in it, at its place in a document.
@@ -173,6 +173,42 @@ func TestDemo(t *testing.T) {
 	}
 	if s := ts.List[0].Servers; len(s) != 1 || s[0].Name != "everything" || s[0].URL != "http://127.0.0.1:18110/mcp" {
 		t.Errorf("team-a's servers are %+v", s)
+	}
+}
+
+// TestDemoTakenIn takes in what the demo shows commented out: it must work for whoever tries it, the policy's own tests too.
+func TestDemoTakenIn(t *testing.T) {
+	src, err := os.ReadFile("../../deploy/demo/tenants.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../deploy/demo")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "tenants.yaml")
+	if err := os.WriteFile(path, []byte(takeIn(string(src))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ts, err := config.LoadTenants(path, config.Options{BaseDomain: "localhost", CheckPolicy: func(b *policy.Bundle) error {
+		_, err := policy.Check(t.Context(), b, policy.Defaults())
+		return err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := ts.List[0]
+	if len(a.Record.Authenticators) != 1 || len(a.Record.Members) != 2 || a.Policy == nil {
+		t.Fatalf("got %+v", a.Record)
+	}
+	results, err := policy.Test(t.Context(), a.Policy, policy.Defaults())
+	if err != nil || len(results) != 4 {
+		t.Errorf("%d tests, %v", len(results), err)
+	}
+	for _, r := range results {
+		if !r.Pass {
+			t.Errorf("%s: %s", r.Name, r.Error)
+		}
 	}
 }
 
