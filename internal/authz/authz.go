@@ -167,12 +167,25 @@ func Decide(q Question) Verdict {
 	}
 	need := Needs(q.Action)
 	if need != tenant.NoRole && q.Principal.Role >= need && (!OwnerOnly(q.Action) || owns(q) || q.Principal.Role >= tenant.Admin) {
-		return Verdict{true, "role " + q.Principal.Role.String()}
+		return Verdict{true, ruleOf(q.Principal.Role)}
 	}
 	if id, ok := delegated(q); ok {
 		return Verdict{true, "grant " + id}
 	}
-	return Verdict{false, "role " + q.Principal.Role.String()}
+	return Verdict{false, ruleOf(q.Principal.Role)}
+}
+
+// ruleOf returns the name of the rule that decides by a role. It is asked for with each request, so it makes no string.
+func ruleOf(r tenant.Role) string {
+	switch r {
+	case tenant.Viewer:
+		return "role viewer"
+	case tenant.Editor:
+		return "role editor"
+	case tenant.Admin:
+		return "role admin"
+	}
+	return "role none"
 }
 
 // owns says whether the principal owns the object. What belongs to nobody belongs to the tenant: its admins.

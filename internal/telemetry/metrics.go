@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -52,11 +53,21 @@ func NewMetrics(reg prometheus.Registerer, maxTenants int) (*Metrics, error) {
 	return m, nil
 }
 
-// Tenant returns the metrics of a tenant, which must exist: an unknown name would take memory for good.
+// Tenant returns the metrics of a tenant, which must exist: an unknown name would take memory for good. Those of a tenant
+// that Sources.Alive does not know are not kept. It is asked after they are: a tenant that goes before the question is
+// seen by it, one that goes after it is followed by Forget.
 func (m *Metrics) Tenant(id tenant.ID) *TenantMetrics {
 	if t, ok := m.of.Load(id); ok {
 		return &t.(*member).metrics
 	}
+	t := m.add(id)
+	if s := m.platform.Load(); s != nil && s.Alive != nil && !s.Alive(id) {
+		m.Forget(id)
+	}
+	return t
+}
+
+func (m *Metrics) add(id tenant.ID) *TenantMetrics {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t, ok := m.of.Load(id); ok {
@@ -87,7 +98,7 @@ func (m *Metrics) Forget(id tenant.ID) {
 		return
 	}
 	m.gone.add(&t.metrics)
-	m.gone.inFlight = 0
+	m.gone.inFlight, m.gone.streams = 0, 0
 }
 
 // Reload counts a reload of the configuration; err says why it was refused.
@@ -110,6 +121,13 @@ type Sources struct {
 	AuditWritten func() uint64        // audit lines written, see audit.Drain
 	AuditLag     func() time.Duration // age of the oldest audit line that is not anchored
 	Certificates func() int           // certificates in memory
+
+	Guards       func() int   // tenants that this replica has a guard of
+	CallerBytes  func() int64 // of the tables of callers, in memory
+	LentRequests func() int64 // requests in flight beyond the shares of their tenants
+	LentStreams  func() int64 // streams beyond the shares of their tenants
+
+	Alive func(tenant.ID) bool // no series: says whether a tenant is in the index, when one is first counted; nil = not asked
 }
 
 // Observe sets what the platform's metrics are read from.
@@ -179,6 +197,23 @@ func (m *Metrics) collectPlatform(ch chan<- prometheus.Metric) {
 	if s.Certificates != nil {
 		n.gauge(ch, n.certificates, float64(s.Certificates()))
 	}
+	m.collectGuards(ch, s)
+}
+
+func (m *Metrics) collectGuards(ch chan<- prometheus.Metric, s *Sources) {
+	n := &m.names
+	if s.Guards != nil {
+		n.gauge(ch, n.guards, float64(s.Guards()))
+	}
+	if s.CallerBytes != nil {
+		n.gauge(ch, n.callerBytes, float64(s.CallerBytes()))
+	}
+	if s.LentRequests != nil {
+		n.gauge(ch, n.lentRequests, float64(s.LentRequests()))
+	}
+	if s.LentStreams != nil {
+		n.gauge(ch, n.lentStreams, float64(s.LentStreams()))
+	}
 }
 
 // TenantText returns one tenant's metrics in the Prometheus text format, under the names that the platform's own
@@ -223,7 +258,9 @@ func (s *single) Collect(ch chan<- prometheus.Metric) { s.names.tenant(ch, strin
 // descs are the names of all series.
 type descs struct {
 	requests, refusals, inFlight, duration, bytesIn, bytesOut, limited, upstream         *prometheus.Desc // by tenant
+	streams, quotas, policies, policyFor, evicted                                        *prometheus.Desc // by tenant
 	reloads, issued, tenants, claims, auditDropped, auditWritten, auditLag, certificates *prometheus.Desc
+	guards, callerBytes, lentRequests, lentStreams                                       *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -248,18 +285,31 @@ func newDescs() descs {
 		auditWritten: d("audit_written_total", "Audit records written to the chains."),
 		auditLag:     d("audit_anchor_lag_seconds", "Age of the oldest audit record that is not anchored."),
 		certificates: d("certificates", "Certificates in memory."),
+
+		streams:   d("tenant_streams", "Event streams and WebSockets open.", "tenant"),
+		quotas:    d("tenant_quota_refusals_total", "Requests and streams that a quota refused, by what they were over.", "tenant", "reason"),
+		policies:  d("tenant_policy_decisions_total", "Decisions of the tenant's policy; failed = it had no say and nothing was allowed.", "tenant", "result"),
+		policyFor: d("tenant_policy_seconds_total", "Time in the tenant's policy.", "tenant"),
+		evicted:   d("tenant_callers_evicted_total", "Idle callers that left the tenant's table of budgets.", "tenant"),
+
+		guards:       d("guards", "Tenants that this replica has a guard of."),
+		callerBytes:  d("guard_callers_bytes", "Memory of the tables of callers."),
+		lentRequests: d("requests_lent", "Requests in flight beyond the guaranteed shares of their tenants."),
+		lentStreams:  d("streams_lent", "Streams beyond the guaranteed shares of their tenants."),
 	}
 }
 
 func (n *descs) describeTenant(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{n.requests, n.refusals, n.inFlight, n.duration, n.bytesIn, n.bytesOut, n.limited, n.upstream} {
+	for _, d := range []*prometheus.Desc{n.requests, n.refusals, n.inFlight, n.duration, n.bytesIn, n.bytesOut, n.limited, n.upstream,
+		n.streams, n.quotas, n.policies, n.policyFor, n.evicted} {
 		ch <- d
 	}
 }
 
 func (n *descs) describe(ch chan<- *prometheus.Desc) {
 	n.describeTenant(ch)
-	for _, d := range []*prometheus.Desc{n.reloads, n.issued, n.tenants, n.claims, n.auditDropped, n.auditWritten, n.auditLag, n.certificates} {
+	for _, d := range []*prometheus.Desc{n.reloads, n.issued, n.tenants, n.claims, n.auditDropped, n.auditWritten, n.auditLag, n.certificates,
+		n.guards, n.callerBytes, n.lentRequests, n.lentStreams} {
 		ch <- d
 	}
 }
@@ -272,7 +322,8 @@ func (n *descs) gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64
 	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 }
 
-// tenant emits the series of one tenant: some 25, and one more for each kind of error that it has met.
+// tenant emits the series of one tenant: some 30, one more for each kind of error and each quota that it has met, and four if
+// it has a policy.
 func (n *descs) tenant(ch chan<- prometheus.Metric, name string, s *totals) {
 	for i, v := range s.classes {
 		n.counter(ch, n.requests, v, name, string(rune('1'+i))+"xx")
@@ -289,4 +340,23 @@ func (n *descs) tenant(ch chan<- prometheus.Metric, name string, s *totals) {
 	n.counter(ch, n.bytesOut, s.bytesOut, name)
 	n.counter(ch, n.limited, s.limited, name)
 	n.counter(ch, n.upstream, s.upstream, name)
+	n.gauge(ch, n.streams, float64(s.streams), name)
+	n.counter(ch, n.evicted, s.evicted, name)
+	for r, v := range s.quotas {
+		if v > 0 {
+			n.counter(ch, n.quotas, v, name, quota.Reason(r).String())
+		}
+	}
+	n.policy(ch, name, s)
+}
+
+// policy emits the series of a tenant that has or had a policy.
+func (n *descs) policy(ch chan<- prometheus.Metric, name string, s *totals) {
+	if s.policies == [numPolicies]uint64{} {
+		return
+	}
+	for i, v := range s.policies {
+		n.counter(ch, n.policies, v, name, policyOutcome(i))
+	}
+	ch <- prometheus.MustNewConstMetric(n.policyFor, prometheus.CounterValue, s.policySeconds, name)
 }

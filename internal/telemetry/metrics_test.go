@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -163,6 +164,70 @@ func TestForgetFrees(t *testing.T) {
 	}
 }
 
+// TestLateRequestLeavesNoSeries: a request that counts for its tenant just after that was deleted leaves nothing behind,
+// wherever between the steps of the deletion it comes.
+func TestLateRequestLeavesNoSeries(t *testing.T) {
+	m, reg := newMetrics(t, 5)
+	alive := true
+	asked := func() {}
+	m.Observe(Sources{Alive: func(tenant.ID) bool { defer asked(); return alive }})
+	m.Tenant("team-a").Begin()
+	alive = false // out of the index …
+	m.Tenant("team-b").Begin()
+	m.Forget("team-a") // … and forgotten, before the next request comes
+	late := m.Tenant("team-a")
+	late.Begin()
+	late.End(Result{Status: 200})
+
+	alive = true // a deletion between the question and its answer's use
+	asked = func() { alive = false; m.Forget("team-c") }
+	m.Tenant("team-c").Begin()
+	m.of.Range(func(id, _ any) bool { t.Errorf("%v is kept", id); return true })
+	if m.named != 0 {
+		t.Errorf("%d places taken", m.named)
+	}
+	for name := range scrape(t, reg) {
+		if strings.Contains(name, `tenant="team-`) {
+			t.Errorf("series %s", name)
+		}
+	}
+}
+
+func TestQuotaAndPolicyMetrics(t *testing.T) {
+	m, reg := newMetrics(t, 1)
+	a, b := m.Tenant("team-a"), m.Tenant("team-b")
+	for _, t := range []*TenantMetrics{a, b} {
+		t.Refused(quota.TenantRate)
+		t.Refused(quota.Reason(250)) // must not count elsewhere, nor crash
+		t.Streams(3)
+		t.Streams(-1)
+		t.Policy(time.Second, false, false)
+		t.Policy(time.Second/2, true, false)
+		t.Policy(-time.Second, true, true)
+		t.Evicted(4)
+	}
+	m.Tenant("team-c")
+	want := map[string]string{}
+	for _, name := range []string{"team-a", "_other"} {
+		for series, v := range map[string]string{
+			`polygate_tenant_quota_refusals_total{reason="rate",tenant="%s"}`:      "1",
+			`polygate_tenant_quota_refusals_total{reason="bytes",tenant="%s"}`:     "",
+			`polygate_tenant_streams{tenant="%s"}`:                                 "2",
+			`polygate_tenant_policy_decisions_total{result="allowed",tenant="%s"}`: "1",
+			`polygate_tenant_policy_decisions_total{result="denied",tenant="%s"}`:  "1",
+			`polygate_tenant_policy_decisions_total{result="failed",tenant="%s"}`:  "1",
+			`polygate_tenant_policy_seconds_total{tenant="%s"}`:                    "1.5",
+			`polygate_tenant_callers_evicted_total{tenant="%s"}`:                   "4",
+		} {
+			want[fmt.Sprintf(series, name)] = v
+		}
+	}
+	expect(t, scrape(t, reg), want)
+	m.Forget("team-b") // its streams end with it, what it counted does not
+	want[`polygate_tenant_streams{tenant="_other"}`] = "0"
+	expect(t, scrape(t, reg), want)
+}
+
 func TestTenantTextOfAnUnknownTenant(t *testing.T) {
 	m, _ := newMetrics(t, 5)
 	text := string(m.TenantText("team-a"))
@@ -184,6 +249,7 @@ func TestPlatformMetrics(t *testing.T) {
 	request(m.NoTenant(), Result{Status: 401, Err: fault.New(fault.Unauthenticated, "x")})
 	m.Observe(Sources{
 		Tenants: func() int { return 200 }, Claims: func() int { return 3 }, Certificates: func() int { return 4 },
+		Guards: func() int { return 7 }, CallerBytes: func() int64 { return 8 }, LentRequests: func() int64 { return 9 }, LentStreams: func() int64 { return 10 },
 		AuditDropped: func() uint64 { return 5 }, AuditWritten: func() uint64 { return 6 }, AuditLag: func() time.Duration { return time.Second / 2 },
 	})
 	expect(t, scrape(t, reg), map[string]string{
@@ -197,6 +263,10 @@ func TestPlatformMetrics(t *testing.T) {
 		`polygate_audit_dropped_total`:      "5",
 		`polygate_audit_written_total`:      "6",
 		`polygate_audit_anchor_lag_seconds`: "0.5",
+		`polygate_guards`:                   "7",
+		`polygate_guard_callers_bytes`:      "8",
+		`polygate_requests_lent`:            "9",
+		`polygate_streams_lent`:             "10",
 	})
 }
 

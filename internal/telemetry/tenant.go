@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/quota"
 )
 
 // numKinds is the number of kinds of error; a test fails when one is added.
@@ -22,7 +23,7 @@ func bounds() [numBounds]float64 {
 
 const numBounds = 13
 
-// TenantMetrics are the counters of one tenant on this replica, some 600 bytes. They are safe for concurrent use.
+// TenantMetrics are the counters of one tenant on this replica, some 700 bytes. They are safe for concurrent use.
 type TenantMetrics struct {
 	inFlight  atomic.Int64
 	classes   [numClasses]atomic.Uint64
@@ -33,7 +34,48 @@ type TenantMetrics struct {
 	bytesOut  atomic.Uint64
 	rateLimit atomic.Uint64
 	upstream  atomic.Uint64
+	streams   atomic.Int64
+	quotas    [quota.NumReasons]atomic.Uint64
+	policies  [numPolicies]atomic.Uint64
+	policyFor atomic.Uint64 // nanoseconds in the tenant's policy
+	evicted   atomic.Uint64
 }
+
+// The outcomes of a policy, by which its decisions are counted.
+const (
+	policyAllowed = iota
+	policyDenied
+	policyFailed
+	numPolicies
+)
+
+func policyOutcome(i int) string { return [numPolicies]string{"allowed", "denied", "failed"}[i] }
+
+// Refused counts a request or a stream that a quota refused.
+func (t *TenantMetrics) Refused(r quota.Reason) {
+	if int(r) < quota.NumReasons {
+		t.quotas[r].Add(1)
+	}
+}
+
+// Streams counts streams that opened, or, below 0, ended.
+func (t *TenantMetrics) Streams(delta int) { t.streams.Add(int64(delta)) }
+
+// Policy counts a decision of the tenant's policy; failed means that it had no say of its own.
+func (t *TenantMetrics) Policy(took time.Duration, denied, failed bool) {
+	outcome := policyAllowed
+	switch {
+	case failed:
+		outcome = policyFailed
+	case denied:
+		outcome = policyDenied
+	}
+	t.policies[outcome].Add(1)
+	t.policyFor.Add(uint64(max(took, 0)))
+}
+
+// Evicted counts callers that left the tenant's table of budgets while they were idle.
+func (t *TenantMetrics) Evicted(n int) { t.evicted.Add(uint64(max(n, 0))) }
 
 // Result is how a request ended.
 type Result struct {
@@ -96,6 +138,11 @@ type totals struct {
 	buckets                              [numBounds + 1]uint64
 	seconds                              float64
 	bytesIn, bytesOut, limited, upstream uint64
+	streams                              int64
+	quotas                               [quota.NumReasons]uint64
+	policies                             [numPolicies]uint64
+	policySeconds                        float64
+	evicted                              uint64
 }
 
 // add adds what t counts. The parts are read one by one, so a request that ends meanwhile may be in some of them only.
@@ -115,6 +162,15 @@ func (s *totals) add(t *TenantMetrics) {
 	s.bytesOut += t.bytesOut.Load()
 	s.limited += t.rateLimit.Load()
 	s.upstream += t.upstream.Load()
+	s.streams += t.streams.Load()
+	for i := range t.quotas {
+		s.quotas[i] += t.quotas[i].Load()
+	}
+	for i := range t.policies {
+		s.policies[i] += t.policies[i].Load()
+	}
+	s.policySeconds += float64(t.policyFor.Load()) / 1e9
+	s.evicted += t.evicted.Load()
 }
 
 // histogram returns the count, and the cumulative counts by upper bound.
