@@ -28,7 +28,7 @@ func (b *budget) Cancel() { b.fail(FailCancel) }
 // Cancelled implements topdown.Cancel.
 func (b *budget) Cancelled() bool {
 	b.steps++
-	if b.failure == Decided && b.steps%16 == 0 {
+	if b.failure == Decided && b.steps%8 == 0 {
 		b.look()
 	}
 	return b.failure != Decided
@@ -69,7 +69,7 @@ func (b *budget) over() error {
 }
 
 // maxWeight bounds one value, in bytes as weigh counts them.
-const maxWeight = 4 << 20
+const maxWeight = 1 << 20
 
 // check stops the evaluation at a value that is too large. Values share their parts, so forty rules of the form
 // `x1 := [x0, x0]` make a tree of a trillion leaves in a kilobyte; comparing two of them, which is one step for OPA,

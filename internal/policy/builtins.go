@@ -59,7 +59,12 @@ func capabilities(version ast.RegoVersion) *ast.Capabilities {
 	for _, name := range strings.Fields(plain + bounded + legacy) {
 		may[name] = true
 	}
-	c := &ast.Capabilities{FutureKeywords: all.FutureKeywords, Features: all.Features, AllowNet: []string{}}
+	c := &ast.Capabilities{FutureKeywords: all.FutureKeywords, AllowNet: []string{}}
+	for _, f := range all.Features {
+		if f != ast.FeatureTemplateStrings { // parsing nested ones takes exponential time
+			c.Features = append(c.Features, f)
+		}
+	}
 	for _, b := range all.Builtins {
 		if may[b.Name] && (version == ast.RegoV0 || !b.IsDeprecated()) {
 			c.Builtins = append(c.Builtins, b)

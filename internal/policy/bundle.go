@@ -42,6 +42,10 @@ func (b *Bundle) check(l Limits) error {
 		p.add("", "modules and data are %d bytes long: at most %d are allowed", n, l.BundleBytes)
 		return p.err()
 	}
+	if n := b.Size() - len(b.Data); n > l.SourceBytes {
+		p.add("", "modules are %d bytes long: at most %d are allowed; move tables into data", n, l.SourceBytes)
+		return p.err()
+	}
 	if len(b.Data) > l.DataBytes {
 		p.add("", "data is %d bytes long: at most %d are allowed", len(b.Data), l.DataBytes)
 		return p.err()
@@ -50,8 +54,12 @@ func (b *Bundle) check(l Limits) error {
 		if why := badName(name); why != "" {
 			p.add("", "module %q: %s", name, why)
 		}
-		if at := longNumber(src); at > 0 {
-			p.list = append(p.list, Problem{File: name, Line: at, Column: 1, Message: "a number has more digits than are allowed"})
+		if len(src) > maxModule {
+			p.add(name, "it is %d bytes long: at most %d are allowed, split it", len(src), maxModule)
+			continue
+		}
+		if at := longRun(src); at > 0 {
+			p.list = append(p.list, Problem{File: name, Line: at, Column: 1, Message: "a number or a dotted path is longer than is allowed"})
 		}
 	}
 	return p.err()
@@ -73,21 +81,32 @@ func badName(name string) string {
 	return ""
 }
 
-// longNumber returns the line that holds a run of over 500 digits, or 0. OPA's parser reads a number in time that
-// grows with the square of its length (2 s for 1 MB), before anything else can look at it.
-func longNumber(src string) int {
-	line, run := 1, 0
+// longRun returns the line that holds a run of over 500 digits, or of names joined by over 64 dots, or the 2000th "][", or 0. OPA's parser
+// reads a number in time that grows with the square of its length (2 s for 1 MB), and needs 300 MB for a path of 1 MB
+// and minutes for one of brackets, before anything else can look at it.
+func longRun(src string) int {
+	line, digits, dots, brackets := 1, 0, 0, 0
 	for i := range len(src) {
-		switch c := src[i]; {
+		c := src[i]
+		switch {
 		case c >= '0' && c <= '9':
-			if run++; run > 500 {
-				return line
-			}
-			continue
-		case c == '\n':
+			digits++
+		case c == '.':
+			digits, dots = 0, dots+1
+		case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_':
+			digits = 0
+		default:
+			digits, dots = 0, 0
+		}
+		if i > 0 && src[i-1] == ']' && (c == '[' || c == '.') {
+			brackets++
+		}
+		if digits > 500 || dots > maxDots || brackets > maxBrackets {
+			return line
+		}
+		if c == '\n' {
 			line++
 		}
-		run = 0
 	}
 	return 0
 }

@@ -22,6 +22,10 @@ func estimator(name string) func([]*ast.Term) cost {
 		return func(a []*ast.Term) cost { return cost{work: shift(a[1].Value)} }
 	case "numbers.range", "numbers.range_step":
 		return rangeCost
+	case "split", "strings.split_n":
+		return func(a []*ast.Term) cost { return piecesCost(text(a[0].Value), text(a[1].Value), 64) }
+	case "indexof_n":
+		return func(a []*ast.Term) cost { return piecesCost(text(a[0].Value), text(a[1].Value), 64) }
 	case "to_number", "units.parse", "units.parse_bytes":
 		return func(a []*ast.Term) cost { return numberCost(a[0].Value) }
 	case "product", "sum":
@@ -146,6 +150,14 @@ func replaceNCost(a []*ast.Term) cost {
 	}
 	s := len(text(a[1].Value)) + 1
 	return cost{bytes: mul(s, longest+1), work: mul(s, n)}
+}
+
+// piecesCost: a string of one megabyte splits into a million terms.
+func piecesCost(s, sep string, each int) cost {
+	if sep == "" {
+		return cost{bytes: mul(len(s), each)}
+	}
+	return cost{bytes: mul(strings.Count(s, sep)+1, each)}
 }
 
 // shift returns by how much a number is shifted: each place is a bit of the result.

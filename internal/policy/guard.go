@@ -6,7 +6,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/types"
 )
 
 // maxWork bounds the steps of one call of a function that cannot be interrupted, where its cost is a product of its
@@ -27,8 +26,7 @@ func functions() map[string]*topdown.Builtin {
 }
 
 // guard wraps a function: its operands are bounded in size, what it would cost is estimated where that is more than
-// their size, and what it made is charged. It passes panics of big numbers on as errors, as Decide would recover them too late to
-// name the function.
+// their size, and what it made is charged.
 func guard(name string, f topdown.BuiltinFunc) topdown.BuiltinFunc {
 	estimate := estimator(name)
 	return func(bctx topdown.BuiltinContext, args []*ast.Term, iter func(*ast.Term) error) error {
@@ -107,8 +105,6 @@ func smallNumber(s string, n int) bool {
 		return false
 	}
 	i := strings.IndexAny(s, "eE")
-	return i < 0 || len(strings.TrimLeft(s[i+1:], "+-0")) <= 3
+	tail := strings.TrimLeft(s[i+1:], "+-0")
+	return i < 0 || len(tail) <= 3 || strings.Trim(tail, "0123456789") != ""
 }
-
-// conform says whether the declared types of two functions agree, for the test that holds guards to OPA.
-func conform(a, b *types.Function) bool { return types.Compare(a, b) == 0 }
