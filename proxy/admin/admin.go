@@ -1,5 +1,6 @@
-// Package admin is the operators' listener: tenants and their API keys over HTTPS, behind one operator token. It decides
-// nothing about tenants' traffic and keeps no state: every change is one transaction of the registry together with its
+// Package admin is the operators' listener: tenants, their API keys and members over HTTPS, for platform operators and
+// auditors. Who they are, a token or their issuer says; being one, they are members of no tenant. It decides nothing about
+// tenants' traffic and keeps no state: every change is one transaction of the registry together with its
 // audit record, and every answer is made from the index. It is a separate listener, so that nothing of it can be
 // reached through a tenant's host.
 package admin
@@ -57,6 +58,7 @@ type Index interface {
 // Guards is the door to every effect. *guard.Set implements it.
 type Guards interface {
 	Platform() *guard.Guard
+	For(e *tenant.Entry) *guard.Guard // which knows what the tenant uses
 }
 
 // Counts tells how much of its quota a tenant uses now.
@@ -69,14 +71,30 @@ type Heads interface {
 	Heads(ctx context.Context) (map[string]audit.Head, error)
 }
 
+// KeyUse knows when keys were last used, by their ids. *registry.Store implements it.
+type KeyUse interface {
+	LastUsed(ctx context.Context, s tenant.Scope) (map[string]time.Time, error)
+}
+
+// Audits answers queries of the audit log. *audit.Reader and *audit.Drain together implement it.
+type Audits interface {
+	Query(ctx context.Context, q audit.Query) (*audit.Page, error)
+	// Flush returns when what was recorded before can be found.
+	Flush(ctx context.Context) error
+}
+
 // Config is what a Server is made with. All fields but those that say otherwise are required.
 type Config struct {
 	Listen         string       // address to listen on, such as 127.0.0.1:9443; unused if Listener is set
 	Listener       net.Listener // optional: a bound TCP listener, which Run closes
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	// Token returns the SHA-256 of the operator token that holds now (tenant.HashKey). The zero hash admits nobody.
+	// Token returns the SHA-256 of the operator token that holds now (tenant.HashKey); its holder is operator:token. The zero
+	// hash admits nobody. One of Token and Authenticate is required.
 	Token func() tenant.Hash
+	// Authenticate says who holds a bearer token that is not Token's: a principal of the kind operator or auditor, and no
+	// other is let in. Its errors are fault.Unauthenticated and, where it cannot be known now, fault.Unavailable. See Operators.
+	Authenticate func(ctx context.Context, token string) (tenant.Principal, error)
 	// Hosts are the names, without port, under which operators may reach the listener. A request for any other is refused:
 	// a page whose name was rebound to our address sends its own name (X58).
 	Hosts []string
@@ -97,6 +115,14 @@ type Config struct {
 	StateDeclared func(id tenant.ID) bool
 	// Reserved are hosts of the platform's own, such as the shared ones, that no tenant may be given. Optional.
 	Reserved []string
+
+	// Ceilings are quotas that no tenant may be given more than; a zero field is none. A quota above is refused, not cut: who
+	// asks for it should know. Ceilings bind where quotas are enforced too, so one that is lowered needs no change here.
+	Ceilings tenant.Quotas
+
+	KeyUse  KeyUse // optional: without it, keys are listed without last_used
+	Audits  Audits // optional: without it, GET /api/v1/audit is 404
+	OpenAPI []byte // optional: a JSON document; without it, GET /api/v1/openapi.json is 404
 
 	NewKey func() (key string, hash tenant.Hash) // optional: authn.NewKey
 	Now    func() time.Time                      // optional: time.Now
@@ -139,8 +165,8 @@ func (c *Config) check() error {
 		return errors.New("no address to listen on")
 	case c.GetCertificate == nil:
 		return errors.New("no certificate")
-	case c.Token == nil:
-		return errors.New("no operator token")
+	case c.Token == nil && c.Authenticate == nil:
+		return errors.New("no operator token, nor anything else that says who is one")
 	case len(c.Hosts) == 0:
 		return errors.New("no host under which it may be reached")
 	case c.Tenants == nil || c.Index == nil || c.Guards == nil || c.Counts == nil || c.Heads == nil:

@@ -2,12 +2,13 @@ package admin
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/polygate/polygate/internal/authn"
+	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/problem"
@@ -26,15 +28,11 @@ import (
 // maxLogged bounds what a log event holds of a request's path.
 const maxLogged = 256
 
-// operator is who holds the operator token.
-func operator() tenant.Principal {
-	return tenant.Principal{Kind: tenant.KindOperator, ID: "token", Name: "operator"}
-}
-
 // answer is what an operation returns when it succeeds.
 type answer struct {
 	status   int
 	body     any    // rendered as JSON; nil = no body
+	raw      []byte // JSON as it is, in place of body
 	etag     int64  // a record's revision; 0 = none
 	location string // "" = none
 }
@@ -74,19 +72,44 @@ func (s *Server) serve(ctx context.Context, r *http.Request, id string) (a *answ
 	if r.URL.Path == healthPath && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		return &answer{status: http.StatusOK, body: map[string]string{"status": "ok"}}, nil
 	}
-	if err := s.authenticate(ctx, r); err != nil {
+	who, err := s.authenticate(ctx, r)
+	if err != nil {
 		return nil, err
 	}
 	op, args, err := s.route(r.Method, r.URL.EscapedPath())
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.cfg.Guards.Platform().Enter(operator(), guard.Request{ID: id})
+	remote, _ := netip.ParseAddrPort(r.RemoteAddr) // else the record goes without
+	v, err := s.cfg.Guards.Platform().Enter(who, guard.Request{ID: id, Method: r.Method, Path: r.URL.EscapedPath(), Host: hostName(r.Host), Remote: remote.Addr().Unmap()})
 	if err != nil {
 		return nil, err
 	}
 	defer v.Leave()
-	return op.do(&call{ctx: ctx, http: r, visit: v, args: args})
+	c := &call{ctx: ctx, http: r, visit: v, args: args}
+	if err := s.refuse(c, op); err != nil {
+		return nil, err
+	}
+	return op.do(c)
+}
+
+// refuse turns away who may not do what the operation does, before anything of the request is looked at: an auditor's
+// mutation is the same refusal whether its tenant exists and its body is right or not. It is recorded with the tenant.
+func (s *Server) refuse(c *call, op *Route) error {
+	if authz.Authorize(c.visit.Principal(), op.Action, "").Allow {
+		return nil
+	}
+	effect := guard.Effect{Action: op.Action, Resource: "tenant"}
+	if id, err := tenant.ParseID(c.args["id"]); err == nil {
+		effect.Resource += "/" + string(id)
+		if e, ok := s.cfg.Index.ByID(id); ok {
+			effect.Subject = e.Scope
+		}
+	}
+	if _, err := c.visit.Admit(effect); err != nil {
+		return fault.Wrap(fault.KindOf(err), err, "this token may look, and change nothing")
+	}
+	return fault.New(fault.Internal, "%s was refused and admitted", op.Action)
 }
 
 // checkOrigin refuses what a browser sends on behalf of another site: a Host that is not ours, which a rebound name
@@ -108,20 +131,38 @@ func (s *Server) checkOrigin(r *http.Request) error {
 	return nil
 }
 
-// authenticate compares the hash of the bearer token. A missing, repeated, malformed or wrong one is the same refusal.
-// There is no lockout: it would let anyone who reaches the listener lock the operators out, and a token of 256 random
-// bits is not guessed.
-func (s *Server) authenticate(ctx context.Context, r *http.Request) error {
-	token, ok := authn.Credential(r.Header)
-	got, want := tenant.HashKey(token), s.cfg.Token()
-	if ok && want != (tenant.Hash{}) && subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
-		return nil
+// authenticate says who holds the bearer token. A missing, repeated, malformed or wrong one is the same refusal, as is a
+// good one of anybody but an operator or an auditor. There is no lockout: it would let anyone who reaches the listener lock
+// the operators out, and a token of 256 random bits is not guessed.
+func (s *Server) authenticate(ctx context.Context, r *http.Request) (tenant.Principal, error) {
+	if token, ok := authn.Credential(r.Header); ok {
+		p, err := s.who(ctx, token)
+		switch {
+		case err == nil && admissible(p, s.cfg.Now()):
+			return p, nil
+		case fault.Is(err, fault.Unavailable):
+			return p, fault.Wrap(fault.Unavailable, err, "who you are cannot be checked now").After(time.Second)
+		}
 	}
 	if n, ok := s.failed.add(s.cfg.Now()); ok {
 		s.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "operator token refused",
 			slog.String("remote", r.RemoteAddr), slog.Int64("refused_since_last", n))
 	}
-	return fault.New(fault.Unauthenticated, "no valid operator token")
+	return tenant.Principal{}, nobody()
+}
+
+// who asks those who know.
+func (s *Server) who(ctx context.Context, token string) (tenant.Principal, error) {
+	if s.cfg.Token != nil {
+		if p, ok := holder([]Token{{Name: "token", Kind: tenant.KindOperator, Hash: s.cfg.Token()}}, token); ok {
+			p.Name = "operator"
+			return p, nil
+		}
+	}
+	if s.cfg.Authenticate == nil {
+		return tenant.Principal{}, nobody()
+	}
+	return s.cfg.Authenticate(ctx, token)
 }
 
 // failureLog bounds the log of refused tokens, so that a flood of them cannot fill a disk.
@@ -142,6 +183,9 @@ func (f *failureLog) add(now time.Time) (int64, bool) {
 // write renders the outcome and returns its status.
 func (s *Server) write(w http.ResponseWriter, a *answer, err error, id string) int {
 	var body []byte
+	if err == nil {
+		body = a.raw
+	}
 	if err == nil && a.body != nil {
 		body, err = json.Marshal(a.body)
 	}
@@ -165,7 +209,7 @@ func (s *Server) write(w http.ResponseWriter, a *answer, err error, id string) i
 	}
 	w.WriteHeader(a.status)
 	if body != nil {
-		_, _ = w.Write(append(body, '\n')) // the client went away: nobody is left to tell
+		_, _ = w.Write(append(slices.Clip(body), '\n')) // the client went away: nobody is left to tell
 	}
 	return a.status
 }

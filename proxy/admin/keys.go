@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -21,7 +22,24 @@ func (s *Server) listKeys(c *call) (*answer, error) {
 	if err := c.read(authz.KeyList, "tenant/"+string(id)+"/key", scope, func() error { return missing }); err != nil {
 		return nil, err
 	}
-	return &answer{status: http.StatusOK, body: KeyList{Items: renderTenant(e.Record).Keys}}, nil
+	list := KeyList{Items: renderTenant(e.Record).Keys}
+	used := s.lastUsed(c, scope)
+	for i := range list.Items {
+		list.Items[i].LastUsed = used[list.Items[i].ID]
+	}
+	return &answer{status: http.StatusOK, body: list}, nil
+}
+
+// lastUsed returns when the tenant's keys were last used. Not to know it is no reason to show no keys.
+func (s *Server) lastUsed(c *call, scope tenant.Scope) map[string]time.Time {
+	if s.cfg.KeyUse == nil {
+		return nil
+	}
+	used, err := s.cfg.KeyUse.LastUsed(c.ctx, scope)
+	if err != nil {
+		s.cfg.Logger.WarnContext(c.ctx, "the last use of keys cannot be read", "tenant", scope.String(), "error", err)
+	}
+	return used
 }
 
 func (s *Server) getKey(c *call) (*answer, error) {
@@ -44,7 +62,9 @@ func (s *Server) getKey(c *call) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &answer{status: http.StatusOK, body: renderKey(key)}, nil
+	shown := renderKey(e.Record, key)
+	shown.LastUsed = s.lastUsed(c, scope)[key.ID]
+	return &answer{status: http.StatusOK, body: shown}, nil
 }
 
 // keyResource names a key in an audit record. A name that no key can have is left out: the record is not the place for it.
@@ -55,7 +75,9 @@ func keyResource(id tenant.ID, name string) string {
 	return "tenant/" + string(id) + "/key/" + name
 }
 
-// createKey makes a key of 256 random bits and answers with it. This answer is the only place where it ever appears.
+// createKey makes a key of 256 random bits and answers with it. This answer is the only place where it ever appears, so a
+// request that is sent again cannot be answered with the same: with an Idempotency-Key or without, it is a conflict, and
+// whoever lost the answer revokes that key and creates another.
 func (s *Server) createKey(c *call) (*answer, error) {
 	var req KeyRequest
 	if err := decode(c.http, &req, false); err != nil {
@@ -64,14 +86,18 @@ func (s *Server) createKey(c *call) (*answer, error) {
 	if err := tenant.CheckName("name", req.Name, false); err != nil {
 		return nil, err
 	}
+	expires, err := end(req.Expires, req.ExpiresIn, s.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
 	secret, hash := s.cfg.NewKey()
 	key := tenant.Key{
-		ID: uuid.NewString(), Name: req.Name, Hash: hash, Role: cmp.Or(req.Role, tenant.Editor),
+		ID: uuid.NewString(), Name: req.Name, Hash: hash, Role: cmp.Or(req.Role, tenant.Editor), Expires: expires,
 		Source: tenant.SourceAPI, Created: s.cfg.Now().UTC(),
 	}
-	_, err := s.edit(c, authz.KeyCreate, "/key/"+key.Name, nil, func(r *tenant.Record) error {
+	e, err := s.edit(c, authz.KeyCreate, "/key/"+key.Name, nil, func(r *tenant.Record) error {
 		if taken(r, key.Name) {
-			return fault.New(fault.Conflict, "the name %q is in use by another key of this tenant: revoke that one first, or choose another name", key.Name)
+			return fault.New(fault.Conflict, "the name %q is in use by another key of this tenant: revoke that one first, or choose another name; if an earlier answer was lost, its key cannot be shown again", key.Name)
 		}
 		if len(r.Keys) >= tenant.MaxKeys {
 			return fault.New(fault.Conflict, "the tenant has %d keys, and may have %d: revoke one first", len(r.Keys), tenant.MaxKeys)
@@ -82,7 +108,7 @@ func (s *Server) createKey(c *call) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	shownOnce := renderKey(&key)
+	shownOnce := renderKey(e.Record, &key)
 	shownOnce.Key = secret
 	location := "/api/v1/tenants/" + url.PathEscape(c.args["id"]) + "/keys/" + key.ID
 	return &answer{status: http.StatusCreated, body: shownOnce, location: location}, nil

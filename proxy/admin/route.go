@@ -31,6 +31,7 @@ func (s *Server) table() []Route {
 		tenants = "/api/v1/tenants"
 		one     = tenants + "/{id}"
 		keys    = one + "/keys"
+		members = one + "/members"
 	)
 	return []Route{
 		{http.MethodGet, healthPath, "", "whether the listener is up", func(*call) (*answer, error) { return nil, notFound() }},
@@ -45,6 +46,14 @@ func (s *Server) table() []Route {
 		{http.MethodPost, keys, authz.KeyCreate, "create an API key, shown once", s.createKey},
 		{http.MethodGet, keys + "/{key}", authz.KeyList, "read an API key's name, role and hash", s.getKey},
 		{http.MethodDelete, keys + "/{key}", authz.KeyRevoke, "revoke an API key by id or name", s.revokeKey},
+		{http.MethodGet, members, authz.MemberList, "list a tenant's members", s.listMembers},
+		{http.MethodPost, members, authz.MemberCreate, "give a user or a group a role", s.createMember},
+		{http.MethodGet, members + "/{member}", authz.MemberRead, "read a member", s.getMember},
+		{http.MethodPatch, members + "/{member}", authz.MemberUpdate, "change a member's role", s.updateMember},
+		{http.MethodDelete, members + "/{member}", authz.MemberDelete, "take a member's role away", s.deleteMember},
+		{http.MethodGet, one + "/usage", authz.UsageRead, "read what a tenant uses on this replica, and its limits", s.usage},
+		{http.MethodGet, "/api/v1/audit", authz.AuditRead, "query the platform's own audit records", s.auditQuery},
+		{http.MethodGet, "/api/v1/openapi.json", authz.OpenAPIRead, "read the description of this API", s.openAPI},
 		{http.MethodGet, "/api/v1/audit/heads", authz.AuditRead, "read the anchored heads of all audit chains", s.auditHeads},
 	}
 }

@@ -130,7 +130,7 @@ func (s *Server) createTenant(c *call) (*answer, error) {
 	r := &tenant.Record{ID: id, State: tenant.StateActive, Source: tenant.SourceAPI}
 	var e *tenant.Entry
 	err = c.change(authz.TenantCreate, "tenant/"+string(id), tenant.Scope{}, func(record audit.Entry) error {
-		if err := cmp.Or(s.checkHosts(spec.Hosts), spec.apply(r, s.cfg.Now())); err != nil {
+		if err := cmp.Or(s.checkHosts(spec.Hosts), checkCeilings(spec.Quotas, tenant.Quotas{}, s.cfg.Ceilings), spec.apply(r, s.cfg.Now())); err != nil {
 			return err
 		}
 		record.Tenant = id // the tenant has no scope yet; its chain begins with this entry
@@ -170,7 +170,7 @@ func (s *Server) repeated(r *http.Request, spec *TenantSpec, id tenant.ID) *tena
 func sameDeclared(a, b *tenant.Record) bool {
 	return a.DisplayName == b.DisplayName && a.Namespace == b.Namespace && a.State == b.State && a.SuspendReason == b.SuspendReason &&
 		a.Mode == b.Mode && reflect.DeepEqual(a.Dedicated, b.Dedicated) && slices.Equal(a.Hosts, b.Hosts) &&
-		a.Quotas == b.Quotas && slices.Equal(a.Keys, b.Keys)
+		a.Quotas == b.Quotas && slices.Equal(a.AllowedOrigins, b.AllowedOrigins) && slices.Equal(a.Keys, b.Keys)
 }
 
 func (s *Server) putTenant(c *call) (*answer, error) {
@@ -186,7 +186,7 @@ func (s *Server) putTenant(c *call) (*answer, error) {
 			if err := fromFile(now); err != nil {
 				return err
 			}
-			if err := s.checkHosts(spec.Hosts); err != nil {
+			if err := cmp.Or(s.checkHosts(spec.Hosts), checkCeilings(spec.Quotas, now.Quotas, s.cfg.Ceilings)); err != nil {
 				return err
 			}
 			return s.checkServers(c, spec.Quotas.MaxServers)
@@ -261,6 +261,10 @@ func (spec *TenantSpec) apply(r *tenant.Record, now time.Time) error {
 	if len(spec.Hosts) > 0 {
 		r.Hosts = slices.Clone(spec.Hosts)
 	}
+	r.AllowedOrigins = nil
+	if len(spec.Origins) > 0 {
+		r.AllowedOrigins = slices.Clone(spec.Origins)
+	}
 	r.Dedicated = nil
 	if spec.Dedicated != nil {
 		d := *spec.Dedicated
@@ -289,20 +293,25 @@ func (spec *TenantSpec) applyState(r *tenant.Record) error {
 }
 
 // applyKeys sets the keys that the API owns to the declared list. A key that stays, by name and hash, keeps its id.
+// The keys of bots are the tenant's own affair.
 func (spec *TenantSpec) applyKeys(r *tenant.Record, now time.Time) error {
 	if spec.APIKeys == nil {
 		return nil
 	}
-	keys := slices.DeleteFunc(slices.Clone(r.Keys), func(k tenant.Key) bool { return k.Source != tenant.SourceFile })
+	keys := slices.DeleteFunc(slices.Clone(r.Keys), func(k tenant.Key) bool { return k.Source != tenant.SourceFile && k.Bot == "" })
 	for i, want := range *spec.APIKeys {
 		if want.KeyHash == (tenant.Hash{}) {
 			return fault.New(fault.Invalid, "api_keys[%d] has no key_hash: sha256:<64 hex digits> of the key", i)
 		}
 		k := tenant.Key{ID: uuid.NewString(), Name: want.Name, Hash: want.KeyHash, Source: tenant.SourceAPI, Created: now.UTC()}
-		if old, ok := r.KeyByHash(want.KeyHash); ok && old.Name == want.Name && old.Source == tenant.SourceAPI {
+		if old, ok := r.KeyByHash(want.KeyHash); ok && old.Name == want.Name && old.Source == tenant.SourceAPI && old.Bot == "" {
 			k = *old
+		} else if !want.Expires.IsZero() {
+			if _, err := end(&want.Expires, nil, now); err != nil {
+				return err
+			}
 		}
-		k.Role = cmp.Or(want.Role, tenant.Editor)
+		k.Role, k.Expires = cmp.Or(want.Role, tenant.Editor), want.Expires.UTC().Truncate(time.Second)
 		keys = append(keys, k)
 	}
 	if len(keys) == 0 {

@@ -36,6 +36,8 @@ type Tenant struct {
 	Dedicated       *tenant.Dedicated `json:"dedicated,omitempty"`
 	Hosts           []string          `json:"hosts"`
 	Quotas          tenant.Quotas     `json:"quotas"`
+	AllowedOrigins  []string          `json:"allowed_origins,omitempty"`
+	Authenticators  []string          `json:"authenticators,omitempty"` // their names, which members are given roles by
 	Source          tenant.Source     `json:"source"`
 	File            string            `json:"file,omitempty"`
 	Keys            []Key             `json:"keys"`
@@ -44,15 +46,63 @@ type Tenant struct {
 	ResourceVersion string            `json:"resource_version"` // also the ETag
 }
 
-// Key is an API key as operators see it. Key itself is there once, in the answer to its creation.
+// Key is an API key, or a bot's, as operators see it. Key itself is there once, in the answer to its creation.
 type Key struct {
-	ID      string        `json:"id"`
-	Name    string        `json:"name"`
-	Role    tenant.Role   `json:"role"`
-	Source  tenant.Source `json:"source"`
-	Created time.Time     `json:"created"`
-	KeyHash tenant.Hash   `json:"key_hash"`
-	Key     string        `json:"key,omitempty"`
+	ID       string        `json:"id"`
+	Name     string        `json:"name"`
+	Role     tenant.Role   `json:"role"`
+	Bot      string        `json:"bot,omitempty"` // the id of the bot whose key it is
+	BotName  string        `json:"bot_name,omitempty"`
+	Source   tenant.Source `json:"source"`
+	Created  time.Time     `json:"created"`
+	Expires  time.Time     `json:"expires,omitzero"`   // when it stops working; none = never
+	LastUsed time.Time     `json:"last_used,omitzero"` // to a minute or so; in lists of keys and of one key only
+	KeyHash  tenant.Hash   `json:"key_hash"`
+	Key      string        `json:"key,omitempty"`
+}
+
+// Member is a user or a group with a role.
+type Member struct {
+	ID            string            `json:"id"`
+	Kind          tenant.MemberKind `json:"kind"`
+	Authenticator string            `json:"authenticator"`
+	Name          string            `json:"name"`
+	Role          tenant.Role       `json:"role"`
+	Source        tenant.Source     `json:"source"`
+	File          string            `json:"file,omitempty"`
+	Created       time.Time         `json:"created"`
+	Updated       time.Time         `json:"updated,omitzero"`
+	By            string            `json:"created_by,omitempty"`
+}
+
+// MemberList is all members of a tenant.
+type MemberList struct {
+	Items []Member `json:"items"`
+}
+
+// MemberRequest is the body of a member's creation. There is no default role: people are given what was meant.
+type MemberRequest struct {
+	Kind          tenant.MemberKind `json:"kind"`
+	Authenticator string            `json:"authenticator"`
+	Name          string            `json:"name"`
+	Role          tenant.Role       `json:"role"`
+}
+
+func (r *MemberRequest) check() error {
+	if r.Kind != tenant.MemberUser && r.Kind != tenant.MemberGroup {
+		return fault.New(fault.Invalid, "kind %.64q is unknown: use user or group", r.Kind)
+	}
+	if r.Role == tenant.NoRole {
+		return noRole()
+	}
+	return tenant.CheckSubject("name", r.Name)
+}
+
+func noRole() error { return fault.New(fault.Invalid, "role is missing: use viewer, editor or admin") }
+
+// RoleRequest is the body of a change of a member.
+type RoleRequest struct {
+	Role tenant.Role `json:"role"`
 }
 
 // TenantList is a page of tenants; NextCursor is empty on the last.
@@ -77,14 +127,16 @@ type TenantSpec struct {
 	Dedicated     *tenant.Dedicated `json:"dedicated,omitempty"`
 	Hosts         []string          `json:"hosts,omitempty"`
 	Quotas        tenant.Quotas     `json:"quotas,omitzero"`
-	APIKeys       *[]KeySpec        `json:"api_keys,omitempty"` // nil: the keys stay as they are
+	Origins       []string          `json:"allowed_origins,omitempty"` // web origins beside its own that may call it from a browser
+	APIKeys       *[]KeySpec        `json:"api_keys,omitempty"`        // nil: the keys stay as they are. Those of bots always do
 }
 
 // KeySpec declares an API key by the hash of it.
 type KeySpec struct {
 	Name    string      `json:"name"`
 	KeyHash tenant.Hash `json:"key_hash"`
-	Role    tenant.Role `json:"role,omitzero"` // default: editor
+	Role    tenant.Role `json:"role,omitzero"`    // default: editor
+	Expires time.Time   `json:"expires,omitzero"` // default: never
 }
 
 // SuspendRequest is the body of a suspension.
@@ -94,13 +146,15 @@ type SuspendRequest struct {
 
 // KeyRequest is the body of a key's creation.
 type KeyRequest struct {
-	Name string      `json:"name"`
-	Role tenant.Role `json:"role,omitzero"` // default: editor
+	Name      string      `json:"name"`
+	Role      tenant.Role `json:"role,omitzero"`                // default: editor
+	Expires   *time.Time  `json:"expires,omitempty"`            // default: never
+	ExpiresIn *int64      `json:"expires_in_seconds,omitempty"` // in its place
 }
 
 func renderTenant(r *tenant.Record) Tenant {
 	t := Tenant{
-		ID: r.ID, UID: r.UID, DisplayName: r.DisplayName, Namespace: r.Namespace, State: r.State,
+		ID: r.ID, UID: r.UID, DisplayName: r.DisplayName, Namespace: r.Namespace, State: r.State, AllowedOrigins: r.AllowedOrigins,
 		SuspendReason: r.SuspendReason, Mode: r.Mode, Dedicated: r.Dedicated, Hosts: r.Hosts, Quotas: r.Quotas,
 		Source: r.Source, File: r.File, Keys: make([]Key, len(r.Keys)), Created: r.Created, Updated: r.Updated,
 		ResourceVersion: strconv.FormatInt(r.Revision, 10),
@@ -109,13 +163,31 @@ func renderTenant(r *tenant.Record) Tenant {
 		t.Hosts = []string{}
 	}
 	for i := range r.Keys {
-		t.Keys[i] = renderKey(&r.Keys[i])
+		t.Keys[i] = renderKey(r, &r.Keys[i])
+	}
+	for i := range r.Authenticators {
+		t.Authenticators = append(t.Authenticators, r.Authenticators[i].Name)
 	}
 	return t
 }
 
-func renderKey(k *tenant.Key) Key {
-	return Key{ID: k.ID, Name: k.Name, Role: k.Role, Source: k.Source, Created: k.Created, KeyHash: k.Hash}
+func renderKey(r *tenant.Record, k *tenant.Key) Key {
+	v := Key{ID: k.ID, Name: k.Name, Role: k.Role, Bot: k.Bot, Source: k.Source, Created: k.Created, Expires: k.Expires, KeyHash: k.Hash}
+	if b, ok := r.BotByName(k.Bot); ok && k.Bot != "" {
+		v.BotName = b.Name
+	}
+	return v
+}
+
+func renderMember(r *tenant.Record, m *tenant.Member) Member {
+	v := Member{
+		ID: m.ID, Kind: m.Kind, Authenticator: m.Authenticator, Name: m.Name, Role: m.Role, Source: m.Source,
+		Created: m.Created, Updated: m.Updated, By: m.By,
+	}
+	if m.Source == tenant.SourceFile {
+		v.File = r.File
+	}
+	return v
 }
 
 // decode reads the request's body, one JSON value of exactly the fields of into: an unknown or repeated field, trailing
@@ -186,7 +258,7 @@ func reason(e *json.SemanticError) string {
 // readOnly says whether a field of Tenant is missing from TenantSpec because the gateway sets it.
 func readOnly(field string) bool {
 	switch field {
-	case "uid", "source", "file", "keys", "created", "updated", "resource_version":
+	case "uid", "source", "file", "keys", "authenticators", "created", "updated", "resource_version":
 		return true
 	}
 	return false
