@@ -28,7 +28,7 @@ func (l Limit) interval() (emission, tolerance time.Duration) {
 	per := float64(time.Second) / l.PerSecond
 	emission = max(1, clampTime(per))
 	if per < 1000 { // rates of bytes: a rounded nanosecond, times a burst of gigabytes, would be far off
-		return emission, clampTime(per * float64(l.Most()))
+		return emission, max(emission, clampTime(per*float64(l.Most())))
 	}
 	return emission, clampTime(float64(emission) * float64(l.Most()))
 }
