@@ -20,8 +20,14 @@ type whoamiView struct {
 	DisplayName string               `json:"display_name,omitzero"`
 	Kind        tenant.PrincipalKind `json:"kind"`
 	ID          string               `json:"id"`
+	Ref         string               `json:"ref"` // as grants and audit records name it
 	Name        string               `json:"name"`
-	Role        string               `json:"role"`
+	Role        string               `json:"role"` // none: no member
+	Via         tenant.Via           `json:"via,omitzero"`
+	Issuer      string               `json:"issuer,omitzero"`
+	Groups      []string             `json:"groups,omitempty"`
+	KeyID       string               `json:"key_id,omitzero"`
+	Expires     time.Time            `json:"expires,omitzero"` // of the credential
 }
 
 func whoami(_ context.Context, c *call) (exchange.Decision, error) {
@@ -30,9 +36,16 @@ func whoami(_ context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	p := c.r.Visit.Principal()
-	d, err := reply(200, whoamiView{c.e.Scope.ID(), c.e.Record.DisplayName, p.Kind, p.ID, p.Name, p.Role.String()})
+	v := whoamiView{
+		Tenant: c.e.Scope.ID(), DisplayName: c.e.Record.DisplayName, Kind: p.Kind, ID: p.ID, Ref: p.Ref(), Name: p.Name,
+		Role: p.Role.String(), Via: p.Via, KeyID: p.KeyID, Expires: p.Expires,
+	}
+	if p.Claims != nil {
+		v.Issuer, v.Groups = p.Claims.Issuer, p.Claims.Groups
+	}
+	d, err := reply(200, v)
 	permit.Done(err)
-	return d, err
+	return decision(d, err)
 }
 
 func metrics(_ context.Context, c *call) (exchange.Decision, error) {

@@ -39,6 +39,9 @@ type Gateway struct {
 	grants  atomic.Pointer[grantSet] // likewise, by setGrants
 	stale   atomic.Bool              // a commit's outcome is unknown: the store is to be read again
 
+	policing chan struct{} // the turn of who handles a policy
+	enforced string        // digest of the policy that was last put in force here; held with policing
+
 	holdsMu sync.Mutex
 	holds   map[*hold]struct{} // guarded by holdsMu: streams that a delegation allows
 
@@ -52,7 +55,7 @@ func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err err
 	if err != nil {
 		return nil, err
 	}
-	gw := &Gateway{scope: scope, claim: claim, now: m.cfg.Now}
+	gw := &Gateway{scope: scope, claim: claim, now: m.cfg.Now, policing: make(chan struct{}, 1)}
 	gw.ctx, gw.close = context.WithCancelCause(claim.Context())
 	defer func() {
 		if err != nil {

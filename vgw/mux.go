@@ -67,6 +67,9 @@ type Config struct {
 	Guards    Guards       // required
 	Telemetry Telemetry    // nil: GET /metrics is empty
 	KeyUse    KeyUse       // nil: keys are shown without their last use
+	Policies  Policies     // nil: policies cannot be changed; see NewPolicies
+	Audit     AuditLog     // nil: GET /api/v1/audit is 503
+	OpenAPI   []byte       // of GET /api/v1/openapi.json; nil = what the routes alone tell
 	Secrets   Secrets      // nil: an authenticator with a client secret is refused
 	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
 	JudgeAddr func(netip.Addr) error

@@ -24,22 +24,24 @@ const (
 )
 
 // decode reads a JSON body strictly: what we would not look at, a misspelt or repeated field among it, is refused.
-func decode[T any](c *call) (v T, err error) {
+func decode[T any](c *call) (v T, err error) { return decodeUpTo[T](c, maxBody) }
+
+func decodeUpTo[T any](c *call, limit int64) (v T, err error) {
 	t, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
 	if err != nil || t != "application/json" {
 		return v, fault.New(fault.UnsupportedMedia, "Content-Type must be application/json")
 	}
-	tooLarge := fault.New(fault.TooLarge, "the body is over %d bytes", maxBody)
-	if c.r.Length > maxBody {
+	tooLarge := fault.New(fault.TooLarge, "the body is over %d bytes", limit)
+	if c.r.Length > limit {
 		return v, tooLarge
 	}
-	body, err := io.ReadAll(io.LimitReader(c.r.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(c.r.Body, limit+1))
 	switch {
 	case err != nil && fault.KindOf(err) != fault.Internal:
 		return v, err
 	case err != nil:
 		return v, fault.Wrap(fault.Invalid, err, "the body could not be read to its end")
-	case len(body) > maxBody:
+	case int64(len(body)) > limit:
 		return v, tooLarge
 	}
 	if err := json.Unmarshal(body, &v, json.RejectUnknownMembers(true)); err != nil {
@@ -71,9 +73,9 @@ func badBody(err error) error {
 // field returns the path of a field without the first slash.
 func field(p jsontext.Pointer) string { return strings.TrimPrefix(string(p), "/") }
 
-// reply answers with v as JSON.
+// reply answers with v as JSON, the same bytes for the same value.
 func reply(status int, v any) (*exchange.Reply, error) {
-	body, err := json.Marshal(v)
+	body, err := json.Marshal(v, json.Deterministic(true))
 	if err != nil {
 		return nil, err
 	}
