@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -46,12 +47,15 @@ type Tracer struct {
 
 // New returns a tracer. The collector is not asked whether it is there: spans that it does not take are dropped.
 func New(ctx context.Context, cfg Config) (*Tracer, error) {
-	options := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(cfg.Endpoint), otlptracehttp.WithHeaders(cfg.Headers)}
-	if cfg.RootCAs != nil {
-		options = append(options, otlptracehttp.WithTLSClientConfig(&tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12}))
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 5 * time.Second
 	}
-	if cfg.Timeout > 0 {
-		options = append(options, otlptracehttp.WithTimeout(cfg.Timeout))
+	options := []otlptracehttp.Option{ // all of them: what is left out comes from OTEL_EXPORTER_OTLP_* in the environment
+		otlptracehttp.WithEndpointURL(cfg.Endpoint), otlptracehttp.WithHeaders(cfg.Headers), otlptracehttp.WithTimeout(cfg.Timeout),
+		otlptracehttp.WithCompression(otlptracehttp.GzipCompression),
+	}
+	if strings.HasPrefix(cfg.Endpoint, "https:") {
+		options = append(options, otlptracehttp.WithTLSClientConfig(&tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12}))
 	}
 	exporter, err := otlptracehttp.New(ctx, options...)
 	if err != nil {

@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"compress/gzip"
 	"context"
 	"io"
 	"net/http"
@@ -91,7 +92,12 @@ func TestSendsToACollector(t *testing.T) {
 	var mu sync.Mutex
 	var paths, secrets []string
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
+		zipped, err := gzip.NewReader(r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		b, _ := io.ReadAll(zipped)
 		mu.Lock()
 		defer mu.Unlock()
 		paths, secrets = append(paths, r.URL.Path), append(secrets, r.Header.Get("X-Secret"))

@@ -5,9 +5,12 @@ package otlp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +36,7 @@ const (
 type Config struct {
 	Endpoint string            // URL of the collector's log intake, such as https://collector:4318/v1/logs; required
 	Headers  map[string]string // added to each request, such as a credential
+	RootCAs  *x509.CertPool    // of the collector; nil = the system's
 	Timeout  time.Duration     // of one request; 0 = 10 s
 	Retry    time.Duration     // for how long a batch is tried again; 0 = 1 min
 	Queue    int               // bytes of lines that wait at most; 0 = 8 MiB
@@ -90,9 +94,13 @@ func (m *Mirror) Err() error {
 // Run sends until ctx ends, and then for 3 s what is left.
 func (m *Mirror) Run(ctx context.Context) error {
 	// Everything is given, or the exporter would take it from OTEL_EXPORTER_OTLP_* in the environment.
-	exporter, err := otlploghttp.New(ctx, otlploghttp.WithEndpointURL(m.cfg.Endpoint), otlploghttp.WithHeaders(m.cfg.Headers),
+	options := []otlploghttp.Option{otlploghttp.WithEndpointURL(m.cfg.Endpoint), otlploghttp.WithHeaders(m.cfg.Headers),
 		otlploghttp.WithTimeout(m.cfg.Timeout), otlploghttp.WithCompression(otlploghttp.GzipCompression),
-		otlploghttp.WithRetry(otlploghttp.RetryConfig{Enabled: true, InitialInterval: 500 * time.Millisecond, MaxInterval: 10 * time.Second, MaxElapsedTime: m.cfg.Retry}))
+		otlploghttp.WithRetry(otlploghttp.RetryConfig{Enabled: true, InitialInterval: 500 * time.Millisecond, MaxInterval: 10 * time.Second, MaxElapsedTime: m.cfg.Retry})}
+	if strings.HasPrefix(m.cfg.Endpoint, "https:") {
+		options = append(options, otlploghttp.WithTLSClientConfig(&tls.Config{RootCAs: m.cfg.RootCAs, MinVersion: tls.VersionTLS12}))
+	}
+	exporter, err := otlploghttp.New(ctx, options...)
 	if err != nil {
 		return fmt.Errorf("audit otlp: %w", err)
 	}
