@@ -10,6 +10,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	client "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -48,6 +49,7 @@ func New(cfg Config) (*Reviewer, error) {
 	if cfg.Burst <= 0 {
 		cfg.Burst = int(2 * cfg.QPS)
 	}
+	rc.ContentType = runtime.ContentTypeJSON // small, and legible to whoever must find out why a token is refused
 	rc.QPS, rc.Burst, rc.Timeout = cfg.QPS, cfg.Burst, cfg.Timeout
 	c, err := client.NewForConfig(rest.AddUserAgent(rc, "polygate-authn"))
 	if err != nil {
