@@ -166,6 +166,7 @@ func (p *program) build(ctx context.Context, mods map[string]*ast.Module, v ast.
 	stage(ast.StageRewriteExprTerms, "Rename", renameStage)
 	stage(ast.StageSetGraph, "Chains", chainStage)
 	stage(ast.StageRewriteDynamicTerms, "Weigh", weighStage)
+	stage(ast.StageRewriteDynamicTerms, "Functions", typeFunctions)
 	c.Compile(mods)
 	if ctx.Err() != nil {
 		return tooSlow(ctx)
