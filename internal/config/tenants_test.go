@@ -205,6 +205,11 @@ func FuzzLoadTenants(f *testing.F) {
 	f.Add([]byte(wholeTenants), []byte(wholeCatalog))
 	f.Add([]byte("tenants:\n  - id: a\n    catalog_file: catalogs/a.yaml\n"), []byte("servers: [{name: x, url: 'http://x/'}]"))
 	f.Add([]byte("tenants: [{}, null, ~, 1]"), []byte("? a\n: b"))
+	f.Add([]byte(people), []byte("servers: []"))
+	f.Add([]byte("tenants: [{id: a, policy_dir: catalogs, authenticators: [{name: m, type: mtls, mtls: {ca_file: catalogs/a.yaml}}]}]"), []byte("-----BEGIN CERTIFICATE-----"))
+	if src, err := os.ReadFile(tenantsExample); err == nil {
+		f.Add([]byte(takeIn(string(src))), []byte("servers: []"))
+	}
 	outside := regexp.MustCompile(`\.\.|[\s"'\[{,]/|(file|dir)["']?\s*:/|\\`)
 	path := folder(f, "", "", "s")
 	dir := filepath.Dir(path)
@@ -228,12 +233,22 @@ func FuzzLoadTenants(f *testing.F) {
 			}
 			return
 		}
+		now := testOptions().Now()
+		plan, errs := config.Plan(ts, nil, now)
+		if len(plan) != len(ts.List) || len(errs) > 0 {
+			t.Errorf("%d tenants make %d changes, and %v", len(ts.List), len(plan), errs)
+		}
 		seen := make(map[tenant.ID]bool)
-		for _, d := range ts.List {
-			if err := d.Record.Validate("example.com"); err != nil || seen[d.Record.ID] {
-				t.Errorf("loaded %+v: %v", d.Record, err)
+		var records []*tenant.Record
+		for _, c := range plan {
+			if err := c.Record.Validate("example.com"); err != nil || seen[c.ID] {
+				t.Errorf("loaded %+v: %v", c.Record, err)
 			}
-			seen[d.Record.ID] = true
+			seen[c.ID] = true
+			records = append(records, stored(t, c.Record))
+		}
+		if plan, errs := config.Plan(ts, records, now.Add(time.Hour)); len(plan)+len(errs) > 0 {
+			t.Errorf("a second plan: %v, %v", plan, errs)
 		}
 	})
 }
