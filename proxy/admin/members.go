@@ -82,11 +82,12 @@ func (s *Server) createMember(c *call) (*answer, error) {
 	if err := decode(c.http, &req, false); err != nil {
 		return nil, err
 	}
-	if err := req.check(); err != nil {
+	role, err := req.check()
+	if err != nil {
 		return nil, err
 	}
 	m := tenant.Member{
-		ID: uuid.NewString(), Kind: req.Kind, Authenticator: req.Authenticator, Name: req.Name, Role: req.Role,
+		ID: uuid.NewString(), Kind: req.Kind, Authenticator: req.Authenticator, Name: req.Name, Role: role,
 		Source: tenant.SourceAPI, Created: s.cfg.Now().UTC(), By: c.visit.Principal().Ref(),
 	}
 	again := c.http.Header.Get("Idempotency-Key") != ""
@@ -129,14 +130,15 @@ func (s *Server) updateMember(c *call) (*answer, error) {
 	if err := decode(c.http, &req, false); err != nil {
 		return nil, err
 	}
-	if req.Role == tenant.NoRole {
-		return nil, noRole()
+	role, err := namedRole(req.Role)
+	if err != nil {
+		return nil, err
 	}
 	var m tenant.Member
 	e, err := s.editMember(c, authz.MemberUpdate, func(r *tenant.Record, i int) {
-		if have := &r.Members[i]; have.Role != req.Role {
+		if have := &r.Members[i]; have.Role != role {
 			// Later than before, whatever the clock says: versions of a member are told apart by it.
-			have.Role, have.Updated = req.Role, latest(s.cfg.Now().UTC(), have.Updated.Add(time.Microsecond))
+			have.Role, have.Updated = role, latest(s.cfg.Now().UTC(), have.Updated.Add(time.Microsecond))
 		}
 		m = r.Members[i]
 	})
@@ -204,7 +206,7 @@ func (s *Server) auditQuery(c *call) (*answer, error) {
 			return fault.New(fault.NotFound, "this gateway keeps no audit log that can be asked")
 		}
 		if err := s.cfg.Audits.Flush(c.ctx); err != nil {
-			return err
+			return fault.Wrap(fault.Unavailable, err, "the audit log cannot be read now")
 		}
 		page, err = s.cfg.Audits.Query(c.ctx, q)
 		return err

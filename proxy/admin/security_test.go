@@ -22,7 +22,7 @@ func TestOneRefusal(t *testing.T) {
 	var tries [][]string
 	for _, r := range f.server.Routes() {
 		if r.Action != "" {
-			path := strings.NewReplacer("{id}", "team-a", "{key}", "ci").Replace(r.Pattern)
+			path := fillPath(r.Pattern, "team-a")
 			tries = append(tries, []string{r.Method, path})
 			tries = append(tries, []string{r.Method, strings.Replace(path, "team-a", "nobody", 1)})
 		}

@@ -85,24 +85,31 @@ type MemberRequest struct {
 	Kind          tenant.MemberKind `json:"kind"`
 	Authenticator string            `json:"authenticator"`
 	Name          string            `json:"name"`
-	Role          tenant.Role       `json:"role"`
+	Role          string            `json:"role"`
 }
 
-func (r *MemberRequest) check() error {
+// check returns the role.
+func (r *MemberRequest) check() (tenant.Role, error) {
 	if r.Kind != tenant.MemberUser && r.Kind != tenant.MemberGroup {
-		return fault.New(fault.Invalid, "kind %.64q is unknown: use user or group", r.Kind)
+		return tenant.NoRole, fault.New(fault.Invalid, "kind %.64q is unknown: use user or group", r.Kind)
 	}
-	if r.Role == tenant.NoRole {
-		return noRole()
+	if err := tenant.CheckSubject("name", r.Name); err != nil {
+		return tenant.NoRole, err
 	}
-	return tenant.CheckSubject("name", r.Name)
+	return namedRole(r.Role)
 }
 
-func noRole() error { return fault.New(fault.Invalid, "role is missing: use viewer, editor or admin") }
+// namedRole reads a role that has no default.
+func namedRole(s string) (tenant.Role, error) {
+	if s == "" {
+		return tenant.NoRole, fault.New(fault.Invalid, "role is missing: use viewer, editor or admin")
+	}
+	return tenant.ParseRole(s)
+}
 
 // RoleRequest is the body of a change of a member.
 type RoleRequest struct {
-	Role tenant.Role `json:"role"`
+	Role string `json:"role"`
 }
 
 // TenantList is a page of tenants; NextCursor is empty on the last.
