@@ -104,6 +104,9 @@ func crashTwice(t *testing.T, torn, first, second int, edit func(*DrainConfig)) 
 	r.d.round(t.Context(), true)
 	where := b1.at + ", then " + b2.at
 	ids := r.sound()
+	if r.log.count("anchored are missing") > 0 {
+		t.Fatalf("crash %s (%d, %d): a start takes it for a cut", where, first, second)
+	}
 	if r.d.cfg.Signer != nil {
 		rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: []ed25519.PublicKey{r.d.cfg.Signer.Public()}})
 		if !rep.OK {

@@ -308,8 +308,13 @@ func (r *tailReader) header(sc *scanner, l Line) {
 	if l.Chain != CheckpointChain || r.damaged {
 		return
 	}
-	if sc.start == 0 && l.Seq > r.heads[l.Chain].Seq+1 {
-		r.base[l.Chain] = Head{l.Seq - 1, l.Prev}
+	if sc.start == 0 {
+		switch before, head := (Head{l.Seq - 1, l.Prev}), r.heads[l.Chain]; {
+		case before == head:
+			r.seen[l.Chain] = true
+		case before.Seq > head.Seq:
+			r.base[l.Chain], r.seen[l.Chain] = before, true
+		}
 	}
 	if e, err := parseCheckpoint(l.Entry); err == nil {
 		for name, h := range e.Heads {

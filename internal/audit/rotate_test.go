@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -116,7 +117,10 @@ func TestRotationByAge(t *testing.T) {
 // TestCrashAnywhereInARotation is TestCrashAnywhere with a rotation in every round.
 func TestCrashAnywhereInARotation(t *testing.T) {
 	signer, _ := testSigner(t, 1)
-	for _, torn := range []int{0, 700} {
+	for _, torn := range []int{700, 0} {
+		if testing.Short() && torn == 0 {
+			continue
+		}
 		t.Run(fmt.Sprintf("torn %d", torn), func(t *testing.T) {
 			for first := 1; ; first++ {
 				again := true
@@ -148,19 +152,21 @@ func TestCrashAnywhereInARetention(t *testing.T) {
 				r.d.round(t.Context(), true)
 			}
 		})
+		r.edit = rotating(signer) // what comes after must not remove the traces
 		r.open()
 		r.out.step = func(string) {}
 		for range 3 {
 			r.out.commit("team-b", "server.create")
 			r.d.round(t.Context(), true)
 		}
-		if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || rep.Start != nil && !rep.Start.Recorded {
+		rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys})
+		if !rep.OK || rep.Start != nil && !rep.Start.Recorded {
 			t.Fatalf("crash %s (%d): %v", b.at, step, rep.Problems())
 		}
 		if !crashed {
 			t.Logf("crashed at each of %d steps", step-1)
-			if len(r.files()) > 9 {
-				t.Errorf("%d files: nothing was removed", len(r.files()))
+			if rep.Start == nil {
+				t.Error("nothing was removed")
 			}
 			return
 		}
@@ -228,6 +234,65 @@ func TestRotationThatFails(t *testing.T) {
 type brokenSigner struct{ Signer }
 
 func (brokenSigner) Sign([]byte) ([]byte, error) { return nil, errors.New("the key store is away") }
+
+// TestNoRotationBeforeTheAnchor: lines that are not anchored stay in the file that a start reads, or their changes would
+// be written a second time.
+func TestNoRotationBeforeTheAnchor(t *testing.T) {
+	signer, _ := testSigner(t, 1)
+	r := newRig(t)
+	r.edit = rotating(signer)
+	r.open()
+	id := r.out.commit("team-a", "server.create")
+	r.d.cfg.Outbox = readOnly{r.out}
+	for range 3 {
+		r.d.round(t.Context(), true)
+	}
+	if n := len(r.files()); n != 1 || len(r.read()) != 1 {
+		t.Errorf("%d files, %d records; want the record in the active file", n, len(r.read()))
+	}
+	r.open()
+	r.d.round(t.Context(), true)
+	if ids := r.sound(); ids[id] != 1 || len(ids) != 1 {
+		t.Errorf("ids %v, want one", ids)
+	}
+}
+
+// readOnly is an outbox whose registry takes no write.
+type readOnly struct{ *memOutbox }
+
+func (readOnly) Settle(context.Context, map[string]Head, []Pending) error {
+	return errors.New("read only")
+}
+
+// TestNothingIsAppendedToAnUnclearFile: after a rotation that failed half way, the new file may be in place by somebody's
+// repair. Until it was asked for, a line could go behind a header that the drain does not know of.
+func TestNothingIsAppendedToAnUnclearFile(t *testing.T) {
+	r := newRig(t)
+	if err := r.file.Append([]byte("old\n")); err != nil {
+		t.Fatal(err)
+	}
+	r.file.step = func(step string) {
+		if step == "segment named" {
+			_ = os.Rename(r.path+nextSuffix, r.path+".away")
+		}
+	}
+	if err := r.file.Rotate("audit.00000001.20260801T100000Z.log", []byte("header\n")); err == nil {
+		t.Fatal("the rotation did not fail")
+	}
+	_ = os.Rename(r.path+".away", r.path+nextSuffix)
+	if err := r.file.Append([]byte("new\n")); err == nil {
+		t.Error("a line is appended to a file that nobody looked at")
+	}
+	if n := r.file.Size(); n != int64(len("header\n")) {
+		t.Errorf("size %d, want that of the header", n)
+	}
+	if err := r.file.Append([]byte("new\n")); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	if b, _ := os.ReadFile(r.path); string(b) != "header\nnew\n" {
+		t.Errorf("the file is %q", b)
+	}
+}
 
 // TestStartAfterARotationWithoutMark: the heads that the file begins with stand for the segments before it.
 func TestStartAfterARotationWithoutMark(t *testing.T) {

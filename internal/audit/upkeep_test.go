@@ -52,7 +52,12 @@ func TestCheckpointsInTime(t *testing.T) {
 			t.Errorf("%d checkpoints, then %d in an idle hour", idle, n)
 		}
 		r.buf.Record(entry("team-a", "mcp.call"))
+		time.Sleep(2 * time.Second)
 		r.buf.Record(entry("team-b", "mcp.call"))
+		time.Sleep(2 * time.Second)
+		if count() != idle+1 {
+			t.Error("the last record is not left without a checkpoint")
+		}
 		if err := stop(); err != nil {
 			t.Errorf("Run = %v", err)
 		}

@@ -166,8 +166,8 @@ func TestVerifyFilesNamesWhatIsWrong(t *testing.T) {
 		{"other key", files, VerifyOptions{PublicKeys: other}, "chain _checkpoint, file-1 line 1, record 1: wrongly signed checkpoint"},
 		{"unsigned", resign(func(e *checkpointEntry) { e.Checkpoint.Sig = nil }), VerifyOptions{PublicKeys: keys}, "unsigned checkpoint"},
 		{"other time", resign(func(e *checkpointEntry) { e.Time = e.Time.Add(1) }), VerifyOptions{PublicKeys: keys}, "file-4 line 2, record 10: wrongly signed"},
-		{"other replica", resign(func(e *checkpointEntry) { e.Replica = "r2" }), VerifyOptions{PublicKeys: keys}, "wrongly signed"},
-		{"other previous", resign(func(e *checkpointEntry) { e.Checkpoint.Previous = "x" }), VerifyOptions{PublicKeys: keys}, "wrongly signed"},
+		{"other replica", resign(func(e *checkpointEntry) { e.Replica = "r2" }), VerifyOptions{PublicKeys: keys}, "file-4 line 2, record 10: wrongly signed"},
+		{"other previous", resign(func(e *checkpointEntry) { e.Checkpoint.Previous = "x" }), VerifyOptions{PublicKeys: keys}, "file-4 line 2, record 10: wrongly signed"},
 		{"other heads, no keys", resign(func(e *checkpointEntry) { e.Checkpoint.Root = strings.Repeat("0", 64) }), VerifyOptions{}, "does not fit the heads"},
 		{"middle gone", [][]byte{files[0], files[2], files[3]}, VerifyOptions{}, "chain _checkpoint, file-2 line 1, record 6: dropped: records 3 to 5"},
 		{"newest gone", files[:3], VerifyOptions{Heads: heads}, "at the end: cut"},
@@ -176,6 +176,8 @@ func TestVerifyFilesNamesWhatIsWrong(t *testing.T) {
 		{"first gone, a part", files[1:], VerifyOptions{Heads: heads, PublicKeys: keys, Part: true}, ""},
 		{"half a header", [][]byte{bytes.Join(lines(files[1])[1:], nil), files[2], files[3]}, VerifyOptions{Part: true}, "does not fit the heads"},
 		{"start at another checkpoint", [][]byte{bytes.Join(lines(files[1])[7:], nil), files[2], files[3]}, VerifyOptions{Part: true}, "it lists no heads"},
+		{"a chain cut, no heads", [][]byte{files[0], files[1], withoutChain(files[2], "team-b"), withoutChain(files[3], "team-b")}, VerifyOptions{PublicKeys: keys}, "the records before it are not those it vouches for"},
+		{"a chain added, no heads", [][]byte{append(AppendLine(nil, Head{}.Next("team-x", []byte(`{"id":"1"}`))), files[0]...)}, VerifyOptions{PublicKeys: keys}, "the records before it are not those it vouches for"},
 		{"no checkpoint", [][]byte{withoutChain(files[0], CheckpointChain)}, VerifyOptions{PublicKeys: keys}, "there is no checkpoint at all"},
 	} {
 		rep := verifyAll(t, c.files, c.opts)
