@@ -143,3 +143,29 @@ func (s *Server) revokeKey(c *call) (*answer, error) {
 	}
 	return &answer{status: http.StatusNoContent}, nil
 }
+
+// How long a key with an end is good. One without an end has no bound.
+const (
+	leastKeyLife = time.Minute
+	mostKeyLife  = 365 * 24 * time.Hour
+)
+
+// end returns when a key shall end, from a time or a number of seconds; zero if neither is given.
+func end(at *time.Time, in *int64, now time.Time) (time.Time, error) {
+	var until time.Time
+	field := "expires_in_seconds"
+	switch {
+	case at == nil && in == nil:
+		return time.Time{}, nil
+	case at != nil && in != nil:
+		return time.Time{}, fault.New(fault.Invalid, "expires and expires_in_seconds are both given: use one")
+	case at != nil:
+		until, field = at.UTC(), "expires"
+	case *in >= 0 && *in <= int64(mostKeyLife/time.Second):
+		until = now.Add(time.Duration(*in) * time.Second).UTC()
+	}
+	if life := until.Sub(now); life < leastKeyLife || life > mostKeyLife {
+		return time.Time{}, fault.New(fault.Invalid, "%s: a key ends between a minute and a year from now, or never if neither is given", field)
+	}
+	return until.Truncate(time.Second), nil
+}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -176,51 +175,4 @@ func (s *Server) editMember(c *call, a authz.Action, f func(r *tenant.Record, i 
 		f(r, i)
 		return nil
 	})
-}
-
-// usage answers with what a tenant uses on this replica.
-func (s *Server) usage(c *call) (*answer, error) {
-	id, scope, e, missing, err := s.subject(c)
-	if err != nil {
-		return nil, err
-	}
-	var body Usage
-	err = c.read(authz.UsageRead, "tenant/"+string(id)+"/usage", scope, func() error {
-		if missing == nil {
-			body = renderUsage(id, s.cfg.Guards.For(e).Usage())
-		}
-		return missing
-	})
-	return &answer{status: http.StatusOK, body: body}, err
-}
-
-// auditQuery answers with a page of the platform's chain.
-func (s *Server) auditQuery(c *call) (*answer, error) {
-	q, err := auditFilter(c.http.URL.Query())
-	if err != nil {
-		return nil, err
-	}
-	var page *audit.Page
-	err = c.read(authz.AuditRead, "audit", tenant.Scope{}, func() error {
-		if s.cfg.Audits == nil {
-			return fault.New(fault.NotFound, "this gateway keeps no audit log that can be asked")
-		}
-		if err := s.cfg.Audits.Flush(c.ctx); err != nil {
-			return fault.Wrap(fault.Unavailable, err, "the audit log cannot be read now")
-		}
-		page, err = s.cfg.Audits.Query(c.ctx, q)
-		return err
-	})
-	return &answer{status: http.StatusOK, body: page}, err
-}
-
-// openAPI answers with the description of this surface.
-func (s *Server) openAPI(c *call) (*answer, error) {
-	err := c.read(authz.OpenAPIRead, "openapi", tenant.Scope{}, func() error {
-		if len(s.cfg.OpenAPI) == 0 {
-			return notFound()
-		}
-		return nil
-	})
-	return &answer{status: http.StatusOK, raw: s.cfg.OpenAPI}, err
 }

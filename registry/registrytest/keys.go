@@ -278,6 +278,14 @@ func testOnce(t *testing.T, b Backend) {
 		_, err := replicas[0].Once(t.Context(), bad.id, bad.until)
 		WantKind(t, fmt.Sprintf("Once(%q, %v)", bad.id, bad.until), err, fault.Invalid)
 	}
+	one, two := Create(t, replicas[0], "one").Scope, Create(t, replicas[0], "two").Scope
+	for i, scope := range []tenant.Scope{one, two, one, two} {
+		if first, err := replicas[i%2].First(t.Context(), scope, "ticket", until); err != nil || first != (i < 2) {
+			t.Errorf("ticket of %s, use %d: %v, %v", scope, i/2+1, first, err)
+		}
+	}
+	_, err := replicas[0].First(t.Context(), tenant.Scope{}, "ticket", until)
+	WantKind(t, "First of no tenant", err, fault.Invalid)
 	for k, kv := range Dump(t, b) {
 		if strings.Contains(k, "ticket") || strings.Contains(string(kv.Value), "ticket") {
 			t.Errorf("%s holds the ticket", k)
