@@ -39,8 +39,9 @@ func (r *recorder) take() []audit.Entry {
 // world is a set of guards with a clock and a recorder of its own.
 type world struct {
 	*Set
-	rec *recorder
-	now time.Time
+	rec      *recorder
+	now      time.Time
+	revision int64
 }
 
 func newWorld(d Defaults) *world {

@@ -130,8 +130,8 @@ func (noMeter) Evicted(int)                      {}
 func (g *Guard) meter() Meter {
 	g.meterOnce.Do(func() {
 		g.metered = noMeter{}
-		if make := g.set.cfg.Meter; make != nil && g.scope != (tenant.Scope{}) && !g.gone.Load() {
-			g.metered = make(g.scope)
+		if ask := g.set.cfg.Meter; ask != nil && g.scope != (tenant.Scope{}) && !g.gone.Load() {
+			g.metered = ask(g.scope)
 		}
 	})
 	return g.metered
