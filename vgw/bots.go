@@ -258,7 +258,8 @@ func (c *call) newBotKey(body botKeyBody) (tenant.Key, string, error) {
 	return tenant.Key{ID: uuid.NewString(), Name: body.Name, Hash: hash, Expires: ends, Source: tenant.SourceAPI, Created: now}, secret, nil
 }
 
-// rotate gives the bot its new key, and ends the others early if the body says so.
+// rotate gives the bot its new key, and ends the others early if the body says so. It ends no admin's keys: to give a bot a
+// key is to grant its role, and nobody here grants admin.
 func (c *call) rotate(r *tenant.Record, key *tenant.Key, body botKeyBody) error {
 	b, ok := r.BotByName(c.params[0])
 	if !ok {
@@ -272,7 +273,6 @@ func (c *call) rotate(r *tenant.Record, key *tenant.Key, body botKeyBody) error 
 		short := b.Name[:min(len(b.Name), tenant.MaxNameLen-suffixBytes-1)]
 		key.Name = strings.ToValidUTF8(short, "") + "-" + key.ID[:suffixBytes]
 	}
-	last := lastAdmin(r)
 	if body.Retire != nil {
 		if err := retire(r, b.ID, c.now().UTC().Add(time.Duration(*body.Retire)*time.Second)); err != nil {
 			return err
@@ -289,13 +289,7 @@ func (c *call) rotate(r *tenant.Record, key *tenant.Key, body botKeyBody) error 
 	if valid >= maxBotKeys {
 		return fault.New(fault.Conflict, "bot %q has %d valid keys, the most that it may have at a time: revoke one, or set retire_others_in_seconds", b.Name, valid)
 	}
-	if err := c.addKey(*key)(r); err != nil {
-		return err
-	}
-	if body.Retire != nil && lastAdmin(r).Before(last) {
-		return fault.New(fault.Conflict, "the keys that would end are the tenant's last admin: let the new one live as long as they do")
-	}
-	return nil
+	return c.addKey(*key)(r)
 }
 
 // retire has the keys of a bot end at a moment, where they would live longer.
@@ -311,26 +305,4 @@ func retire(r *tenant.Record, bot string, at time.Time) error {
 		k.Expires = at
 	}
 	return nil
-}
-
-// lastAdmin returns until when somebody can administer the tenant: what ends keys early must not bring it forward, or the
-// last admin would go by the clock.
-func lastAdmin(r *tenant.Record) time.Time {
-	never := time.Unix(1<<40, 0)
-	var last time.Time
-	for i := range r.Members {
-		if r.Members[i].Role == tenant.Admin {
-			return never
-		}
-	}
-	for i := range r.Keys {
-		k := &r.Keys[i]
-		if k.Role == tenant.Admin && k.Expires.IsZero() {
-			return never
-		}
-		if k.Role == tenant.Admin {
-			last = later(last, k.Expires)
-		}
-	}
-	return last
 }

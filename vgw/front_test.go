@@ -35,7 +35,13 @@ type world struct {
 	guards *guard.Set
 	mux    *vgw.Mux
 	kek    *seal.KEK
+
+	guardsOf *guardsOf                       // what the Mux asks
+	ids      map[tenant.ID]map[string]string // what each of two tenants has, by parameter
 }
+
+// guardsOf lets a test put other guards in place.
+type guardsOf struct{ *guard.Set }
 
 type telemetry struct{}
 
@@ -49,8 +55,9 @@ func newWorld(t testing.TB, edit ...func(*vgw.Config)) *world {
 	}
 	w := &world{t: t, store: newStore(), rec: &recorder{}, kek: kek}
 	w.guards = guard.NewSet(guard.Config{Recorder: w.rec, Replica: "r1"})
+	w.guardsOf = &guardsOf{w.guards}
 	cfg := vgw.Config{
-		Claims: w.store, Records: w.store, Keys: kek, Guards: w.guards, Telemetry: telemetry{},
+		Claims: w.store, Records: w.store, Keys: kek, Guards: w.guardsOf, Telemetry: telemetry{},
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, f := range edit {
@@ -155,6 +162,8 @@ func (w *world) front(id tenant.ID, p tenant.Principal) http.Handler {
 			writeReply(rw, d)
 		case *exchange.Relay:
 			relay(rw, r, d)
+		case *exchange.Serve:
+			_ = d.Handle(r.Context(), buffer{rw})
 		default:
 			problem.Write(rw, err, "req-1")
 		}
