@@ -216,7 +216,15 @@ func (d *Drain) answer(ctx context.Context, first chan error) {
 func (d *Drain) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Join(d.sinkErr, d.outboxErr, d.signErr)
+	return errors.Join(d.sinkErr, d.outboxErr)
+}
+
+// SignErr returns nil while checkpoints can be signed, else why not. Records are written all the same, so this is no
+// reason to be unready; but the file is not rotated, and nothing vouches for what comes.
+func (d *Drain) SignErr() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.signErr
 }
 
 // Written returns how many lines were written since the start.

@@ -412,3 +412,43 @@ func TestQueryBesideTheDrain(t *testing.T) {
 		t.Errorf("%d records, want 150", len(got))
 	}
 }
+
+// TestQueriesAtOnce: many queries share one reader while the log is written and rotated.
+func TestQueriesAtOnce(t *testing.T) {
+	s := filled(t)
+	r := s.reader()
+	want := s.newest("team-b", everything)
+	failed := make(chan error)
+	const readers = 8
+	for i := range readers {
+		go func() {
+			failed <- func() error {
+				for range 6 {
+					var got []Record
+					q := teamQuery("team-b")
+					if i%2 == 0 {
+						q.Action = "*"
+					}
+					if err := r.Each(t.Context(), q, func(rec Record) error { got = append(got, rec); return nil }); err != nil {
+						return err
+					}
+					if !slices.Equal(got, want) {
+						return fmt.Errorf("%d records, want %d", len(got), len(want))
+					}
+				}
+				return nil
+			}()
+		}()
+	}
+	for i := range 10 {
+		s.write("audit-r1", teamEntry("team-a", "mcp.call"))
+		if i%3 == 0 {
+			s.rotate("audit-r1")
+		}
+	}
+	for range readers {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}

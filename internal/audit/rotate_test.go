@@ -221,7 +221,7 @@ func TestRotationThatFails(t *testing.T) {
 				r.out.commit("team-b", "server.create")
 				r.d.round(t.Context(), true)
 			}
-			if ids := r.sound(); len(ids) != 5 || r.out.left() != 0 || r.d.Err() != nil {
+			if ids := r.sound(); len(ids) != 5 || r.out.left() != 0 || r.d.Err() != nil || r.d.SignErr() != nil {
 				t.Errorf("%d entries, %d left, Err %v; want 5, 0, nil\n%s", len(ids), r.out.left(), r.d.Err(), r.log.b.String())
 			}
 			if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || len(r.files()) < 2 {

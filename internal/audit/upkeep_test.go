@@ -95,13 +95,13 @@ func TestSignerAway(t *testing.T) {
 	r.out.commit("team-a", "server.create")
 	r.d.upkeep.closing = true
 	r.d.round(t.Context(), true)
-	if r.d.Err() == nil || r.log.count("cannot be signed") != 1 || len(r.read()) != 1 {
-		t.Errorf("Err %v, %d records; want a failure and the record", r.d.Err(), len(r.read()))
+	if r.d.SignErr() == nil || r.d.Err() != nil || r.log.count("cannot be signed") != 1 || len(r.read()) != 1 {
+		t.Errorf("SignErr %v, Err %v, %d records; want a failure of the first and the record", r.d.SignErr(), r.d.Err(), len(r.read()))
 	}
 	r.d.cfg.Signer = signer
 	r.d.round(t.Context(), true)
-	if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || r.d.Err() != nil {
-		t.Errorf("Err %v, %v", r.d.Err(), rep.Problems())
+	if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || r.d.SignErr() != nil {
+		t.Errorf("SignErr %v, %v", r.d.SignErr(), rep.Problems())
 	}
 }
 
