@@ -260,6 +260,9 @@ func TestSR3StreamsEndWithTheDelegation(t *testing.T) {
 		alive("ended alive alive")
 		time.Sleep(101 * time.Second)
 		alive("ended ended alive")
+		if w.calls(t, bob, "other", toolCall) {
+			t.Error("after its end a delegation still allows")
+		}
 		for _, r := range streams {
 			r.Done(exchange.Outcome{Status: 200})
 		}
