@@ -3,6 +3,7 @@ package vgw
 import (
 	"context"
 	"errors"
+	"net"
 	"net/url"
 	"strconv"
 	"time"
@@ -165,10 +166,16 @@ func bundle[T any](ctx context.Context, c *call, a authz.Action) (v T, done func
 	if c.cfg.Policies == nil {
 		return v, nil, noEvaluator()
 	}
-	done, err = c.gw.policyTurn(ctx)
+	turn, err := c.gw.policyTurn(ctx)
 	if err != nil {
 		return v, nil, err
 	}
+	release, err := c.gw.mcp.Bodies.Total.Reserve(maxPolicyBody)
+	if err != nil {
+		turn()
+		return v, nil, err
+	}
+	done = func() { release(); turn() }
 	if v, err = decodeUpTo[T](c, maxPolicyBody); err != nil {
 		done()
 		return v, nil, err
@@ -220,6 +227,9 @@ func putPolicy(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	report, err := c.cfg.Policies.Check(ctx, &b)
+	if err == nil {
+		err = c.wayBack(ctx, &b)
+	}
 	if dry {
 		permit.Done(err)
 	} else if err == nil {
@@ -244,6 +254,31 @@ func putPolicy(ctx context.Context, c *call) (exchange.Decision, error) {
 	d.Header.Set("Etag", etag(policyRevision(e.Record)))
 	d.Header.Set("Location", c.r.Base+"/api/v1/policies/"+digest)
 	return d, nil
+}
+
+// wayBack refuses a bundle under which the caller could not take it out of force again: a tenant would lock itself out of its own
+// policy with one line, and nobody but an operator could open it.
+func (c *call) wayBack(ctx context.Context, b *policy.Bundle) error {
+	p := c.r.Visit.Principal()
+	in := &policy.Input{
+		Principal: policy.Principal{Kind: string(p.Kind), ID: p.ID, Name: p.Name, Via: string(p.Via)}, Role: p.Role,
+		Action: string(authz.PolicyUpdate), Resource: policy.Resource{Type: "policy", Name: "none"},
+		Request: policy.Request{Method: "DELETE", Path: "/api/v1/policies/active", Host: c.r.Host, ID: c.r.ID},
+	}
+	if host, _, err := net.SplitHostPort(c.r.Host); err == nil {
+		in.Request.Host = host
+	}
+	if c.r.Remote.IsValid() {
+		in.Request.Remote = c.r.Remote.String()
+	}
+	if p.Claims != nil {
+		in.Principal.Issuer, in.Groups, in.Scopes, in.Attributes = p.Claims.Issuer, p.Claims.Groups, p.Claims.Scopes, p.Claims.Attributes
+	}
+	d, err := c.cfg.Policies.Try(ctx, c.e.Scope, b, in)
+	if err != nil || d.Allow {
+		return err
+	}
+	return fault.New(fault.Conflict, "under this policy you could not take it out of force again (%s): allow %s to admins", d.Reason, authz.PolicyUpdate)
 }
 
 func (c *call) storeUpload(ctx context.Context, permit *guard.Permit, b *policy.Bundle, report *policy.Report) error {
@@ -342,6 +377,9 @@ func (c *call) checkStored(ctx context.Context, digest string) (done func(), err
 	b, err := c.gw.policyBundle(ctx, digest)
 	if err == nil {
 		_, err = c.cfg.Policies.Check(ctx, b)
+	}
+	if err == nil {
+		err = c.wayBack(ctx, b)
 	}
 	if err != nil {
 		done()

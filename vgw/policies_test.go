@@ -225,6 +225,22 @@ func TestC2PolicyOfAFile(t *testing.T) {
 	}
 }
 
+// Nobody locks the tenant out of its own policy.
+func TestC2NoLockOut(t *testing.T) {
+	w := owned(t)
+	admin := w.principal("team-a", tenant.Admin)
+	for _, src := range []string{
+		"package polygate.authz\n\nallow := false\n", "package polygate.authz\n\nimport rego.v1\n\nallow := true\n\ndeny contains \"no\" if startswith(input.action, \"policy.\")\n",
+		"package polygate.authz\n\nimport rego.v1\n\nallow if input.principal.id == \"somebody-else\"\n",
+	} {
+		w.says(t, "team-a", admin, post("/api/v1/policies", modules("a.rego", src)), 409, "out of force again")
+		w.says(t, "team-a", admin, post("/api/v1/policies?dry_run=1", modules("a.rego", src)), 409, "out of force again")
+	}
+	if w.store.entry("team-a").Record.Policy != nil {
+		t.Error("a policy that locks its admins out is in force")
+	}
+}
+
 // A bundle is bounded, and a refused one gives its turn back.
 func TestC2UploadsAreBounded(t *testing.T) {
 	w := full(t)

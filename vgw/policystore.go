@@ -32,17 +32,20 @@ const (
 type Policies interface {
 	Check(ctx context.Context, b *policy.Bundle) (*policy.Report, error)
 	Test(ctx context.Context, b *policy.Bundle) ([]policy.TestResult, error)
+	// Try says what a bundle that is not in force would decide.
+	Try(ctx context.Context, s tenant.Scope, b *policy.Bundle, in *policy.Input) (policy.Decision, error)
 }
 
 // boundedPolicies compiles few bundles at a time, whoever asks: a compilation takes a core for as long as a second.
 type boundedPolicies struct {
-	limits policy.Limits
-	places chan struct{}
+	limits  policy.Limits
+	library *policy.Library
+	places  chan struct{}
 }
 
 // NewPolicies returns Policies with the bounds of l that compile two bundles at a time.
 func NewPolicies(l policy.Limits) Policies {
-	return &boundedPolicies{limits: l, places: make(chan struct{}, 2)}
+	return &boundedPolicies{limits: l, library: policy.NewLibrary(l), places: make(chan struct{}, 2)}
 }
 
 func (p *boundedPolicies) enter(ctx context.Context) (leave func(), err error) {
@@ -74,6 +77,21 @@ func (p *boundedPolicies) Test(ctx context.Context, b *policy.Bundle) ([]policy.
 	}
 	defer leave()
 	return policy.Test(ctx, b, p.limits)
+}
+
+// Try implements Policies.
+func (p *boundedPolicies) Try(ctx context.Context, s tenant.Scope, b *policy.Bundle, in *policy.Input) (policy.Decision, error) {
+	leave, err := p.enter(ctx)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	defer leave()
+	e, err := p.library.Open(ctx, s, b)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	defer e.Close()
+	return e.Decide(ctx, in), nil
 }
 
 // policyWait bounds waiting for a turn to compile.

@@ -42,6 +42,18 @@ func (b *Budget) take(n int64) error {
 	return nil
 }
 
+// Reserve takes n bytes, or all that the budget may ever hold if that is less, for a body that is read elsewhere.
+func (b *Budget) Reserve(n int64) (release func(), err error) {
+	if b == nil {
+		return func() {}, nil
+	}
+	n = min(n, b.Max)
+	if err := b.take(n); err != nil {
+		return nil, err
+	}
+	return func() { b.give(n) }, nil
+}
+
 func (b *Budget) give(n int64) {
 	for ; b != nil && n != 0; b = b.Total {
 		b.held.Add(-n)
