@@ -18,13 +18,15 @@ import (
 
 	"github.com/polygate/polygate/certs"
 	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/egress"
 	"github.com/polygate/polygate/internal/guard"
-	"github.com/polygate/polygate/internal/quota"
+	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/telemetry"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/tracing"
 	"github.com/polygate/polygate/proxy"
 	"github.com/polygate/polygate/proxy/admin"
 	"github.com/polygate/polygate/registry"
@@ -55,6 +57,13 @@ type daemon struct {
 	metrics  *telemetry.Metrics
 	guards   *guard.Set
 	certs    *certs.Manager
+	dial     *egress.Guard
+	authn    *authn.Service
+	secrets  *authn.Secrets
+	policies *policy.Library
+	uses     *lastUses
+	records  *audit.Reader
+	tracer   *tracing.Tracer // nil = no traces
 	mux      *vgw.Mux
 	front    *proxy.Server
 	declared func(tenant.ID) bool // whether tenants.yaml declares a tenant
@@ -77,7 +86,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openKeys,      // the registry holds nothing that can be read without them
 		d.openRegistry,
 		d.openAudit, // before anything that records
+		d.openTracing,
 		d.openCerts,
+		d.openIdentity, // the gateways and the front ask it
 		d.openGateways,
 		d.openFront,     // follows the index from here on, and serves nothing yet
 		d.openTenants,   // before the front serves: the first request finds its tenant
@@ -176,24 +187,6 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	return d.checkKEK(ctx)
 }
 
-func (d *daemon) openAudit(ctx context.Context) error {
-	sink, err := audit.OpenFile(d.cfg.Audit.File)
-	if err != nil {
-		return err
-	}
-	d.parts.onStop("audit file", sink.Close)
-	d.buffer = audit.NewBuffer(d.cfg.Audit.Buffer)
-	d.drain, err = audit.NewDrain(audit.DrainConfig{
-		Outbox: d.outbox, Buffer: d.buffer, Sink: sink, Interval: d.cfg.Audit.Interval,
-		Replica: d.cfg.Replica.Name, Logger: d.log.With("part", "audit"),
-	})
-	if err != nil {
-		return err
-	}
-	d.parts.start(ctx, "audit", d.drain.Run)
-	return nil
-}
-
 func (d *daemon) openCerts(ctx context.Context) (err error) {
 	d.certs, err = certs.New(certs.Config{
 		Store: d.store.Platform(), Wrapper: d.kek, Known: d.knownHost, ExtraHosts: d.cfg.SharedHosts, LeafLife: d.cfg.Certificates.LeafLife,
@@ -226,18 +219,19 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 	if d.metrics, err = telemetry.NewMetrics(d.gatherer, d.cfg.Metrics.MaxTenants); err != nil {
 		return err
 	}
-	q := d.cfg.Quotas
 	d.guards = guard.NewSet(guard.Config{
-		Recorder: d.buffer, Replica: d.cfg.Replica.Name,
-		Defaults: guard.Defaults{
-			Rate:          quota.Limit{PerSecond: q.RequestsPerSecond, Burst: q.Burst},
-			MaxConcurrent: q.MaxConcurrentRequests, MaxServers: q.MaxServers,
-		},
+		Recorder: d.buffer, Replica: d.cfg.Replica.Name, OpenPolicy: d.openPolicy, Alive: d.alive,
+		Defaults: guardLimits(d.cfg.Quotas.Tenant()), Ceilings: guardLimits(d.cfg.Quotas.Ceilings.Tenant()),
+		MaxInFlight: d.cfg.Limits.MaxRequests, MaxStreams: d.cfg.Limits.MaxStreams,
+		Meter: func(s tenant.Scope) guard.Meter { return d.metrics.Tenant(s.ID()) },
 	})
+	d.parts.start(ctx, "guards", d.sweepGuards)
 	d.mux, err = vgw.NewMux(vgw.Config{
 		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics,
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
+		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(policyLimits(d.cfg.Policy)),
+		Audit: auditLog{d.records, d.drain},
 	})
 	if err != nil {
 		return err
@@ -263,9 +257,8 @@ func (c claims) Claim(ctx context.Context, s tenant.Scope) (vgw.Claim, error) {
 
 func (d *daemon) openFront(context.Context) error {
 	l := d.cfg.Limits
-	dial := egress.New(egress.Config{Allow: d.cfg.Egress.Allow, Timeout: l.DialTimeout})
 	engine, err := proxy.NewReverseProxyEngine(proxy.EngineConfig{
-		DialContext: dial.DialContext, HeaderTimeout: l.UpstreamHeaderTimeout, Logger: d.log.With("part", "engine"),
+		DialContext: d.dial.DialContext, HeaderTimeout: l.UpstreamHeaderTimeout, Logger: d.log.With("part", "engine"),
 	})
 	if err != nil {
 		return err
@@ -274,7 +267,8 @@ func (d *daemon) openFront(context.Context) error {
 	d.front, err = proxy.New(proxy.Config{
 		Public: d.listen.public, Plain: d.listen.plain, SharedHosts: d.cfg.SharedHosts,
 		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs,
-		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log,
+		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log, Tracer: d.tracer,
+		Authenticator: d.authn, Records: d.store, BaseDomain: d.cfg.BaseDomain, Used: d.uses.mark,
 		Limits: proxy.Limits{
 			Connections: l.MaxConnections, Streams: l.MaxStreamsPerConnection, HeaderBytes: int(l.MaxHeaderBytes), HeaderFields: l.MaxHeaders,
 			URI: int(l.MaxURIBytes), QueryParameters: l.MaxQueryParameters, Body: int64(l.MaxBodyBytes), HeaderTime: l.HeaderTimeout,
@@ -301,10 +295,11 @@ func (d *daemon) serve(ctx context.Context) error {
 // tenantChanged follows a change of a routing record through the parts that hold something of the tenant: requests in
 // flight, its gateway, its guard and its metrics. e is nil when the tenant is gone.
 func (d *daemon) tenantChanged(id tenant.ID, e *tenant.Entry) {
+	d.authn.Changed(id, e)
+	d.guards.Changed(id, e)
 	d.front.Revalidate(id, e)
 	d.mux.Changed(id, e)
 	if e == nil {
-		d.guards.Forget(id)
 		d.metrics.Forget(id)
 	}
 }
@@ -313,10 +308,17 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 	if d.listen.admin == nil {
 		return nil
 	}
+	operators, err := d.openOperators()
+	if err != nil {
+		return err
+	}
 	server, err := admin.New(admin.Config{
 		Listener: d.listen.admin, GetCertificate: d.certs.AdminCertificate, Token: func() tenant.Hash { return d.token },
-		Hosts:   append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
-		Tenants: d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, Declared: d.declared, StateDeclared: d.stateDeclared,
+		Authenticate: operators.Authenticate,
+		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
+		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
+		Audits: auditLog{d.records, d.drain}, Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
+		Declared: d.declared, StateDeclared: d.stateDeclared,
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {

@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/registry"
 	"github.com/polygate/polygate/vgw"
@@ -47,7 +49,7 @@ func (d *daemon) openTenants(ctx context.Context) error {
 	}
 	r := &reloader{
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
-		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, watch: w,
+		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, secrets: d.secrets, watch: w,
 	}
 	d.declared, d.stateDeclared = r.declares, r.declaresState
 	d.parts.start(ctx, "file watch", w.run)
@@ -68,7 +70,9 @@ type reloader struct {
 	guards  *guard.Set
 	mux     *vgw.Mux
 	secret  []byte
+	secrets *authn.Secrets // seals the client secrets of authenticators
 	watch   *watcher
+	sound   map[string]bool                    // digests of policies that compiled, of the load before
 	known   stamps                             // of the files that were read last
 	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare, and whether with a state
 }
@@ -159,7 +163,7 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 	}
 	r.inForce.Store(&ids)
 	changes, clashes := config.Plan(want, r.records(), time.Now())
-	visit, err := r.guards.Platform().Enter(tenant.System(want.File), guard.Request{ID: "reload-"+audit.NewID()})
+	visit, err := r.guards.Platform().Enter(tenant.System(want.File), guard.Request{ID: "reload-" + audit.NewID()})
 	if err != nil {
 		return err
 	}
@@ -183,10 +187,12 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 		}
 		refused = append(refused, err)
 	}
-	if err := r.applyCatalogs(ctx, visit, want); broken(ctx, err) {
-		return err
-	} else if err != nil {
-		refused = append(refused, err)
+	for _, apply := range []func(context.Context, *guard.Visit, *config.Tenants) error{r.applyCatalogs, r.applyPolicies} {
+		if err := apply(ctx, visit, want); broken(ctx, err) {
+			return err
+		} else if err != nil {
+			refused = append(refused, err)
+		}
 	}
 	if len(refused) > 0 {
 		return &incomplete{errors.Join(refused...)}
@@ -204,7 +210,7 @@ func broken(ctx context.Context, err error) bool {
 func (r *reloader) load(ctx context.Context) (*config.Tenants, error) {
 	for deadline := time.Now().Add(settleLimit); ; {
 		before := r.known.now()
-		want, err := config.LoadTenants(r.cfg.TenantsFile, tenantsOptions(r.cfg, r.secret))
+		want, err := config.LoadTenants(r.cfg.TenantsFile, r.options(ctx))
 		r.known = before.of(want.Files)
 		wait := settleTime - sinceWritten(want.Files, time.Now())
 		if wait <= 0 || time.Now().After(deadline) {
@@ -239,8 +245,31 @@ func tenantsOptions(cfg *config.Platform, secret []byte) config.Options {
 	return config.Options{
 		BaseDomain: cfg.BaseDomain, Reserved: slices.Concat(cfg.SharedHosts, cfg.Admin.Hosts),
 		MaxServers: cfg.Quotas.MaxServers, DigestKey: secret, Env: os.LookupEnv,
-		Check: func(s config.Server) error { return server(s).Check() },
+		Check:    func(s config.Server) error { return server(s).Check() },
+		Ceilings: cfg.Quotas.Ceilings.Tenant(), PolicyLimits: policyLimits(cfg.Policy),
 	}
+}
+
+// options is what tenants.yaml is read with once everything is open. Policies are compiled, but for those that the load
+// before found sound.
+func (r *reloader) options(ctx context.Context) config.Options {
+	o := tenantsOptions(r.cfg, r.secret)
+	known := r.sound
+	r.sound = make(map[string]bool)
+	o.CheckPolicy = func(b *policy.Bundle) error {
+		digest := b.Digest()
+		if !known[digest] {
+			if _, err := policy.Check(ctx, b, o.PolicyLimits); err != nil {
+				return err
+			}
+		}
+		r.sound[digest] = true
+		return nil
+	}
+	o.Seal = func(id tenant.ID, authenticator, plain string) (string, error) {
+		return r.secrets.Seal(id, authenticator, plain), nil
+	}
+	return o
 }
 
 func server(s config.Server) catalog.Server {
@@ -354,4 +383,25 @@ func (r *reloader) applyCatalog(ctx context.Context, visit *guard.Visit, e *tena
 		rec.CatalogDigest = t.CatalogDigest
 		return nil
 	}})
+}
+
+// applyPolicies puts each declared policy in force that is not, and takes those out of force that are declared no more.
+func (r *reloader) applyPolicies(ctx context.Context, visit *guard.Visit, want *config.Tenants) error {
+	var errs []error
+	for i := range want.List {
+		t := &want.List[i]
+		e, ok := r.store.Index().ByID(t.Record.ID)
+		if !ok || e.Record.Source != tenant.SourceFile || !t.PolicyDue(e.Record) {
+			continue
+		}
+		if err := r.mux.ApplyPolicy(ctx, visit, e, t.PolicyDir, t.Policy); err != nil {
+			if broken(ctx, err) {
+				return err
+			}
+			errs = append(errs, fmt.Errorf("policy of tenant %s: %w", t.Record.ID, err))
+			continue
+		}
+		r.log.Info("applied", "change", "policy", "tenant", string(t.Record.ID))
+	}
+	return errors.Join(errs...)
 }

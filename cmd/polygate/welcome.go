@@ -80,7 +80,7 @@ func (d *daemon) demoKey(ctx context.Context, id tenant.ID, known string) (strin
 			return known, nil
 		}
 	}
-	visit, err := d.guards.Platform().Enter(tenant.System("demo"), guard.Request{ID: "demo-"+audit.NewID()})
+	visit, err := d.guards.Platform().Enter(tenant.System("demo"), guard.Request{ID: "demo-" + audit.NewID()})
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/audit/otlp"
+	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/tracing"
+)
+
+// openAudit opens the log, and everything else that gets its lines.
+func (d *daemon) openAudit(ctx context.Context) error {
+	cfg := d.cfg.Audit
+	sink, err := audit.OpenFile(cfg.File)
+	if err != nil {
+		return err
+	}
+	d.parts.onStop("audit file", sink.Close)
+	signer, err := d.auditSigner()
+	if err != nil {
+		return err
+	}
+	mirrors, err := d.openMirrors(ctx)
+	if err != nil {
+		return err
+	}
+	d.buffer = audit.NewBuffer(cfg.Buffer)
+	d.drain, err = audit.NewDrain(audit.DrainConfig{
+		Outbox: d.outbox, Buffer: d.buffer, Sink: sink, Interval: cfg.Interval, Replica: d.cfg.Replica.Name, Logger: d.log.With("part", "audit"),
+		Rotation:  audit.Rotation{MaxBytes: int64(cfg.RotateBytes), MaxAge: cfg.RotateAfter},
+		Retention: audit.Retention{MaxAge: cfg.Retain, MaxBytes: int64(cfg.RetainBytes)},
+		Signer:    signer, Checkpoint: cfg.CheckpointEvery, Mirrors: mirrors,
+	})
+	if err != nil {
+		return err
+	}
+	d.records, err = audit.NewReader(audit.ReaderConfig{Dir: filepath.Dir(cfg.File), Ext: filepath.Ext(cfg.File)})
+	if err != nil {
+		return err
+	}
+	d.parts.start(ctx, "audit", d.drain.Run)
+	return nil
+}
+
+// auditLog is what queries of the log are answered from: what was recorded before a query is in the file when it is read.
+type auditLog struct {
+	*audit.Reader
+	drain *audit.Drain
+}
+
+// Flush returns once what was recorded before can be read.
+func (l auditLog) Flush(ctx context.Context) error { return l.drain.Flush(ctx) }
+
+// auditSigner returns what signs the checkpoints. Its key comes from the platform's secret, so that all replicas, and every
+// later start, sign with the same one.
+func (d *daemon) auditSigner() (audit.Signer, error) {
+	key, err := seal.DataKeyFrom(d.secret)
+	if err != nil {
+		return nil, err
+	}
+	return audit.NewSigner(key.Derive("audit-checkpoints").Bytes())
+}
+
+// openMirrors opens what gets a copy of the log's lines.
+func (d *daemon) openMirrors(ctx context.Context) (mirrors []audit.Mirror, err error) {
+	if d.cfg.Audit.Stdout {
+		w := audit.NewWriterMirror(os.Stdout, 0)
+		d.parts.start(ctx, "audit on stdout", w.Run)
+		mirrors = append(mirrors, w)
+	}
+	c := d.cfg.Audit.OTLP
+	if c.Endpoint == "" {
+		return mirrors, nil
+	}
+	headers, err := collectorHeaders("audit.otlp.headers_file", c.HeadersFile)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := readRoots("audit.otlp.ca_file", c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	m, err := otlp.New(otlp.Config{Endpoint: c.Endpoint, Headers: headers, RootCAs: roots, Timeout: c.Timeout, Queue: int(c.QueueBytes), Replica: d.cfg.Replica.Name})
+	if err != nil {
+		return nil, err
+	}
+	d.parts.start(ctx, "audit to the collector", m.Run)
+	return append(mirrors, m), nil
+}
+
+// openTracing makes the tracer, if traces are wanted.
+func (d *daemon) openTracing(ctx context.Context) error {
+	c := d.cfg.Tracing
+	if c.Endpoint == "" {
+		return nil
+	}
+	headers, err := collectorHeaders("tracing.headers_file", c.HeadersFile)
+	if err != nil {
+		return err
+	}
+	roots, err := readRoots("tracing.ca_file", c.CAFile)
+	if err != nil {
+		return err
+	}
+	d.tracer, err = tracing.New(ctx, tracing.Config{
+		Endpoint: c.Endpoint, Headers: headers, RootCAs: roots, Ratio: c.Ratio, Timeout: c.Timeout, Replica: d.cfg.Replica.Name,
+	})
+	if err != nil {
+		return err
+	}
+	d.parts.onStop("traces", func() error {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
+		defer cancel()
+		_ = d.tracer.Close(last) // what the collector does not take at the end is lost, as documented
+		return nil
+	})
+	return nil
+}
+
+// collectorHeaders reads lines of "Name: value". Empty lines and those that begin with # are passed over.
+func collectorHeaders(field, path string) (map[string]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	defer f.Close()
+	headers := make(map[string]string)
+	s := bufio.NewScanner(f)
+	for n := 1; s.Scan(); n++ {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, fmt.Errorf("%s: %s:%d is not of the form Name: value", field, path, n)
+		}
+		headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	return headers, s.Err()
+}
+
+// readRoots reads certificates; "" = the system's, as nil.
+func readRoots(field, path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: %s holds no PEM certificate", field, path)
+	}
+	return roots, nil
+}
