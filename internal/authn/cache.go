@@ -33,10 +33,12 @@ func cacheKey(uid, base, token string) tokenKey {
 
 // verified is a token that was proven, or that the API server refused.
 type verified struct {
-	user  *user // nil = refused
+	user  *user // nil = refused by the API server, or not admitted by the record of the revision refused
 	via   tenant.Via
 	until time.Time // not believed from then on: the token's end, or earlier
 	proof proof     // zero = not by an issuer's key
+
+	refused int64
 
 	set atomic.Pointer[keySet] // in which the proof's key was last seen
 
@@ -116,6 +118,9 @@ func (c *cache) get(e *tenant.Entry, k tokenKey, now time.Time) (v *verified, p 
 		return nil, p, false
 	}
 	if v.user == nil {
+		if v.refused != e.Record.Revision { // who may come in has changed
+			return nil, p, false
+		}
 		return v, p, false
 	}
 	s.judge(e, v, now)

@@ -25,7 +25,7 @@ const (
 )
 
 // serverRefused is why a token is refused that a server was asked about.
-const serverRefused = "refused by the API server"
+const serverRefused = "refused after a review"
 
 // Reviewer asks a Kubernetes API server who a token's bearer is (TokenReview). It is safe for concurrent use.
 type Reviewer interface {
@@ -108,7 +108,11 @@ func (s *Service) review(ctx context.Context, e *tenant.Entry, a *tenant.Authent
 	if !expires.IsZero() && expires.Before(until) {
 		until = expires
 	}
-	return &verified{user: &user{claims: who, username: verdict.Username, expires: expires}, via: tenant.ViaKubernetes, until: until}, nil
+	v := &verified{user: &user{claims: who, username: verdict.Username, expires: expires}, via: tenant.ViaKubernetes, until: until}
+	if _, ok := v.user.principal(e, v.via, now); !ok {
+		return nil, unauthenticated(serverRefused) // the server knows it, and the tenant does not let it in
+	}
+	return v, nil
 }
 
 // ask returns the server's verdict. Requests with one token share one review, which is none of theirs: a caller that goes away

@@ -116,6 +116,35 @@ func TestReviewsAreRemembered(t *testing.T) {
 	}
 }
 
+func TestWhoIsNotLetInIsRememberedForThisRecord(t *testing.T) {
+	r := cluster()
+	w := newWorld(t, func(c *Config) { c.Reviewer = r })
+	e := entry("team-a", kubernetes("one", tenant.Kubernetes{Namespaces: []string{"ns-1"}}), kubernetes("two", tenant.Kubernetes{Namespaces: []string{"ns-2"}}))
+	if p, err := w.ask(e, "sa:ns-2:x"); err != nil || p.Ref() != "user:two/system:serviceaccount:ns-2:x" {
+		t.Errorf("let in by the second: %v, %v", p.Ref(), err)
+	}
+	before := r.calls.Load()
+	for range 5 {
+		_, err := w.ask(e, "user:ada")
+		wantKind(t, "a stranger", err, fault.Unauthenticated, false)
+	}
+	if got := r.calls.Load() - before; got != 2 {
+		t.Errorf("%d reviews of a stranger, want one by each authenticator", got)
+	}
+	member := changed(e, func(r *tenant.Record) {
+		r.Members = []tenant.Member{{ID: "1", Kind: tenant.MemberUser, Authenticator: "one", Name: "ada", Role: tenant.Viewer}}
+	})
+	_, err := w.ask(member, "user:ada")
+	wantKind(t, "made a member a moment ago", err, 0, true)
+
+	before = r.calls.Load()
+	_, err = w.ask(e, KeyPrefix+"lost")
+	wantKind(t, "an API key", err, fault.Unauthenticated, false)
+	if r.calls.Load() != before {
+		t.Error("an API key was shown to the API server")
+	}
+}
+
 func TestReviewNeverOutlivesTheToken(t *testing.T) {
 	i := newTestIssuer(t)
 	r := &reviewerFunc{f: func(context.Context, string, []string) (Review, error) {

@@ -95,10 +95,19 @@ func (s *Service) prove(ctx context.Context, e *tenant.Entry, ev Evidence, k tok
 		}
 		err = unauthenticated("an issuer that this tenant does not have")
 	}
+	return s.proveByReview(ctx, e, ev.Bearer, said, k, err)
+}
+
+// proveByReview proves a token by the authenticators for Kubernetes, the first that lets its bearer in. Without any, the error
+// is the one given.
+func (s *Service) proveByReview(ctx context.Context, e *tenant.Entry, token string, said claims, k tokenKey, err error) (*verified, error) {
+	if strings.HasPrefix(token, KeyPrefix) {
+		return nil, unauthenticated("an API key that is none of this tenant's") // and no business of an API server
+	}
 	asked := false
 	for i := range e.Record.Authenticators {
 		if a := &e.Record.Authenticators[i]; a.Type == tenant.AuthnKubernetes {
-			v, rerr := s.review(ctx, e, a, ev.Bearer, said)
+			v, rerr := s.review(ctx, e, a, token, said)
 			if rerr == nil {
 				return v, nil
 			}
@@ -108,7 +117,7 @@ func (s *Service) prove(ctx context.Context, e *tenant.Entry, ev Evidence, k tok
 	if now := s.cfg.Now(); asked && fault.Is(err, fault.Unauthenticated) {
 		// A client that tries again and again must not use up what its tenant may ask. Refusals are no more than reviews, which
 		// are bounded; those of issuers' tokens cost no question and are not kept.
-		s.cache.put(e, k, &verified{until: now.Add(refusalLife)}, now)
+		s.cache.put(e, k, &verified{until: now.Add(refusalLife), refused: e.Record.Revision}, now)
 	}
 	return nil, err
 }
