@@ -268,8 +268,12 @@ func TestX36ForeignPrincipal(t *testing.T) {
 // Every route admits: none answers with success unless a record of it was made, or a change committed. And each can
 // succeed: a route that refuses whatever it is sent would pass the matrix too.
 func TestEveryRouteAdmits(t *testing.T) {
-	for _, r := range twoTenants(t).mux.Routes() {
-		w := twoTenants(t)
+	shared := twoTenants(t)
+	for _, r := range shared.mux.Routes() {
+		w := shared
+		if r.Method == "DELETE" { // what it takes away, others need
+			w = twoTenants(t)
+		}
 		if r.Pattern == "/api/v1/policies/active" {
 			w.must(t, "team-a", w.principal("team-a", tenant.Admin), post("/api/v1/policies/"+w.ids["team-a"]["{digest}"]+"/activate", ""), 200)
 		}

@@ -119,6 +119,10 @@ func TestC2VersionsAreBounded(t *testing.T) {
 			w.must(t, "team-a", admin, post("/api/v1/policies/"+digests[0]+"/activate", ""), 200)
 			w.must(t, "team-a", admin, post("/api/v1/policies?dry_run=1", modules("a.rego", noCalls)), 200)
 		}
+		if i == 5 {
+			w.must(t, "team-a", admin, get("/api/v1/policies/"+digests[0]), 200)
+			w.must(t, "team-a", admin, get("/api/v1/policies/"+digests[1]), 404)
+		}
 	}
 	list := w.do("team-a", admin, get("/api/v1/policies")).body
 	if n := strings.Count(list, `"digest"`); n != 5 || !strings.Contains(list, digests[7]) {

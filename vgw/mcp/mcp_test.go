@@ -549,3 +549,21 @@ func FuzzSession(f *testing.F) {
 		}
 	})
 }
+
+// A server that another took the name of, between the admission and the relay, is not what was admitted.
+func TestAnotherServerOfTheNameIsAbsent(t *testing.T) {
+	b := newBench(t)
+	v, err := b.guards.For(b.entry).Enter(tenant.Principal{Tenant: "team-a", Kind: tenant.KindKey, ID: "k1", Role: tenant.Editor}, guard.Request{ID: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Leave()
+	for _, id := range []string{"", "id-of-its-predecessor"} {
+		body := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+		r := &exchange.Request{Method: "POST", Header: exchange.Header{"Content-Type": {"application/json"}}, Body: strings.NewReader(body), Length: -1, Visit: v}
+		access := mcp.Access{Object: authz.Object{Type: "server", ID: id}}
+		if got, ok := b.h.Decide(context.Background(), r, "s", access).(*exchange.Reply); !ok || got.Status != 404 {
+			t.Errorf("admitted as %q: %+v", id, got)
+		}
+	}
+}
