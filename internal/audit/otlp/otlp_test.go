@@ -27,7 +27,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // intake is a collector: it speaks OTLP over HTTP and keeps what it gets.
 type intake struct {
 	*httptest.Server
-	refuse atomic.Int32 // answer so many requests with 503
+	refuse atomic.Int32  // answer so many requests with 503
+	came   chan struct{} // a value for each request that was taken
 
 	mu      sync.Mutex
 	records []*logs.LogRecord // guarded by mu
@@ -35,7 +36,7 @@ type intake struct {
 }
 
 func newIntake(t *testing.T) *intake {
-	in := &intake{}
+	in := &intake{came: make(chan struct{}, 10_000)}
 	in.Server = httptest.NewServer(http.HandlerFunc(in.serve))
 	t.Cleanup(in.Close)
 	return in
@@ -65,6 +66,7 @@ func (in *intake) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
+	in.came <- struct{}{}
 }
 
 func (in *intake) got() []*logs.LogRecord {
@@ -112,6 +114,9 @@ func TestRecordsArriveAsTheyAreWritten(t *testing.T) {
 	text := chain(2000)
 	for part := range bytes.SplitAfterSeq(text, []byte("\n")) {
 		m.Mirror(part)
+	}
+	for len(in.got()) < 2000 && m.Dropped() == 0 {
+		<-in.came
 	}
 	stop()
 	if m.Dropped() != 0 || m.Err() != nil {
