@@ -181,16 +181,21 @@ func (a *aggressor) many(ctx context.Context, callers int, ask func()) {
 	wg.Wait()
 }
 
+// endless searches for a product that is not there, within what a policy may hold at a time.
 const endless = `package polygate.authz
 
 import rego.v1
 
 default allow := false
 
+allow if startswith(input.action, "policy.")
+
 allow if {
-	some i in numbers.range(1, 100000000)
-	some j in numbers.range(1, 100000000)
-	i * j == -1
+	not startswith(input.action, "policy.")
+	some i in numbers.range(1, 5000)
+	some j in numbers.range(1, 5000)
+	some k in numbers.range(1, 5000)
+	i * j * k == -1
 }
 `
 
@@ -204,12 +209,8 @@ func (a *aggressor) endlessPolicy(ctx context.Context) {
 			a.t.Error("a policy that never says yes let a request pass")
 		}
 	})
-	// The policy refuses its own removal, as it should: an operator takes it away.
-	c := a.g.client()
-	for _, state := range []string{"suspend", "resume"} {
-		if got := a.g.operator(c, "POST", "/api/v1/tenants/team-a/"+state, nil); got.Status != 200 {
-			a.t.Errorf("%s: %d %s", state, got.Status, got.Body)
-		}
+	if got := a.ask("DELETE", "/api/v1/policies/active", nil); got.Status != 204 {
+		a.t.Errorf("take it out of force: %d %s", got.Status, got.Body)
 	}
 }
 
