@@ -96,7 +96,7 @@ func TestDecideProperties(t *testing.T) {
 				Kind:   rapid.SampledFrom(kinds).Draw(t, "kind"), ID: id.Draw(t, "id"), Role: tenant.Role(rapid.IntRange(0, 3).Draw(t, "role")),
 			}
 		})
-		action := rapid.SampledFrom(actions)
+		action := rapid.OneOf(rapid.Just(MCPCall), rapid.SampledFrom(actions))
 		q := Question{
 			Principal: principal.Draw(t, "who"), Action: action.Draw(t, "action"), In: tenant.ID(rapid.SampledFrom([]string{"", "team-a", "team-b"}).Draw(t, "in")),
 			Object: Object{Type: "server", ID: id.Draw(t, "object"), Owner: principal.Draw(t, "owner").Ref()}, Now: now(),

@@ -418,6 +418,9 @@ func TestEnginesSwappedUnderLoad(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	w.Forget("team-a")
+	if n := p.opens.Load(); n > 301 { // more means that somebody put an older policy back in the place of a newer one
+		t.Errorf("opened %d engines for 300 changes", n)
+	}
 	for i, e := range p.all {
 		if e.closed.Load() != 1 || e.late.Load() != 0 {
 			t.Errorf("engine %d was closed %d times, asked %d times after it", i, e.closed.Load(), e.late.Load())

@@ -14,9 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
 )
+
+var _ guard.Meter = (*TenantMetrics)(nil)
 
 func newMetrics(t *testing.T, max int) (*Metrics, *prometheus.Registry) {
 	t.Helper()
