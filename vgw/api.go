@@ -110,14 +110,26 @@ func admitList(c *call, a authz.Action, resource string) (*guard.Permit, bool, e
 	return permit, err == nil, err
 }
 
+// roleMay says whether the caller's role alone allows an action, whatever its policy says: it is for choosing what to admit.
+func (c *call) roleMay(a authz.Action) bool {
+	return authz.Authorize(c.r.Visit.Principal(), a, c.e.Scope.ID()).Allow
+}
+
 // answerList answers with the page of items that is asked for, each as view shows it.
 func answerList[T, V any](c *call, permit *guard.Permit, items []T, name func(T) string, view func(T) V) (exchange.Decision, error) {
+	return answerSome(c, permit, items, name, view, func(T) bool { return true })
+}
+
+// answerSome is answerList without the items of the page that may not be seen.
+func answerSome[T, V any](c *call, permit *guard.Permit, items []T, name func(T) string, view func(T) V, see func(T) bool) (exchange.Decision, error) {
 	part, err := page(c, items, name)
 	var d *exchange.Reply
 	if err == nil {
 		out := list[V]{Items: make([]V, 0, len(part.Items)), NextCursor: part.NextCursor}
 		for _, item := range part.Items {
-			out.Items = append(out.Items, view(item))
+			if see(item) {
+				out.Items = append(out.Items, view(item))
+			}
 		}
 		d, err = reply(200, out)
 	}
@@ -140,14 +152,15 @@ func listServers(ctx context.Context, c *call) (exchange.Decision, error) {
 	return answerServers(ctx, c, authz.ServerRead, c.serverView)
 }
 
-// answerServers lists all servers to who may list them, and to others those with which they may do a by a delegation.
+// answerServers lists the servers to who may list them, less those with which the tenant's policy does not let it do a, and to
+// others those with which they may do a by a delegation.
 func answerServers[V any](ctx context.Context, c *call, a authz.Action, view func(*server) V) (exchange.Decision, error) {
 	snap, err := c.gw.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
 	name := func(s *server) string { return s.Name }
-	if !c.r.Visit.May(authz.ServerList) {
+	if !c.roleMay(authz.ServerList) {
 		if items := c.admitEach(snap, a); len(items) > 0 {
 			return answerList(c, nil, items, name, view)
 		}
@@ -160,7 +173,9 @@ func answerServers[V any](ctx context.Context, c *call, a authz.Action, view fun
 	if may {
 		items = snap.servers
 	}
-	return answerList(c, permit, items, name, view)
+	return answerSome(c, permit, items, name, view, func(s *server) bool {
+		return c.r.Visit.MayDo(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(), Grants: c.delegated(s)})
+	})
 }
 
 // admitEach returns the servers of which the caller was delegated to do a, each admitted by itself.

@@ -95,7 +95,7 @@ func (c *call) flushAudit(ctx context.Context) {
 // is hangs on the admission: a policy may deny an admin the others' records.
 func (c *call) admitAudit(q *audit.Query) (permit *guard.Permit, ok bool, err error) {
 	q.Tenant, q.TenantUID = c.e.Scope.ID(), c.e.Scope.UID() // never a predecessor's
-	if c.r.Visit.May(authz.AuditListAll) {
+	if c.roleMay(authz.AuditListAll) {
 		permit, ok, err = admitList(c, authz.AuditListAll, "audit")
 		if err != nil || ok {
 			return permit, ok, err

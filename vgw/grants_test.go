@@ -16,6 +16,7 @@ import (
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/vgw"
 )
 
 const (
@@ -24,8 +25,8 @@ const (
 )
 
 // owned is a world in which alice, an editor, owns the server "hers", and "other" belongs to an admin.
-func owned(t testing.TB) *world {
-	w := full(t)
+func owned(t testing.TB, edit ...func(*vgw.Config)) *world {
+	w := full(t, edit...)
 	url := "https://mcp.test/"
 	w.store.add("team-a")
 	w.corp("team-a", map[string]tenant.Role{"user:alice": tenant.Admin, "user:bob": tenant.Viewer})
@@ -164,7 +165,8 @@ func (w *world) grants(t testing.TB) (n int) {
 
 // A delegation is of the object, not of its name; to the person, not to a name that may come to mean another.
 func TestSR3GrantsDieWithWhatTheyName(t *testing.T) {
-	w := owned(t)
+	var ahead time.Duration
+	w := owned(t, func(c *vgw.Config) { c.Now = func() time.Time { return time.Now().Add(ahead) } })
 	admin, bob := w.principal("team-a", tenant.Admin), w.user("team-a", "corp", "bob")
 	w.must(t, "team-a", admin, delegate("user:corp/bob", "mcp.call", "server/hers", ""), 201)
 	w.must(t, "team-a", admin, del("/api/v1/servers/hers"), 204)
@@ -181,6 +183,7 @@ func TestSR3GrantsDieWithWhatTheyName(t *testing.T) {
 	if w.calls(t, w.user("team-a", "corp", "bob"), "hers", toolCall) {
 		t.Error("the bob of another issuer inherits what was delegated")
 	}
+	ahead = 15 * time.Minute
 	w.must(t, "team-a", admin, delegate("user:corp/eve", "mcp.call", "server/hers", ""), 201) // sweeps
 	if n := w.grants(t); n != 1 {
 		t.Errorf("%d grants are stored, want 1", n)
@@ -366,5 +369,41 @@ func TestSR3OwnerIsStamped(t *testing.T) {
 	}
 	if got := w.must(t, "team-a", w.principal("team-a", tenant.Admin), get("/api/v1/servers/filed"), 200); got["owner"] != nil {
 		t.Errorf("a declared server is owned by %v", got["owner"])
+	}
+}
+
+// A-8: a list leaves out what the tenant's policy does not let the caller read; and one that denies the list leaves nothing.
+func TestA8ListsAreFiltered(t *testing.T) {
+	w := owned(t)
+	admin := w.principal("team-a", tenant.Admin)
+	const hide = "package polygate.authz\n\nimport rego.v1\n\nallow := true\n\ndeny contains \"hidden\" if {\n\tinput.resource.name == \"hers\"\n\tinput.role != \"admin\"\n}\n"
+	w.must(t, "team-a", admin, post("/api/v1/policies", modules("a.rego", hide)), 201)
+	for _, path := range []string{"/servers", "/api/v1/servers"} {
+		got := w.as(tenant.Editor, "team-a", get(path))
+		if got.status != 200 || strings.Contains(got.body, "hers") || !strings.Contains(got.body, "other") {
+			t.Errorf("%s: %s", path, got.body)
+		}
+	}
+	w.says(t, "team-a", w.principal("team-a", tenant.Editor), get("/api/v1/servers/hers"), 404, "")
+	w.must(t, "team-a", admin, post("/api/v1/policies", modules("a.rego", strings.ReplaceAll(hide, `input.resource.name == "hers"`, `input.action == "server.list"`))), 201)
+	w.says(t, "team-a", w.principal("team-a", tenant.Editor), get("/servers"), 200, `{"items":[]}`)
+}
+
+// Commit first, then memory: a delegation whose commit failed allows nothing, and one that committed though the answer was
+// lost is found.
+func TestGrantsFailedCommit(t *testing.T) {
+	for _, applied := range []bool{false, true} {
+		w := owned(t)
+		w.store.onCommit = func(tenant.Scope, []tenant.Write) (before, after error) {
+			if applied {
+				return nil, errors.New("connection lost")
+			}
+			return errors.New("connection refused"), nil
+		}
+		w.says(t, "team-a", w.principal("team-a", tenant.Admin), delegate("user:corp/bob", "mcp.call", "server/hers", ""), 500, "")
+		w.store.onCommit = nil
+		if got := w.calls(t, w.user("team-a", "corp", "bob"), "hers", toolCall); got != applied {
+			t.Errorf("applied %v: allowed %v", applied, got)
+		}
 	}
 }

@@ -26,6 +26,9 @@ const (
 	maxGrants       = 1000
 	maxServerGrants = 64 // of one server
 	maxSweep        = 24 // dead ones deleted beside another change
+
+	// A request's record may be older than the principal to whom another has just delegated.
+	sweepAfter = 10 * time.Minute
 )
 
 // grant is a delegation as stored. It is immutable.
@@ -129,7 +132,9 @@ func epoch(r *tenant.Record, ref string) (time.Time, error) {
 func (s *grantSet) dead(now time.Time, r *tenant.Record, servers *snapshot) []string {
 	var ids []string
 	for _, g := range s.all {
-		if _, ok := servers.byID(g.Server); ok && now.Before(g.Until) && g.stands(r) {
+		_, ok := servers.byID(g.Server)
+		young := now.Sub(g.Created) < sweepAfter
+		if ok && now.Before(g.Until) && (young || g.stands(r)) {
 			continue
 		}
 		if ids = append(ids, g.ID); len(ids) == maxSweep {

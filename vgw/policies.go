@@ -153,7 +153,7 @@ func viewReport(digest string, active bool, r *policy.Report) reportView {
 
 // bundle reads a body that holds a bundle, as the only one of the tenant. Who may not use it is refused before it is read.
 func bundle[T any](ctx context.Context, c *call, a authz.Action) (v T, done func(), err error) {
-	if !c.r.Visit.May(a) {
+	if !c.roleMay(a) {
 		_, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "policy"})
 		if err == nil {
 			err = fault.New(fault.Forbidden, "role %s may not %s", c.r.Visit.Principal().Role, a)

@@ -93,7 +93,7 @@ func (c *call) viewUsage(u guard.Usage) usageView {
 			v.Refused[quota.Reason(i).String()] = n
 		}
 	}
-	me, all := c.r.Visit.Principal().Ref(), c.r.Visit.May(authz.AuditListAll)
+	me, all := c.r.Visit.Principal().Ref(), c.r.Visit.MayDo(guard.Effect{Action: authz.AuditListAll, Resource: "audit"})
 	for _, k := range u.Callers { // who else comes, and how often, is for those who may read the audit
 		if all || k.Ref == me {
 			v.Callers = append(v.Callers, callerView{k.Ref, k.InFlight, k.Requests, k.Refused})
