@@ -267,6 +267,9 @@ func TestC7CertificateOfAnotherTenant(t *testing.T) {
 	if p, err := ask(s, entryOf("team-a", "uid-a", again), leaf); err == nil {
 		t.Errorf("after a change of the authority %s is let in", p.ID)
 	}
+	if _, err := ask(s, entryOf("team-a", "uid-a", again), caB.client(nil)); err != nil {
+		t.Errorf("after a change of the authority, a certificate of the new one: %v", err)
+	}
 	gone := entryOf("team-a", "uid-a")
 	if p, err := ask(s, gone, leaf); err == nil {
 		t.Errorf("without an authenticator %s is let in", p.ID)

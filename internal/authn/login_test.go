@@ -515,6 +515,7 @@ func TestLoginRefusedElsewhere(t *testing.T) {
 	}{
 		{"shared host", s.auth, func(r *authn.LoginRequest) { r.Host, r.Base = "gw.test", "https://gw.test/tenant/team-a" }, fault.Invalid},
 		{"plain", s.auth, func(r *authn.LoginRequest) { r.Base = "http://" + hostA }, fault.Invalid},
+		{"HEAD", s.auth, func(r *authn.LoginRequest) { r.Method = "HEAD" }, fault.MethodNotAllowed},
 		{"POST", s.auth, func(r *authn.LoginRequest) { r.Method = "POST" }, fault.MethodNotAllowed},
 		{"query twice", s.auth, func(r *authn.LoginRequest) { r.Query = "return_to=/a&return_to=/b" }, fault.Invalid},
 		{"query malformed", s.auth, func(r *authn.LoginRequest) { r.Query = "return_to=%zz" }, fault.Invalid},
