@@ -483,7 +483,11 @@ func TestX34AnIssuerThatDripsIsCut(t *testing.T) {
 	if d := time.Since(began); d > fetchTime+2*time.Second {
 		t.Errorf("took %s", d)
 	}
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the connection is still open")
+	}
 }
 
 func TestDiscoveryMustNameTheIssuer(t *testing.T) {
