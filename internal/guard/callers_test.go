@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -226,6 +227,13 @@ func TestTableDoesNotHoldTheRequest(t *testing.T) {
 	}
 	if k.who.size() != callerOverhead+int64(len("user:corp/ann")) {
 		t.Errorf("counted %d bytes", k.who.size())
+	}
+}
+
+func TestCallersAreCountedInFull(t *testing.T) {
+	slot := 2 * (unsafe.Sizeof(callerKey{}) + unsafe.Sizeof(&caller{})) // a map is at least half full, about
+	if n := int64(unsafe.Sizeof(caller{})+slot) + 48; n > callerOverhead {
+		t.Errorf("a caller takes %d bytes, %d are counted", n, callerOverhead)
 	}
 }
 

@@ -53,6 +53,9 @@ func (s *Set) newGuard(scope tenant.Scope) *Guard {
 
 // setRecord follows a change of the tenant's limits and policy. An older record that arrives late is passed over.
 func (g *Guard) setRecord(r *tenant.Record) {
+	if old := g.settings.Load().record; old != nil && old.Revision >= r.Revision {
+		return
+	}
 	next := &settings{record: r}
 	next.limits, _ = Effective(r.Quotas, g.set.cfg.Defaults, g.set.cfg.Ceilings)
 	if r.Policy != nil {
