@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/polygate/polygate/internal/fault"
-	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Bounds of one-time ids.
@@ -66,15 +65,6 @@ func (s *Store) Once(ctx context.Context, id string, until time.Time) (first boo
 	}
 	s.sweepOnce(ctx, now)
 	return res.OK || res.attempts > 1 && string(res.Else[key].Value) == string(val), nil
-}
-
-// First is Once for an id that belongs to a tenant: the same id of another tenant, or of one made again under the same id,
-// is another one. It makes a Store what package authn asks of one for tickets.
-func (s *Store) First(ctx context.Context, scope tenant.Scope, id string, until time.Time) (bool, error) {
-	if id == "" || scope.UID() == "" {
-		return false, fault.New(fault.Invalid, "a one-time id and its tenant must not be empty")
-	}
-	return s.Once(ctx, scope.UID()+"/"+id, until)
 }
 
 // sweepOnce removes ids that are over from the next few. It may fail: what is left is found another time.

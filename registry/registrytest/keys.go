@@ -146,15 +146,33 @@ func testUsed(t *testing.T, b Backend) {
 	mark(other, used(scope, base.Add(7*time.Second), "k1"))
 	want("after an answer was lost", scope, "map[k1:7]")
 
-	arrived, release := faulty.Hold("c/used/")
-	late := make(chan error, 1)
-	go func() { late <- other.MarkUsed(context.Background(), used(scope, base.Add(8*time.Second), "k1")) }()
-	<-arrived
-	erase(t, r, "phoenix")
-	reborn := Create(t, r, "phoenix", Key("k1")).Scope
-	release()
-	if err := <-late; err != nil {
-		t.Errorf("a mark of a tenant that is gone: %v", err)
+	// late marks k1 by a transaction that reaches the store after what f does.
+	late := func(at time.Duration, scope tenant.Scope, f func()) {
+		t.Helper()
+		arrived, release := faulty.Hold("c/used/")
+		done := make(chan error, 1)
+		go func() { done <- other.MarkUsed(context.Background(), used(scope, base.Add(at), "k1")) }()
+		<-arrived
+		f()
+		release()
+		if err := <-done; err != nil {
+			t.Errorf("MarkUsed, late: %v", err)
+		}
+	}
+	if _, err := r.UpdateTenant(t.Context(), "phoenix", 0, func(rec *tenant.Record) error { Key("k4")(rec); return nil }, Entry("phoenix", "key.create")); err != nil {
+		t.Fatal(err)
+	}
+	late(8*time.Second, scope, func() { mark(r, used(scope, base.Add(4*time.Second), "k4")) })
+	want("two replicas at once", scope, "map[k1:8 k4:4]")
+	late(9*time.Second, scope, func() { erase(t, r, "phoenix") })
+	fresh := Create(t, r, "phoenix", Key("k1")).Scope
+	var reborn tenant.Scope
+	late(9*time.Second, fresh, func() { // of a tenant that no use was recorded of
+		erase(t, r, "phoenix")
+		reborn = Create(t, r, "phoenix", Key("k1")).Scope
+	})
+	if kv, ok := Dump(t, b)["c/used/phoenix"]; ok {
+		t.Errorf("a late mark left %s", kv.Value)
 	}
 	want("of a tenant made again", reborn, "map[]")
 	_, err := r.LastUsed(t.Context(), scope)
@@ -233,12 +251,14 @@ func testUsedRaces(t *testing.T, b Backend) {
 
 // testOnce: a ticket is good once, over all replicas, whatever becomes of an answer; what is over is forgotten.
 func testOnce(t *testing.T, b Backend) {
-	var ahead atomic.Int64 // how far the clock of the replicas has gone
-	clock := func(c *registry.Config) {
-		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	var ahead [2]atomic.Int64 // how far the clock of each replica has gone
+	clock := func(i int) Option {
+		return func(c *registry.Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead[i].Load())) }
+		}
 	}
 	faulty := &Faulty{Backend: b}
-	replicas := []*Replica{Start(t, b, "r1", clock), Start(t, faulty, "r2", clock)}
+	replicas := []*Replica{Start(t, b, "r1", clock(0)), Start(t, faulty, "r2", clock(1))}
 	until := time.Now().Add(time.Minute)
 	var won atomic.Int32
 	var wg sync.WaitGroup
@@ -278,26 +298,26 @@ func testOnce(t *testing.T, b Backend) {
 		_, err := replicas[0].Once(t.Context(), bad.id, bad.until)
 		WantKind(t, fmt.Sprintf("Once(%q, %v)", bad.id, bad.until), err, fault.Invalid)
 	}
-	one, two := Create(t, replicas[0], "one").Scope, Create(t, replicas[0], "two").Scope
-	for i, scope := range []tenant.Scope{one, two, one, two} {
-		if first, err := replicas[i%2].First(t.Context(), scope, "ticket", until); err != nil || first != (i < 2) {
-			t.Errorf("ticket of %s, use %d: %v, %v", scope, i/2+1, first, err)
-		}
-	}
-	_, err := replicas[0].First(t.Context(), tenant.Scope{}, "ticket", until)
-	WantKind(t, "First of no tenant", err, fault.Invalid)
 	for k, kv := range Dump(t, b) {
 		if strings.Contains(k, "ticket") || strings.Contains(string(kv.Value), "ticket") {
 			t.Errorf("%s holds the ticket", k)
 		}
 	}
+	ahead[1].Store(int64(5 * time.Minute))
+	once("over, but not for long", "second", until, false)
+	for i := range 5 { // they sweep
+		once("with a clock ahead", fmt.Sprint("ahead", i), until.Add(time.Hour), true)
+	}
+	if first, err := replicas[0].Once(t.Context(), "second", until); err != nil || first {
+		t.Errorf("a replica with a clock behind takes a ticket again: %v, %v", first, err)
+	}
+	ahead[1].Store(0)
 	for i := range 100 {
 		once("many", fmt.Sprint("m", i), until, true)
 	}
-	ahead.Store(int64(5 * time.Minute))
-	once("over, but not for long", "second", until, false)
-	ahead.Store(int64(time.Hour))
-	until = until.Add(time.Hour)
+	ahead[0].Store(int64(3 * time.Hour))
+	ahead[1].Store(int64(3 * time.Hour))
+	until = until.Add(3 * time.Hour)
 	left := func() (n int) {
 		for k := range Dump(t, b) {
 			if strings.HasPrefix(k, "c/once/") {
