@@ -132,7 +132,7 @@ func TestC1EndlessPolicyStaysWithItsTenant(t *testing.T) {
 
 // BenchmarkPolicy is a request whose tenant has a small policy.
 func BenchmarkPolicy(b *testing.B) {
-	s := rego(map[string]string{"v1": `allow if input.role in {"editor", "admin"}`}, policy.Limits{})
+	s := rego(map[string]string{"v1": `allow if input.role in {"editor", "admin"}`}, policy.Limits{EvalTime: 5 * time.Second})
 	for _, digest := range []string{"", "v1"} {
 		b.Run(fmt.Sprintf("%q", digest), func(b *testing.B) {
 			e := withPolicy("team-a", int64(1+len(digest)), digest)
