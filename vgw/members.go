@@ -329,9 +329,10 @@ func (c *call) revoke(ctx context.Context, resource string, whom func(*tenant.Re
 		return nil, err
 	}
 	now := c.now().UTC()
-	v := tenant.Revocation{Before: now, Until: now.Add(tenant.MaxTokenLife)}
+	v := tenant.Revocation{Before: now}
 	_, err = c.change(ctx, permit, func(r *tenant.Record) (err error) {
 		if v.Principal, err = whom(r); err == nil {
+			v.Until = now.Add(r.CredentialLife(v.Principal))
 			r.Revoke(v, now)
 		}
 		return err

@@ -16,10 +16,6 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// MaxCertLife is the longest life of a client certificate that is accepted, from its first day to its last. Like MaxTokenLife
-// it bounds how long a revocation has to be remembered.
-const MaxCertLife = 825 * 24 * time.Hour
-
 const (
 	maxChain      = 5                // certificates that a client may present: more is no chain, but work for us
 	maxOUs        = 64               // groups taken from one certificate
@@ -256,8 +252,8 @@ func firstEnd(path []*x509.Certificate) time.Time {
 // certUser reads who a verified certificate stands for. Its first day counts as when it was issued: a revocation of the
 // principal ends the certificates that it has, not one that its authority makes for it afterwards.
 func certUser(a *tenant.Authenticator, leaf *x509.Certificate, until time.Time) (*user, error) {
-	if leaf.NotAfter.Sub(leaf.NotBefore) > MaxCertLife {
-		return nil, refusal("the certificate lives for longer than MaxCertLife")
+	if leaf.NotAfter.Sub(leaf.NotBefore) > tenant.MaxCertLife {
+		return nil, refusal("the certificate lives for longer than tenant.MaxCertLife")
 	}
 	subject, err := certIdentity(a.MTLS, leaf)
 	if err != nil {

@@ -233,7 +233,7 @@ func TestClientCertificateRefused(t *testing.T) {
 		{"name constraints", []*x509.Certificate{bounded.client(func(c *x509.Certificate) { c.DNSNames = []string{"x.team-b.example"} }), bounded.cert}, time.Time{}},
 		{"lives for too long", []*x509.Certificate{ca.client(func(c *x509.Certificate) {
 			c.NotBefore = noon.Add(-time.Hour)
-			c.NotAfter = noon.Add(authn.MaxCertLife)
+			c.NotAfter = noon.Add(tenant.MaxCertLife)
 		})}, time.Time{}},
 		{"too long a chain", append([]*x509.Certificate{deep.client(nil)}, chain...), time.Time{}},
 	} {
@@ -286,7 +286,9 @@ func TestClientCertificateEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoked := &tenant.Entry{Record: e.Record.Clone(), Scope: e.Scope}
-	revoked.Record.Revoke(tenant.Revocation{Principal: "user:certs/spiffe://team-a/user/alice", Before: now, Until: now.Add(authn.MaxCertLife)}, now)
+	revoked.Record.Revoke(tenant.Revocation{Principal: "user:certs/spiffe://team-a/user/alice", Before: now, Until: now.Add(e.Record.CredentialLife("user:certs/spiffe://team-a/user/alice"))}, now)
+	now = now.Add(time.Second)
+	revoked.Record.Revoke(tenant.Revocation{Session: "another", Before: now, Until: now.Add(time.Hour)}, leaf.NotAfter.Add(-time.Hour)) // forgets what can be
 	if p, err := ask(s, revoked, leaf); err == nil {
 		t.Errorf("revoked, and yet %s is let in", p.ID)
 	}

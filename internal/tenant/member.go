@@ -16,7 +16,8 @@ const (
 	MaxOrigins   = 16                   // allowed web origins
 	MaxKeyLife   = 366 * 24 * time.Hour // of a bot's key (A-6: at most a year)
 	MaxRevoked   = 512
-	MaxTokenLife = 30 * 24 * time.Hour // tokens that run for longer are refused, so that a revocation can be forgotten at some time
+	MaxTokenLife = 30 * 24 * time.Hour  // tokens that run for longer are refused, so that a revocation can be forgotten at some time
+	MaxCertLife  = 825 * 24 * time.Hour // the same of client certificates
 )
 
 // Bot is an account of a program. It has a role and keys, which may overlap while they are rotated.
@@ -181,6 +182,16 @@ func (r *Record) KeyPrincipal(k *Key) Principal {
 
 // UserID returns the ID of a user's principal.
 func UserID(authenticator, subject string) string { return authenticator + "/" + subject }
+
+// CredentialLife returns for how long a credential that a user has now can be good at most, and so how long its revocation
+// has to be remembered. ref is the user's Ref.
+func (r *Record) CredentialLife(ref string) time.Duration {
+	name, _, _ := strings.Cut(strings.TrimPrefix(ref, string(KindUser)+":"), "/")
+	if a, ok := r.AuthenticatorByName(name); ok && a.MTLS != nil {
+		return MaxCertLife
+	}
+	return MaxTokenLife
+}
 
 // Admins counts who can administer the tenant: members and keys with the role admin that are good at a moment.
 func (r *Record) Admins(now time.Time) int {

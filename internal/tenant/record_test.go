@@ -193,3 +193,17 @@ func TestOwnHost(t *testing.T) {
 		t.Errorf("OwnHost = %q", got)
 	}
 }
+
+// TestCredentialLife: a revocation is remembered until the last credential of its user is dead; certificates live longest.
+func TestCredentialLife(t *testing.T) {
+	r := Record{Authenticators: []Authenticator{
+		{Name: "dex", Type: AuthnOIDC, OIDC: &OIDC{}}, {Name: "certs", Type: AuthnMTLS, MTLS: &MTLS{}},
+	}}
+	for ref, want := range map[string]time.Duration{
+		"user:dex/alice": MaxTokenLife, "user:certs/spiffe://a/alice": MaxCertLife, "user:gone/alice": MaxTokenLife, "key:k1": MaxTokenLife,
+	} {
+		if got := r.CredentialLife(ref); got != want {
+			t.Errorf("%s: got %v, want %v", ref, got, want)
+		}
+	}
+}
