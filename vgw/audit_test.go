@@ -1,10 +1,13 @@
 package vgw_test
 
 import (
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/vgw"
@@ -125,4 +128,27 @@ func TestOpenAPINamesEveryRoute(t *testing.T) {
 		}
 		ids[id] = true
 	}
+}
+
+// An export that the front never began, for want of a place for its stream, keeps no gateway open.
+func TestUnbegunExportKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := owned(t)
+		w.run(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		q := get("/api/v1/audit")
+		q.header = map[string]string{"Accept": "text/csv"}
+		if d, err := w.decide(ctx, "team-a", w.principal("team-a", tenant.Admin), q); err != nil {
+			t.Fatal(d, err)
+		}
+		time.Sleep(time.Hour)
+		if st := w.mux.Stats(); st.Open != 1 {
+			t.Errorf("while the request lasts: %+v", st)
+		}
+		cancel()
+		time.Sleep(time.Hour)
+		if st := w.mux.Stats(); st.Open != 0 {
+			t.Errorf("after it: %+v", st)
+		}
+	})
 }

@@ -25,7 +25,7 @@ func (secrets) Seal(id tenant.ID, authenticator, plain string) string {
 	return "sealed:" + string(id) + "/" + authenticator + ":" + strings.Repeat("*", len(plain))
 }
 
-// uses is when keys were used.
+// keyUse is when keys were used.
 type keyUse map[string]time.Time
 
 func (u keyUse) LastUsed(context.Context, tenant.Scope) (map[string]time.Time, error) { return u, nil }

@@ -193,6 +193,7 @@ func (m *Mux) run(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	c.gw = in.gw
+	request := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(in.gw.ctx, func() { cancel(moved(context.Cause(in.gw.ctx))) })
 	d, err := m.handle(ctx, c)
@@ -205,7 +206,7 @@ func (m *Mux) run(ctx context.Context, c *call) (exchange.Decision, error) {
 		m.holdRelay(in, d)
 		return d, nil
 	case *exchange.Serve:
-		m.holdServe(in, d)
+		m.holdServe(request, in, d)
 		return d, nil
 	}
 	in.leave()
@@ -268,9 +269,13 @@ func (m *Mux) holdRelay(in *stay, d *exchange.Relay) {
 	}
 }
 
-func (m *Mux) holdServe(in *stay, d *exchange.Serve) {
+// holdServe keeps the gateway in use until the handler returns or, where it is never called because the front had no
+// place for another stream, the request ends.
+func (m *Mux) holdServe(request context.Context, in *stay, d *exchange.Serve) {
 	handle := d.Handle
+	unused := context.AfterFunc(request, in.leave)
 	d.Handle = func(ctx context.Context, s exchange.Stream) (err error) {
+		unused()
 		defer in.leave()
 		defer m.catch(in, &err)
 		ctx, cancel := context.WithCancelCause(ctx)
