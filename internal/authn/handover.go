@@ -75,7 +75,7 @@ func (s *Service) Handover(e *tenant.Entry, r LoginRequest, hosts func(host stri
 	v, p, ok := s.session(e, r.Host, sessionValue(r.Cookies))
 	if !ok {
 		here := HandoverPath + "?" + url.Values{"to": {to}, "challenge": {challenge}}.Encode()
-		return LoginReply{Redirect: r.Base + LoginPath + "?" + url.Values{"return_to": {here}}.Encode()}, nil
+		return LoginReply{Redirect: r.Base + LoginLink(here)}, nil
 	}
 	token, err := sealTicket(key, v, to, challenge, s.cfg.Now())
 	if err != nil {

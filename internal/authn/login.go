@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
@@ -58,17 +57,6 @@ type LoginReply struct {
 	SetCookies []string
 	Page       []byte           // HTML; set where Redirect is ""
 	Principal  tenant.Principal // who logged in (LoginFinish) or was handed over (HandoverAccept)
-}
-
-// flow is a login that is under way, kept by the browser that began it, sealed. Holding it there binds the login to that
-// browser, without which an attacker could have a victim finish his own (RFC 6749 §10.12), and costs us no memory.
-type flow struct {
-	Authenticator string `json:"a"`
-	Generation    string `json:"g"`
-	Nonce         string `json:"n"`
-	Verifier      string `json:"v"`
-	Return        string `json:"r"`
-	Began         int64  `json:"t"` // Unix milliseconds
 }
 
 // LoginStart begins a login at an issuer: authorization code with PKCE (RFC 7636), state and nonce. Where several
@@ -363,128 +351,4 @@ func exchangeError(a *tenant.Authenticator, err error) error {
 		return fault.Wrap(fault.Unavailable, cause, "issuer %s cannot answer now: try again", a.OIDC.Issuer).After(5 * time.Second)
 	}
 	return fault.Wrap(fault.BadUpstream, cause, "issuer %s refused to exchange the login's code", a.OIDC.Issuer)
-}
-
-// returnTo reads where the browser goes after a login: a path of the same host, never another site (an open redirect).
-func returnTo(q url.Values) (string, error) {
-	back := q.Get("return_to")
-	if back == "" {
-		return "/", nil
-	}
-	if !localPath(back) {
-		return "", fault.New(fault.Invalid, "return_to has to be a path of this host, such as /servers, of at most %d bytes", maxReturn)
-	}
-	return back, nil
-}
-
-// localPath says whether s is a path with an optional query, and nothing that a browser or a proxy could take for more:
-// `//evil`, `/\evil` and `/<tab>/evil` are other hosts to browsers (WHATWG URL §4.4), and dot segments could make one.
-func localPath(s string) bool {
-	if s == "" || s[0] != '/' || len(s) > maxReturn {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c <= 0x20 || c >= 0x7f || c == '\\' || c == '#' {
-			return false
-		}
-	}
-	path, _, _ := strings.Cut(s, "?")
-	for segment := range strings.SplitSeq(strings.ToLower(path), "/") {
-		if dots := strings.ReplaceAll(segment, "%2e", "."); dots == "." || dots == ".." {
-			return false
-		}
-	}
-	u, err := url.Parse(s)
-	return err == nil && u.Host == "" && u.Scheme == "" && !strings.Contains(path, "//")
-}
-
-// newFlowID returns the random name of what a browser has under way. It begins with the time, so that the oldest is known.
-func newFlowID(now time.Time) string {
-	return fmt.Sprintf("%08x", uint32(now.Unix())) + strings.ToLower(rand.Text())
-}
-
-// keepFlow returns the cookies that keep what is under way, and drop the oldest of the kind where there are too many.
-func keepFlow(key *seal.DataKey, kind, id string, r LoginRequest, content any) ([]string, error) {
-	plain, err := json.Marshal(content)
-	if err != nil {
-		return nil, err
-	}
-	set := []string{setCookie(kind+id, key.SealToken(plain, kind, r.Host, id), loginLife)}
-	old := cookiesNamed(r.Cookies, func(name string) bool { return strings.HasPrefix(name, kind) && tokenName(name) })
-	slices.SortFunc(old, func(a, b cookie) int { return strings.Compare(a.name, b.name) })
-	for len(old) >= keptLogins {
-		set, old = append(set, clearCookie(old[0].name)), old[1:]
-	}
-	return set, nil
-}
-
-// takeFlow opens what keepFlow kept under an id in this browser for this host.
-func takeFlow(key *seal.DataKey, kind, id string, r LoginRequest, content any) bool {
-	found := cookiesNamed(r.Cookies, func(name string) bool { return name == kind+id })
-	if id == "" || len(found) != 1 {
-		return false
-	}
-	plain, err := key.OpenToken(found[0].value, kind, r.Host, id)
-	return err == nil && json.Unmarshal(plain, content) == nil
-}
-
-// recent says whether something began within a login's life.
-func recent(began int64, now time.Time) bool {
-	age := now.Sub(time.UnixMilli(began))
-	return age > -maxSkew && age < loginLife
-}
-
-// LogoutReply is the answer to a logout. Revocation is to be committed to the tenant's record before the answer is sent; nil if there
-// was no good session. Redirect is the issuer's own logout, where it has one.
-type LogoutReply struct {
-	SetCookies []string
-	Revocation *tenant.Revocation
-	Principal  tenant.Principal // whose session it was; zero with a nil Revocation
-	Redirect   string
-}
-
-// Logout ends the request's session on all hosts of the tenant: they share its id. It takes POST alone, whose Origin the
-// caller has checked (CheckOrigin), so that no foreign page logs anybody out.
-func (s *Service) Logout(ctx context.Context, e *tenant.Entry, r LoginRequest) (LogoutReply, error) {
-	if _, _, err := s.begin(e, r, http.MethodPost); err != nil {
-		return LogoutReply{}, err
-	}
-	var reply LogoutReply
-	for _, c := range cookiesNamed(r.Cookies, func(name string) bool { return strings.HasPrefix(name, cookiePrefix) && tokenName(name) }) {
-		reply.SetCookies = append(reply.SetCookies, clearCookie(c.name))
-	}
-	v, p, ok := s.session(e, r.Host, sessionValue(r.Cookies))
-	if !ok {
-		return reply, nil
-	}
-	reply.Principal = p
-	reply.Revocation = &tenant.Revocation{Session: v.ID, Before: s.cfg.Now(), Until: time.UnixMilli(v.Expires)}
-	reply.Redirect = s.endSession(ctx, e, v)
-	return reply, nil
-}
-
-// endSession returns the issuer's logout (OpenID Connect RP-Initiated Logout §2); "" if it has none, or is not known now.
-func (s *Service) endSession(ctx context.Context, e *tenant.Entry, v *session) string {
-	a, ok := e.Record.AuthenticatorByName(v.Authenticator)
-	if !ok || a.OIDC == nil || a.OIDC.Login == nil {
-		return ""
-	}
-	ctx, cancel := context.WithTimeout(ctx, logoutBound)
-	defer cancel()
-	p, err := s.provider(ctx, isTrusted(a), a.OIDC)
-	if err != nil || !httpsURL(p.EndSession) {
-		return ""
-	}
-	u, err := url.Parse(p.EndSession)
-	if err != nil {
-		return ""
-	}
-	q := u.Query()
-	q.Set("client_id", a.OIDC.Login.ClientID)
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-func tokenName(name string) bool {
-	return len(name) <= 128 && !strings.ContainsFunc(name, func(c rune) bool { return c > 0x7e || !alnum(byte(c)) && c != '-' && c != '_' })
 }

@@ -637,3 +637,13 @@ func BenchmarkSession(b *testing.B) {
 		}
 	}
 }
+
+func TestLoginLink(t *testing.T) {
+	for back, want := range map[string]string{
+		"/page?x=1": authn.LoginPath + "?return_to=%2Fpage%3Fx%3D1", "//evil": authn.LoginPath, "/" + strings.Repeat("a", 600): authn.LoginPath, "": authn.LoginPath,
+	} {
+		if got := authn.LoginLink(back); got != want {
+			t.Errorf("%.20q: got %q, want %q", back, got, want)
+		}
+	}
+}
