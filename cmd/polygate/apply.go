@@ -125,7 +125,7 @@ func (a *admins) apply(ctx context.Context, cmd *cobra.Command, c *client, list 
 			bar.clear()
 			fmt.Fprintf(cmd.ErrOrStderr(), "polygate: tenant %s: %s\n", clean(string(t.Record.ID)), clean(err.Error()))
 		}
-		if done = append(done, result); !a.out.isJSON() && err == nil {
+		if done = append(done, result); !a.out.isData() && err == nil {
 			bar.clear()
 			fmt.Fprintf(cmd.OutOrStdout(), "tenant %s %s\n", clean(string(result.ID)), result.Result)
 		}
@@ -135,8 +135,8 @@ func (a *admins) apply(ctx context.Context, cmd *cobra.Command, c *client, list 
 		bar.show(len(done))
 	}
 	bar.clear()
-	if a.out.isJSON() {
-		if err := printJSON(cmd.OutOrStdout(), map[string][]applied{"items": done}); err != nil {
+	if a.out.isData() {
+		if err := a.out.data(cmd.OutOrStdout(), map[string][]applied{"items": done}); err != nil {
 			return err
 		}
 	}

@@ -144,8 +144,8 @@ func verifyFile(path string, heads map[string]audit.Head) (*audit.Report, error)
 
 func (a *admins) showReport(cmd *cobra.Command, r *audit.Report, offline bool) error {
 	out := cmd.OutOrStdout()
-	if a.out.isJSON() {
-		if err := printJSON(out, r); err != nil {
+	if a.out.isData() {
+		if err := a.out.data(out, r); err != nil {
 			return err
 		}
 	} else if err := reportTable(out, r, offline); err != nil {
@@ -232,7 +232,7 @@ func (a *admins) tail(cmd *cobra.Command, cfg audit.TailConfig) error {
 		case err != nil:
 			return err
 		}
-		if a.out.isJSON() {
+		if a.out.isData() {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", cleanJSON(line.Entry))
 			continue
 		}

@@ -58,8 +58,8 @@ func (a *admins) keyCreate() *cobra.Command {
 // showOnce prints a new key: alone on stdout, so that a script can take it, with the note for people on stderr.
 func (a *admins) showOnce(cmd *cobra.Command, of string, k *admin.Key) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "key %s (%s) of tenant %s: shown this once, keep it now\n", clean(k.Name), k.Role, of)
-	if a.out.isJSON() {
-		return printJSON(cmd.OutOrStdout(), k)
+	if a.out.isData() {
+		return a.out.data(cmd.OutOrStdout(), k)
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), clean(k.Key))
 	return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,30 +17,55 @@ import (
 	"github.com/polygate/polygate/internal/fault"
 )
 
-// printer writes results for people (a table) or for programs (JSON).
+// The output formats that every command knows.
+const (
+	formatTable = "table"
+	formatJSON  = "json"
+	formatYAML  = "yaml"
+)
+
+// printer writes results for people (a table) or for programs (JSON, YAML).
 type printer struct {
 	format string
+	more   []string // formats that this command has beside the common ones
 }
 
 func (p *printer) bind(cmd *cobra.Command) {
-	cmd.PersistentFlags().StringVarP(&p.format, "output", "o", "table", "output format: table or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	all := append([]string{formatTable, formatJSON, formatYAML}, p.more...)
+	cmd.PersistentFlags().StringVarP(&p.format, "output", "o", formatTable, "output format: "+orList(all))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(all, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// orList names choices for people.
+func orList(all []string) string {
+	last := len(all) - 1
+	return strings.Join(all[:last], ", ") + " or " + all[last]
 }
 
 // check refuses an unknown format before anything is done.
 func (p *printer) check() error {
-	if p.format != "table" && p.format != "json" {
-		return usage("output format %q is unknown: use table or json", p.format)
+	all := append([]string{formatTable, formatJSON, formatYAML}, p.more...)
+	if !slices.Contains(all, p.format) {
+		return usage("output format %q is unknown: use %s", p.format, orList(all))
 	}
 	return nil
 }
 
-func (p *printer) isJSON() bool { return p.format == "json" }
+// isData says whether programs read the result, so that it has to hold all of an object.
+func (p *printer) isData() bool { return p.format == formatJSON || p.format == formatYAML }
 
-// print writes v as JSON, or the table that rows make.
+// data writes v as the format says.
+func (p *printer) data(w io.Writer, v any) error {
+	if p.format == formatYAML {
+		return printYAML(w, v)
+	}
+	return printJSON(w, v)
+}
+
+// print writes v as data, or the table that rows make.
 func (p *printer) print(w io.Writer, v any, head []string, rows [][]string) error {
-	if p.isJSON() {
-		return printJSON(w, v)
+	if p.isData() {
+		return p.data(w, v)
 	}
 	return printTable(w, head, rows)
 }

@@ -129,8 +129,8 @@ visible to other users of this machine: --header-file takes the same lines from 
 				if err := c.do(ctx, http.MethodPost, "/api/v1/servers", newMCPServer{args[0], args[1], set}, &s); err != nil {
 					return fmt.Errorf("add server %q: %w", args[0], err)
 				}
-				if m.out.isJSON() {
-					return printJSON(cmd.OutOrStdout(), s)
+				if m.out.isData() {
+					return m.out.data(cmd.OutOrStdout(), s)
 				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "server %s added: %s/servers/%s/mcp\n", clean(args[0]), c.base, url.PathEscape(cmp.Or(s.Name, args[0])))
 				return err

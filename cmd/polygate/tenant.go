@@ -120,8 +120,8 @@ func (a *admins) one(cmd *cobra.Command, id, method, sub string, body any, done 
 }
 
 func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
-	if a.out.isJSON() {
-		return printJSON(cmd.OutOrStdout(), t)
+	if a.out.isData() {
+		return a.out.data(cmd.OutOrStdout(), t)
 	}
 	fields := [][2]string{
 		{"ID", string(t.ID)}, {"Name", t.DisplayName}, {"State", string(t.State)}, {"Reason", t.SuspendReason},
@@ -184,8 +184,8 @@ func (a *admins) tenantResume() *cobra.Command {
 // say reports a change in one line, or shows the tenant as JSON.
 func (a *admins) say(what string) func(*cobra.Command, *admin.Tenant) error {
 	return func(cmd *cobra.Command, t *admin.Tenant) error {
-		if a.out.isJSON() {
-			return printJSON(cmd.OutOrStdout(), t)
+		if a.out.isData() {
+			return a.out.data(cmd.OutOrStdout(), t)
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "tenant %s %s\n", clean(string(t.ID)), what)
 		return err

@@ -29,8 +29,8 @@ func newVersionCommand() *cobra.Command {
 				return err
 			}
 			b := readBuild()
-			if out.isJSON() {
-				return printJSON(cmd.OutOrStdout(), b)
+			if out.isData() {
+				return out.data(cmd.OutOrStdout(), b)
 			}
 			return printFields(cmd.OutOrStdout(), [][2]string{{"Version", b.Version}, {"Revision", b.Revision}, {"Built", b.Time},
 				{"Go", b.Go}, {"Platform", b.Platform}})
