@@ -105,6 +105,9 @@ func TestAlgorithms(t *testing.T) {
 		wantKind(t, k.Algorithm+" by default", err, fault.Unauthenticated, slices.Contains(tenant.DefaultAlgorithms(), k.Algorithm))
 		_, err = w.ask(all, sign(t, k, nil, w.body(i, "team-b")))
 		wantKind(t, k.Algorithm+" allowed", err, fault.Unauthenticated, true)
+		only := entry("team-c", i.authenticator("idp", func(o *tenant.OIDC) { o.Algorithms = []string{"PS256", "ES384"} }))
+		_, err = w.ask(only, sign(t, k, nil, w.body(i, "team-c")))
+		wantKind(t, k.Algorithm+" where two are allowed", err, fault.Unauthenticated, k.Algorithm == "PS256" || k.Algorithm == "ES384")
 	}
 }
 
@@ -200,6 +203,30 @@ func TestX28TokensThatChooseTheirOwnKeyAreRefused(t *testing.T) {
 	}
 	if _, err := w.ask(e, good); err != nil {
 		t.Errorf("the good token: %v", err)
+	}
+}
+
+func TestX28AKeyThatCouldBeEitherOfTwoIsNone(t *testing.T) {
+	w, i := newWorld(t), newTestIssuer(t)
+	one, two, other := newKey(t, "same", jose.ES256), newKey(t, "same", jose.ES256), newKey(t, "same", jose.RS256)
+	i.setKeys(one, other)
+	e := entry("team-a", i.authenticator("idp"))
+	body := w.body(i, "team-a")
+	for name, token := range map[string]string{
+		"the ES256 key": sign(t, one, nil, body), "the RS256 key": sign(t, other, nil, body), "the ES256 key without kid": sign(t, rekeyed(one, ""), nil, body),
+	} {
+		_, err := w.ask(e, token)
+		wantKind(t, "one key of an algorithm: "+name, err, 0, true)
+	}
+	w, i = newWorld(t), newTestIssuer(t)
+	i.setKeys(one, two)
+	e = entry("team-a", i.authenticator("idp"))
+	body = w.body(i, "team-a")
+	for name, token := range map[string]string{
+		"the first": sign(t, one, nil, body), "the second": sign(t, two, nil, body), "the first without kid": sign(t, rekeyed(one, ""), nil, body),
+	} {
+		_, err := w.ask(e, token)
+		wantKind(t, "two keys of one name: "+name, err, fault.Unauthenticated, false)
 	}
 }
 
@@ -489,7 +516,7 @@ func TestVerifyOIDCForOperators(t *testing.T) {
 		body map[string]any
 		kind fault.Kind
 	}{
-		"aud": {with(body, "aud", "x"), fault.Unauthenticated}, "iss": {with(body, "iss", "x"), fault.Unauthenticated}, "scope": {with(body, "scope", nil), fault.Forbidden},
+		"aud": {with(body, "aud", "x"), fault.Unauthenticated}, "iss": {with(body, "iss", "x"), fault.Unauthenticated}, "iss with a slash": {with(body, "iss", i.url+"/"), fault.Unauthenticated}, "scope": {with(body, "scope", nil), fault.Forbidden},
 	} {
 		_, _, _, err := w.VerifyOIDC(t.Context(), true, o, "", sign(t, i.key(0), nil, bad.body))
 		wantKind(t, what, err, bad.kind, false)
