@@ -22,6 +22,7 @@ import (
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/egress"
 	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/openapi"
 	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/telemetry"
@@ -231,7 +232,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(policyLimits(d.cfg.Policy)),
-		Audit: auditLog{d.records, d.drain},
+		Audit: auditLog{d.records, d.drain}, OpenAPI: openapi.Tenant(),
 	})
 	if err != nil {
 		return err
@@ -239,6 +240,10 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 	d.metrics.Observe(telemetry.Sources{
 		Tenants: d.store.Index().Len, Claims: func() int { return d.mux.Stats().Open },
 		AuditDropped: d.buffer.Dropped, AuditWritten: d.drain.Written, AuditLag: d.drain.Lag, Certificates: d.certs.Len,
+		Guards:      func() int { return d.guards.Stats().Guards },
+		CallerBytes: func() int64 { return d.guards.Stats().TableBytes }, LentRequests: func() int64 { return d.guards.Stats().LentRequests },
+		LentStreams: func() int64 { return d.guards.Stats().LentStreams },
+		Alive:       func(id tenant.ID) bool { _, ok := d.store.Index().ByID(id); return ok },
 	})
 	d.parts.start(ctx, "gateways", d.mux.Run)
 	return nil
@@ -317,7 +322,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Authenticate: operators.Authenticate,
 		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
 		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
-		Audits: auditLog{d.records, d.drain}, Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
+		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
 		Declared: d.declared, StateDeclared: d.stateDeclared,
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})

@@ -179,6 +179,9 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 		}
 		if err == nil {
 			r.log.Info("applied", "change", string(c.Kind), "tenant", string(c.ID))
+			for _, note := range c.Notes {
+				r.log.Warn("reload: "+note, "tenant", string(c.ID))
+			}
 			continue
 		}
 		err = fmt.Errorf("%s tenant %s: %w", c.Kind, c.ID, err)
