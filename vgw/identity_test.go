@@ -105,16 +105,21 @@ func (w *world) openPolicy(l *policy.Library) func(context.Context, tenant.Scope
 	}
 }
 
+// patient are limits that a busy machine does not run into.
+func patient() policy.Limits {
+	return policy.Limits{EvalTime: 10 * time.Second, CompileTime: 20 * time.Second, TestTime: time.Minute}
+}
+
 // full is a world with everything that a Mux can have.
 func full(t testing.TB, edit ...func(*vgw.Config)) *world {
 	t.Helper()
 	var w *world
 	l := &log{}
 	w = newWorld(t, append([]func(*vgw.Config){func(c *vgw.Config) {
-		c.Policies, c.Secrets, c.Audit, c.KeyUse = vgw.NewPolicies(policy.Limits{}), secrets{}, l, keyUse{}
+		c.Policies, c.Secrets, c.Audit, c.KeyUse = vgw.NewPolicies(patient()), secrets{}, l, keyUse{}
 	}}, edit...)...)
 	l.w = w
-	w.guards = guard.NewSet(guard.Config{Recorder: w.rec, Replica: "r1", OpenPolicy: w.openPolicy(policy.NewLibrary(policy.Limits{}))})
+	w.guards = guard.NewSet(guard.Config{Recorder: w.rec, Replica: "r1", OpenPolicy: w.openPolicy(policy.NewLibrary(patient()))})
 	w.guardsOf.Set = w.guards
 	return w
 }
