@@ -38,6 +38,9 @@ func (v *Visit) askPolicy(e Effect, allowed string) verdict {
 	eng, err := l.wait()
 	if err != nil {
 		v.guard.meter().Policy(time.Since(asked), true, true)
+		if v.mends(e.Action) {
+			return verdict{rule: allowed + ", policy not loaded", digest: l.digest}
+		}
 		return verdict{rule: rulePolicy + "not loaded", digest: l.digest, err: unavailable(err)}
 	}
 	d := eng.Decide(context.Background(), v.input(&v.principal, e)) // it bounds itself
@@ -50,6 +53,8 @@ func (v *Visit) ruling(e Effect, allowed, digest string, d *policy.Decision) ver
 	switch {
 	case d.Allow:
 		return verdict{rule: allowed, digest: digest}
+	case broken(d.Failure) && v.mends(e.Action):
+		return verdict{rule: allowed + ", " + rulePolicy + string(d.Failure), digest: digest}
 	case broken(d.Failure):
 		return verdict{rule: rulePolicy + string(d.Failure), digest: digest, err: unavailable(fault.New(fault.Internal, "policy: %s: %s", d.Failure, d.Reason))}
 	}
@@ -58,6 +63,16 @@ func (v *Visit) ruling(e Effect, allowed, digest string, d *policy.Decision) ver
 		rule = rulePolicy + "deny"
 	}
 	return verdict{rule: rule, digest: digest, err: v.denial(e.Action, d.Reason)}
+}
+
+// mends says whether an action is what a tenant's admin needs in order to replace a policy. One that cannot be loaded, or
+// fails, does not keep its own admins from it; what a policy denies by its word, it denies.
+func (v *Visit) mends(a authz.Action) bool {
+	switch a {
+	case authz.PolicyList, authz.PolicyRead, authz.PolicyUpdate, authz.PolicyCheck, authz.PolicyExplain:
+		return v.principal.Role >= tenant.Admin
+	}
+	return false
 }
 
 // broken says whether a decision is not the policy's word: it took too long, or failed. Nobody is told that a thing is
