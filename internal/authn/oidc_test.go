@@ -516,7 +516,7 @@ func TestVerifyOIDCForOperators(t *testing.T) {
 		body map[string]any
 		kind fault.Kind
 	}{
-		"aud": {with(body, "aud", "x"), fault.Unauthenticated}, "iss": {with(body, "iss", "x"), fault.Unauthenticated}, "iss with a slash": {with(body, "iss", i.url+"/"), fault.Unauthenticated}, "scope": {with(body, "scope", nil), fault.Forbidden},
+		"aud": {with(body, "aud", "x"), fault.Unauthenticated}, "iss": {with(body, "iss", "x"), fault.Unauthenticated}, "iss with a slash": {with(body, "iss", i.url+"/"), fault.Unauthenticated}, "scope": {with(body, "scope", nil), fault.Forbidden}, "exp": {with(body, "exp", w.clock.now().Unix()), fault.Unauthenticated},
 	} {
 		_, _, _, err := w.VerifyOIDC(t.Context(), true, o, "", sign(t, i.key(0), nil, bad.body))
 		wantKind(t, what, err, bad.kind, false)

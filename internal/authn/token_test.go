@@ -138,6 +138,12 @@ func TestNoTenantTakesTheCacheFromAnother(t *testing.T) {
 	now := time.Now()
 	auth := tenant.Authenticator{Name: "idp", Type: tenant.AuthnOIDC, Generation: "g", OIDC: &tenant.OIDC{}}
 	c := newCache(256 * entryBytes)
+	alone := entry("alone", auth)
+	fill(c, alone, 0, 1000, now)
+	if n := kept(c, alone, 1000, now); n == 0 || n > 256/tenantShare {
+		t.Errorf("a tenant alone keeps %d tokens, want at most %d", n, 256/tenantShare)
+	}
+	c.changed("alone", nil)
 	var small []*tenant.Entry
 	for n := range 3 {
 		e := entry(tenant.ID(fmt.Sprint("small-", n)), auth)
