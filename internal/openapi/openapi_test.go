@@ -219,10 +219,10 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
-// schema compiles a schema of the document, with what it refers to.
-func (d *document) schema(v any) (*jsonschema.Resolved, error) {
-	root := map[string]any{"$defs": d.root["components"].(map[string]any)["schemas"], "allOf": []any{v}}
-	text, err := json.Marshal(root)
+// compile compiles schemas of the document, by place: what comes back validates an object that holds at each place a value of
+// its schema. One compilation of all is far cheaper than one of each.
+func (d *document) compile(schemas map[string]any) (*jsonschema.Resolved, error) {
+	text, err := json.Marshal(map[string]any{"$defs": d.root["components"].(map[string]any)["schemas"], "properties": schemas})
 	if err != nil {
 		return nil, err
 	}
@@ -236,36 +236,36 @@ func (d *document) schema(v any) (*jsonschema.Resolved, error) {
 // TestSchemas holds that every schema compiles, and that its examples and defaults are valid.
 func TestSchemas(t *testing.T) {
 	for _, d := range documents(t) {
-		n := 0
-		check := func(place string, v any) {
-			n++
-			s, err := d.schema(v)
-			if err != nil {
-				t.Errorf("%s: %s: %v", d.name, place, err)
-				return
-			}
-			m, _ := v.(map[string]any)
-			examples, _ := m["examples"].([]any)
-			for _, e := range examples {
-				if err := s.Validate(e); err != nil {
-					t.Errorf("%s: %s: the example %v: %v", d.name, place, e, err)
-				}
-			}
-		}
+		all := map[string]any{}
 		schemas, _ := d.at("#/components/schemas")
 		for name, s := range schemas.(map[string]any) {
-			check(name, s)
+			all[name] = s
 			properties, _ := s.(map[string]any)["properties"].(map[string]any)
 			for field, p := range properties {
-				check(name+"."+field, p)
+				all[name+"."+field] = p
 			}
 		}
 		walk("#", d.root, func(place string, v any) {
 			if m, ok := v.(map[string]any); ok && m["schema"] != nil {
-				check(place, m["schema"])
+				all[place] = m["schema"]
 			}
 		})
-		t.Logf("%s: %d schemas", d.name, n)
+		compiled, err := d.compile(all)
+		if err != nil {
+			t.Fatalf("%s: %v", d.name, err)
+		}
+		n := 0
+		for place, s := range all {
+			m, _ := s.(map[string]any)
+			examples, _ := m["examples"].([]any)
+			for _, e := range examples {
+				n++
+				if err := compiled.Validate(map[string]any{place: e}); err != nil {
+					t.Errorf("%s: %s: the example %v: %v", d.name, place, e, err)
+				}
+			}
+		}
+		t.Logf("%s: %d schemas, %d examples", d.name, len(all), n)
 	}
 }
 
