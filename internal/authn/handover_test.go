@@ -279,3 +279,13 @@ func FuzzTicket(f *testing.F) {
 		}
 	})
 }
+
+// TestTicketEnds uses a ticket late, with a store that does not look at the time.
+func TestTicketEnds(t *testing.T) {
+	s := newSite(t, func(c *authn.Config) { c.Once = &once{seen: make(map[string]bool)} })
+	b, accept := begun(t, s)
+	s.wait(30 * time.Second)
+	if resp, body := b.step(accept); resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("got %d %s", resp.StatusCode, body)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -84,5 +85,25 @@ func TestOnceConcurrently(t *testing.T) {
 	slices.Sort(won)
 	if !slices.Equal(won, []string{"0", "1", "2", "3"}) {
 		t.Errorf("first were %v", won)
+	}
+}
+
+// TestTicketOpensAtItsHost: the nonce cookie, which is bound to the host too, is not what keeps a ticket from another host.
+func TestTicketOpensAtItsHost(t *testing.T) {
+	now := time.Now()
+	key, other := seal.NewDataKey(), seal.NewDataKey()
+	u := &user{username: "alice", claims: &tenant.Claims{Subject: "alice"}}
+	token, err := sealTicket(key, newSession(u, nil, now, time.Hour), "www.custom.test", "c", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, v, ok := openTicket(key, token, "www.custom.test"); !ok || v.Subject != "alice" {
+		t.Errorf("at its host: got %+v, %v", v, ok)
+	}
+	if _, _, ok := openTicket(key, token, "team-a.gw.test"); ok {
+		t.Error("it opens at another host")
+	}
+	if _, _, ok := openTicket(other, token, "www.custom.test"); ok {
+		t.Error("it opens with another tenant's key")
 	}
 }
