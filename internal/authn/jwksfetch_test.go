@@ -483,6 +483,9 @@ func TestX34AnIssuerThatDripsIsCut(t *testing.T) {
 	if d := time.Since(began); d > fetchTime+2*time.Second {
 		t.Errorf("took %s", d)
 	}
+	if i.fetches.Load() == 0 {
+		return // the discovery alone took all the time: a busy machine
+	}
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):
