@@ -36,7 +36,7 @@ func TestSecrets(t *testing.T) {
 	if s.Seal("team-a", "dex", "one") == s.Seal("team-a", "dex", "two") {
 		t.Error("two secrets have one text")
 	}
-	if s.Seal("team-a", "dex", "one") == s.Seal("team-b", "dex", "one") {
+	if s.Seal("team-a", "dex", "one")[:20] == s.Seal("team-b", "dex", "one")[:20] {
 		t.Error("equal secrets of two tenants can be told")
 	}
 	if got := s.Seal("team-a", "dex", ""); got != "" {
