@@ -407,3 +407,14 @@ func TestGrantsFailedCommit(t *testing.T) {
 		}
 	}
 }
+
+// What was admitted by a delegation that has ended since is asked again before it becomes a stream: the clock that holds
+// streams is ahead of the guard's here.
+func TestSR3AskedAgainAfterTheAdmission(t *testing.T) {
+	var ahead time.Duration
+	w := owned(t, func(c *vgw.Config) { c.Now = func() time.Time { return time.Now().Add(ahead) } })
+	bob := w.user("team-a", "corp", "bob")
+	w.must(t, "team-a", w.principal("team-a", tenant.Admin), delegate("user:corp/bob", "mcp.call", "server/hers", ""), 201)
+	ahead = 25 * time.Hour
+	w.says(t, "team-a", bob, post("/servers/hers/mcp", toolCall), 403, "")
+}
