@@ -495,7 +495,7 @@ func TestX34AnIssuerThatDripsIsCut(t *testing.T) {
 
 func TestDiscoveryMustNameTheIssuer(t *testing.T) {
 	w, i := newWorld(t), newTestIssuer(t)
-	other := i.authenticator("idp", func(o *tenant.OIDC) { o.Issuer = strings.Replace(i.url, "127.0.0.1", "localhost", 1) })
+	other := i.authenticator("idp", func(o *tenant.OIDC) { o.Issuer = i.url + "/" }) // the same document, which says otherwise
 	_, err := w.ask(entry("team-a", other), sign(t, i.key(0), nil, with(w.body(i, "team-a"), "iss", other.OIDC.Issuer)))
 	wantKind(t, "a document of another issuer", err, fault.Unavailable, false)
 	bad := i.authenticator("idp", func(o *tenant.OIDC) { o.CA = "no PEM" })
