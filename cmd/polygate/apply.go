@@ -32,8 +32,9 @@ A tenant that exists is set to what the file declares: fields that the file leav
 and its API keys stay as they are unless the file has "state" or "api_keys" for it. Tenants that the file does not name
 are left alone. If one tenant fails, the others go on, and the exit code is 1.
 
-The tenants belong to the API afterwards. Those that the gateway's own tenants.yaml declares are refused here, and so is
-catalog_file, which the gateway reads only from its own files: use "polygate server add".`,
+The tenants belong to the API afterwards. Those that the gateway's own tenants.yaml declares are refused here, and so are
+catalog_file, policy_dir, bots, members and authenticators, which the gateway reads only from its own files: the commands
+server, policy, bot, member and authenticator do the same for a tenant of the API.`,
 		Example: "  polygate tenant apply -f tenants.yaml\n  cat tenants.yaml | polygate tenant apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,11 +66,30 @@ func loadDeclared(path string, stdin io.Reader) ([]config.Tenant, error) {
 		return nil, renamed(err, path, name)
 	}
 	for _, t := range tenants.List {
-		if t.CatalogDigest != "" {
-			return nil, fmt.Errorf("%s: tenant %s has a catalog_file, which only the gateway's own tenants.yaml can have: use \"polygate server add\" for its servers", name, t.Record.ID)
+		if field, hint := onlyInFiles(&t); field != "" {
+			return nil, fmt.Errorf("%s: tenant %s has %s, which only the gateway's own tenants.yaml can have: %s", name, t.Record.ID, field, hint)
 		}
 	}
 	return tenants.List, nil
+}
+
+// onlyInFiles returns the first setting of a tenant that the operators' API does not take, and what to use in its place. To
+// leave it out in silence would let the tenant look as it is not.
+func onlyInFiles(t *config.Tenant) (field, hint string) {
+	r := t.Record
+	switch {
+	case t.CatalogDigest != "":
+		return "a catalog_file", "use \"polygate server add\" for its servers"
+	case t.PolicyDir != "":
+		return "a policy_dir", "use \"polygate policy upload\" for its policy"
+	case len(r.Bots) > 0:
+		return "bots", "use \"polygate bot add\" for its bots"
+	case len(r.Members) > 0:
+		return "members", "use \"polygate member add --tenant\" for its members"
+	case len(r.Authenticators) > 0:
+		return "authenticators", "use \"polygate authenticator add\" for its authenticators"
+	}
+	return "", ""
 }
 
 // spool writes stdin to a file, since positions in messages need the whole text.
@@ -175,7 +195,7 @@ func specOf(t *config.Tenant) *admin.TenantSpec {
 	r := t.Record
 	spec := &admin.TenantSpec{
 		ID: string(r.ID), DisplayName: r.DisplayName, Namespace: r.Namespace, Mode: r.Mode, Dedicated: r.Dedicated,
-		Hosts: r.Hosts, Quotas: r.Quotas,
+		Hosts: r.Hosts, Quotas: r.Quotas, Origins: r.AllowedOrigins,
 	}
 	if t.StateDeclared {
 		spec.State, spec.SuspendReason = r.State, r.SuspendReason
@@ -183,7 +203,7 @@ func specOf(t *config.Tenant) *admin.TenantSpec {
 	if len(r.Keys) > 0 {
 		keys := make([]admin.KeySpec, len(r.Keys))
 		for i, k := range r.Keys {
-			keys[i] = admin.KeySpec{Name: k.Name, KeyHash: k.Hash, Role: k.Role}
+			keys[i] = admin.KeySpec{Name: k.Name, KeyHash: k.Hash, Role: k.Role, Expires: k.Expires}
 		}
 		spec.APIKeys = &keys
 	}

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -28,16 +31,19 @@ type auditHeads struct {
 }
 
 func newAuditCommand() *cobra.Command {
-	a := &admins{conn: adminConnection()}
-	cmd := commandGroup("audit", "Verify and read the audit log",
-		`Verify and read the audit log: JSON lines, one hash chain per tenant and one for the platform ("_platform").
+	a := newAdmins()
+	heads, verify, tail := a.auditHeads(), a.auditVerify(), a.auditTail()
+	cmd := commandGroup("audit", "Query, verify and read the audit log",
+		`Query, verify and read the audit log: JSON lines, one hash chain per tenant and one for the platform ("_platform"). "audit query"
+asks a gateway; "verify" and "tail" read files, and "heads" is for operators.
 
 The gateway anchors the head of every chain in its store at least once a second. "audit verify" compares the file with
 these heads, so that a record which was flipped, dropped, reordered or cut off at the end is found.`,
-		a.auditVerify(), a.auditTail(), a.auditHeads())
-	cmd.Example = "  polygate audit verify --file audit.jsonl\n  polygate audit tail --file audit.jsonl -f --tenant team-a"
-	a.conn.bind(cmd)
-	a.out.bind(cmd)
+		auditQuery(), verify, tail, heads)
+	cmd.Example = "  polygate audit query --since 1h --decision deny\n  polygate audit verify --file audit.jsonl\n  polygate audit tail --file audit.jsonl -f --tenant team-a"
+	for _, c := range []*cobra.Command{heads, verify, tail} {
+		a.bind(c)
+	}
 	return cmd
 }
 
@@ -71,17 +77,23 @@ func fetchHeads(ctx context.Context, c *client) (map[string]audit.Head, error) {
 }
 
 func (a *admins) auditVerify() *cobra.Command {
-	var file, headsFile string
+	var headsFile string
+	var files, keys []string
 	var offline bool
 	cmd := &cobra.Command{
 		Use: "verify --file <audit log>", Short: "Find any altered, dropped, reordered or cut record",
-		Long: `Check every hash chain of an audit log from its first record, and against the heads that the gateway anchored.
+		Long: `Check every hash chain of an audit log from its first record, and against the heads that the gateway anchored. The log's closed
+segments beside the file are a part of it; where retention removed the first of them, the chains are checked from the
+checkpoint that the rest begins with. Several --file, in order, are taken as one log.
+
+With --public-key, every checkpoint must be signed with that key (Ed25519): what is before a good one is then as the gateway
+wrote it, even where somebody could change the file and the anchored heads.
 
 The heads come from the operators' listener, or from a file with --heads-file. With --offline only the chains themselves
 are checked: records that were cut off at the end of a chain, or a chain that was made anew from its start, are then not found.
 
 Exit code 1 says that the log is not what was written; each finding is one line.`,
-		Example: "  polygate audit verify --file audit.jsonl\n  polygate audit verify --file audit.jsonl --heads-file heads.json\n  polygate audit verify --file audit.jsonl --offline",
+		Example: "  polygate audit verify --file audit.jsonl\n  polygate audit verify --file audit.jsonl --heads-file heads.json\n  polygate audit verify --file audit.jsonl --offline\n  polygate audit verify --file audit.jsonl --public-key audit.pem",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.out.check(); err != nil {
@@ -92,14 +104,19 @@ Exit code 1 says that the log is not what was written; each finding is one line.
 			if err != nil {
 				return err
 			}
-			report, err := verifyFile(file, heads)
+			opts := audit.VerifyOptions{Heads: heads}
+			if opts.PublicKeys, err = readPublicKeys(keys); err != nil {
+				return err
+			}
+			report, err := verifyFiles(files, opts)
 			if err != nil {
 				return err
 			}
 			return a.showReport(cmd, report, offline)
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "the audit log (required)")
+	cmd.Flags().StringArrayVar(&files, "file", nil, "the audit log; may be repeated (required)")
+	cmd.Flags().StringArrayVar(&keys, "public-key", nil, "key of the checkpoints' signatures: a PEM file, or 64 hexadecimal digits; may be repeated")
 	cmd.Flags().StringVar(&headsFile, "heads-file", "", "take the heads from this file, which \"audit heads\" wrote")
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the chains without any heads")
 	cmd.MarkFlagsMutuallyExclusive("heads-file", "offline")
@@ -133,13 +150,49 @@ func (a *admins) heads(cmd *cobra.Command, file string, offline bool) (heads map
 	return h.Heads, nil
 }
 
-func verifyFile(path string, heads map[string]audit.Head) (*audit.Report, error) {
-	f, err := os.Open(path)
+// verifyFiles checks one log: with its segments, or several files that are all of it.
+func verifyFiles(files []string, opts audit.VerifyOptions) (*audit.Report, error) {
+	if len(files) == 1 {
+		return audit.VerifyLog(files[0], opts)
+	}
+	return audit.VerifyFiles(files, opts)
+}
+
+// readPublicKeys reads Ed25519 keys, in PEM files (PKIX, RFC 8410) or written out.
+func readPublicKeys(list []string) ([]ed25519.PublicKey, error) {
+	keys := make([]ed25519.PublicKey, 0, len(list))
+	for _, text := range list {
+		if raw, err := hex.DecodeString(text); err == nil && len(raw) == ed25519.PublicKeySize {
+			keys = append(keys, raw)
+			continue
+		}
+		b, err := readFile(text, nil, maxSecret)
+		if err != nil {
+			return nil, fmt.Errorf("read the public key: %w", err)
+		}
+		key, err := parsePublicKey(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s holds no Ed25519 public key in PEM: %w", text, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func parsePublicKey(b []byte) (ed25519.PublicKey, error) {
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("there is no PEM block")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	return audit.Verify(f, heads)
+	key, ok := parsed.(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("it is of another kind")
+	}
+	return key, nil
 }
 
 func (a *admins) showReport(cmd *cobra.Command, r *audit.Report, offline bool) error {
@@ -187,6 +240,12 @@ func reportTable(w io.Writer, r *audit.Report, offline bool) error {
 		verdict = "THE LOG IS NOT WHAT WAS WRITTEN"
 	case offline:
 		verdict = "the chains hold; without heads, a cut at the end cannot be seen"
+	}
+	if c := r.Checkpoints; c.Count > 0 {
+		verdict += fmt.Sprintf("; %d checkpoints, %d of them signed with a given key", c.Count, c.Signed)
+	}
+	if s := r.Start; s != nil {
+		verdict += fmt.Sprintf("; it begins at the checkpoint of %s", stamp(s.Time))
 	}
 	if r.TornBytes > 0 {
 		verdict += fmt.Sprintf(" (%d bytes behind the last line are of an unfinished write)", r.TornBytes)

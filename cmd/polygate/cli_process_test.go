@@ -14,7 +14,7 @@ func (g *gateway) cli(t *testing.T, args ...string) (stdout, stderr string, code
 	t.Helper()
 	cmd := exec.Command(bin(t, "polygate"), args...)
 	cmd.Env = append(os.Environ(), "POLYGATE_ADMIN_URL="+g.env["ADMIN_URL"], "POLYGATE_ADMIN_TOKEN="+g.env["ADMIN_TOKEN"], "POLYGATE_CA="+g.env["POLYGATE_CA"],
-		"POLYGATE_URL="+g.env["TEAM_A_URL"], "POLYGATE_KEY="+g.env["TEAM_A_KEY"])
+		"POLYGATE_URL="+g.env["TEAM_A_URL"], "POLYGATE_KEY="+g.env["TEAM_A_KEY"], "XDG_CONFIG_HOME="+filepath.Join(g.dir, "xdg"))
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

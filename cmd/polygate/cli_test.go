@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/config"
@@ -46,8 +47,12 @@ const (
 
 // TestScripts runs the client commands as processes against a real operators' listener on a registry in memory.
 func TestScripts(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Files:               scripts,
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			w, err := newCLIWorld(e.WorkDir)
@@ -60,6 +65,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("POLYGATE_ADMIN_TOKEN", scriptToken)
 			e.Setenv("POLYGATE_CA", filepath.Join(e.WorkDir, "ca.pem"))
 			e.Setenv("TENANT_URL", w.tenantURL)
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, "xdg"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -325,13 +331,19 @@ func TestVanishedIsOneReason(t *testing.T) {
 	}
 }
 
-// TestHelp: every command says what it is for, at length and by example.
+// TestHelp: every command says what it is for, at length and by example, and no example holds a secret.
 func TestHelp(t *testing.T) {
-	for _, c := range newRoot(io.Discard, io.Discard).Commands() {
-		for _, one := range append(c.Commands(), c) {
-			if one.Name() != "serve" && (one.Short == "" || one.Long == "" || one.Example == "") {
-				t.Errorf("%s lacks help", one.CommandPath())
-			}
+	var each func(c *cobra.Command)
+	each = func(c *cobra.Command) {
+		if c.Name() != "serve" && (c.Short == "" || c.Long == "" || c.Example == "") {
+			t.Errorf("%s lacks help", c.CommandPath())
+		}
+		if strings.Contains(c.Example, "--key ") || strings.Contains(c.Example, "--token ") {
+			t.Errorf("%s: the example has a secret on the command line", c.CommandPath())
+		}
+		for _, child := range c.Commands() {
+			each(child)
 		}
 	}
+	each(newRoot(io.Discard, io.Discard))
 }

@@ -17,8 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/problem"
 )
@@ -30,95 +28,6 @@ const (
 	maxAnswer     = 16 << 20 // bytes of an answer
 	maxSecret     = 8 << 10  // bytes of a token file
 )
-
-// connection is the flags with which a command reaches a listener.
-type connection struct {
-	url        string
-	secretFile string
-	ca         string
-
-	urlFlag, urlEnv, urlDefault     string
-	secretFlag, secretEnv, whatItIs string
-}
-
-func adminConnection() *connection {
-	return &connection{
-		urlFlag: "admin-url", urlEnv: "POLYGATE_ADMIN_URL", urlDefault: "https://localhost:9443",
-		secretFlag: "admin-token-file", secretEnv: "POLYGATE_ADMIN_TOKEN", whatItIs: "operator token",
-	}
-}
-
-func tenantConnection() *connection {
-	return &connection{
-		urlFlag: "url", urlEnv: "POLYGATE_URL",
-		secretFlag: "key-file", secretEnv: "POLYGATE_KEY", whatItIs: "API key",
-	}
-}
-
-// bind adds the flags. The secret itself is no flag: a command line is visible to every user of the machine.
-func (c *connection) bind(cmd *cobra.Command) {
-	f := cmd.PersistentFlags()
-	def := ""
-	if c.urlDefault != "" {
-		def = ", or " + c.urlDefault
-	}
-	f.StringVar(&c.url, c.urlFlag, "", "URL to reach it under (default $"+c.urlEnv+def+")")
-	f.StringVar(&c.secretFile, c.secretFlag, "", "file that holds the "+c.whatItIs+"; - reads stdin (default: the value of $"+c.secretEnv+")")
-	f.StringVar(&c.ca, "ca", "", "PEM file with the certificate authority to trust, in place of the system's (default $POLYGATE_CA)")
-}
-
-// open reads the settings and returns a client.
-func (c *connection) open(stdin io.Reader) (*client, error) {
-	raw := cmp.Or(c.url, os.Getenv(c.urlEnv), c.urlDefault)
-	if raw == "" {
-		return nil, usage("no URL: set --%s or %s", c.urlFlag, c.urlEnv)
-	}
-	base, err := parseBase(raw)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := c.secret(stdin)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := loadRoots(cmp.Or(c.ca, os.Getenv("POLYGATE_CA")))
-	if err != nil {
-		return nil, err
-	}
-	return &client{base: base, secret: secret, whatItIs: c.whatItIs, http: httpClient(roots)}, nil
-}
-
-func parseBase(raw string) (*url.URL, error) {
-	base, err := url.Parse(strings.TrimSuffix(raw, "/"))
-	switch {
-	case err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http":
-		return nil, usage("%q is no URL such as https://localhost:9443", raw)
-	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
-		return nil, usage("%q holds more than scheme, host, port and path", raw)
-	case base.Scheme == "http" && !isLoopback(base.Hostname()):
-		return nil, usage("%q would send the credential unencrypted: use https", raw)
-	}
-	return base, nil
-}
-
-func (c *connection) secret(stdin io.Reader) (string, error) {
-	secret := os.Getenv(c.secretEnv)
-	if c.secretFile != "" {
-		b, err := readFile(c.secretFile, stdin, maxSecret)
-		if err != nil {
-			return "", fmt.Errorf("read the %s: %w", c.whatItIs, err)
-		}
-		secret = string(b)
-	}
-	secret = strings.TrimSpace(secret)
-	if secret == "" {
-		return "", usage("no %s: set %s, or --%s to a file that holds it", c.whatItIs, c.secretEnv, c.secretFlag)
-	}
-	if strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return "", usage("the %s holds a character that no header may carry: is it the right file?", c.whatItIs)
-	}
-	return secret, nil
-}
 
 // readFile reads a bounded file, or stdin for "-".
 func readFile(path string, stdin io.Reader, limit int64) ([]byte, error) {
@@ -209,6 +118,17 @@ type client struct {
 	secret   string
 	whatItIs string
 	http     *http.Client
+	api      string // what paths of this connection begin with
+	operator bool   // it is the operators' listener
+}
+
+// path returns a path below the connection's own. The parts are escaped: a name cannot become two steps.
+func (c *client) path(parts ...string) string {
+	p := c.api
+	for _, part := range parts {
+		p += "/" + url.PathEscape(part)
+	}
+	return p
 }
 
 // close ends the idle connections.
@@ -294,7 +214,7 @@ func (c *client) refused(resp *http.Response, body []byte) error {
 	case http.StatusUnauthorized:
 		e.Detail = "the " + c.whatItIs + " is not valid at " + c.base.String()
 	case http.StatusForbidden:
-		e.Detail = "not allowed: the " + c.whatItIs + " may not do this, or " + c.base.Host + " is no name of this listener"
+		e.Detail = "not allowed: " + cmp.Or(e.Detail, "the "+c.whatItIs+" may not do this, or "+c.base.Host+" is no name of this listener")
 	case http.StatusNotFound:
 		e.Detail = "not found"
 	}

@@ -2,16 +2,16 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/tenant"
-	"github.com/polygate/polygate/vgw/catalog"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -24,7 +24,7 @@ func newConfigCommand() *cobra.Command {
 func configCheck() *cobra.Command {
 	return &cobra.Command{
 		Use: "check <polygate.yaml> [tenants.yaml]", Short: "Find every mistake, with file, line and column",
-		Long: `Check polygate.yaml, and tenants.yaml with its catalog files: the one that polygate.yaml names as tenants_file, or the
+		Long: `Check polygate.yaml, and tenants.yaml with its catalog files, certificates, secrets and policies: the one that polygate.yaml names as tenants_file, or the
 one given. Each mistake is one line on stderr, file:line:column: reason, and the exit code is 1. Nothing is changed and
 nothing is connected to.`,
 		Example: "  polygate config check polygate.yaml\n  polygate config check polygate.yaml new-tenants.yaml",
@@ -43,7 +43,7 @@ nothing is connected to.`,
 			if path == "" {
 				return nil
 			}
-			tenants, err := config.LoadTenants(path, checkOptions(p))
+			tenants, err := config.LoadTenants(path, checkOptions(cmd.Context(), p))
 			if err != nil {
 				return reportConfig(cmd.ErrOrStderr(), err)
 			}
@@ -53,17 +53,15 @@ nothing is connected to.`,
 	}
 }
 
-// checkOptions are the platform's rules for tenants, as far as they follow from its file.
-func checkOptions(p *config.Platform) config.Options {
-	return config.Options{
-		BaseDomain: p.BaseDomain,
-		Reserved:   append(append([]string(nil), p.SharedHosts...), p.Admin.Hosts...),
-		MaxServers: p.Quotas.MaxServers,
-		Env:        os.LookupEnv,
-		Check: func(s config.Server) error {
-			return catalog.Server{Name: s.Name, URL: s.URL, Headers: s.Headers, Timeout: s.Timeout}.Check()
-		},
+// checkOptions are the platform's rules for tenants, as far as they follow from its file: those of the gateway itself, with
+// each policy compiled.
+func checkOptions(ctx context.Context, p *config.Platform) config.Options {
+	o := tenantsOptions(p, nil)
+	o.CheckPolicy = func(b *policy.Bundle) error {
+		_, err := policy.Check(ctx, b, o.PolicyLimits)
+		return err
 	}
+	return o
 }
 
 func storeText(p *config.Platform) string {
@@ -74,15 +72,20 @@ func storeText(p *config.Platform) string {
 }
 
 func tenantsText(t *config.Tenants) string {
-	servers, keys, suspended := 0, 0, 0
+	servers, keys, suspended, bots, members, policies := 0, 0, 0, 0, 0, 0
 	for _, one := range t.List {
 		servers += len(one.Servers)
 		keys += len(one.Record.Keys)
+		bots += len(one.Record.Bots)
+		members += len(one.Record.Members)
+		if one.Policy != nil {
+			policies++
+		}
 		if one.Record.State == tenant.StateSuspended {
 			suspended++
 		}
 	}
-	return fmt.Sprintf("%d tenants (%d suspended), %d keys, %d servers, %d files", len(t.List), suspended, keys, servers, len(t.Files))
+	return fmt.Sprintf("%d tenants (%d suspended), %d keys, %d bots, %d members, %d policies, %d servers, %d files", len(t.List), suspended, keys, bots, members, policies, servers, len(t.Files))
 }
 
 // reportConfig prints each mistake of a configuration on its own line; any other error it returns as it is.

@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	var failed *failure
 	var misused *usageError
 	if errors.As(err, &failed) && !errors.As(err, &misused) {
-		if !errors.Is(err, errReported) {
+		if err = reportConfig(stderr, failed.err); !errors.Is(err, errReported) {
 			fmt.Fprintf(stderr, "polygate: %s\n", clean(err.Error()))
 		}
 		return exitFailure
@@ -58,18 +58,24 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	root := commandGroup("polygate", "A shared multi-tenant gateway",
 		`Polygate is one gateway shared by many tenants: TLS, API keys, quotas and audit in front of each tenant's MCP servers.
 
-"polygate serve" runs it. The other commands are for its operators (tenant, key, config, audit), who hold the operator
-token, and for tenants themselves (server), who hold an API key.
+"polygate serve" runs it. The other commands are for its operators (tenant, config, audit), who hold an operator's token, for
+tenants themselves (bot, authenticator, grant, policy, server, whoami), who hold an API key or a token of their issuer, and for
+both (key, member, usage): operators name the tenant.
 
-Settings of the client commands, each also a flag:
+Settings of the client commands, each also a flag, and in profiles (see polygate profile):
   POLYGATE_ADMIN_URL    the operators' listener (default https://localhost:9443)
   POLYGATE_ADMIN_TOKEN  the operator token
   POLYGATE_URL          a tenant's host, such as https://team-a.localhost:8443
   POLYGATE_KEY          an API key of that tenant
+  POLYGATE_TOKEN        in its place, a token of the tenant's issuer
+  POLYGATE_TENANT       the tenant that an operator means, without POLYGATE_URL
+  POLYGATE_PROFILE      the profile that holds what is not set otherwise
   POLYGATE_CA           a PEM file with the certificate authority to trust, in place of the system's
 
 Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
-		newServeCommand(), newTenantCommand(), newKeyCommand(), newServerCommand(), newConfigCommand(), newAuditCommand(), newVersionCommand())
+		newServeCommand(), newProfileCommand(),
+		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
+		newServerCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -26,6 +26,7 @@ type mcpServer struct {
 	TimeoutSeconds  int       `json:"timeout_seconds,omitzero"`
 	Source          string    `json:"source"`
 	File            string    `json:"file,omitzero"`
+	Owner           string    `json:"owner,omitzero"`
 	Created         time.Time `json:"created"`
 	Updated         time.Time `json:"updated"`
 	ResourceVersion string    `json:"resource_version"`
@@ -42,46 +43,34 @@ type newMCPServer struct {
 	Headers map[string]string `json:"headers,omitempty"`
 }
 
-// members is what the commands for tenants share.
-type members struct {
-	conn *connection
-	out  printer
-}
-
-func (m *members) run(cmd *cobra.Command, do func(ctx context.Context, c *client) error) error {
-	a := admins{conn: m.conn, out: m.out}
-	return a.run(cmd, do)
-}
-
 func newServerCommand() *cobra.Command {
-	m := &members{conn: tenantConnection()}
+	s := newScoped(false)
 	cmd := commandGroup("server", "List, add and remove a tenant's MCP servers",
 		`Manage the MCP servers of one tenant, on the tenant's own host and with one of its API keys. Adding and removing need a
 key with the role admin. Servers that the operator's files declare are changed there.`,
-		m.serverList(), m.serverAdd(), m.serverRemove())
+		s.serverList(), s.serverAdd(), s.serverRemove())
 	cmd.Example = "  export POLYGATE_URL=https://team-a.localhost:8443 POLYGATE_KEY=pgk_...\n  polygate server add docs https://mcp.example.com/mcp --header 'Authorization: Bearer s3cret'"
-	m.conn.bind(cmd)
-	m.out.bind(cmd)
+	s.bind(cmd)
 	return cmd
 }
 
-func (m *members) serverList() *cobra.Command {
+func (s *scoped) serverList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the tenant's MCP servers",
 		Long:    "List the MCP servers of the tenant. The values of their headers are never shown.",
 		Example: "  polygate server list --url https://team-a.localhost:8443 --key-file team-a.key",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return m.run(cmd, func(ctx context.Context, c *client) error {
+			return s.run(cmd, func(ctx context.Context, c *client) error {
 				list, err := listServers(ctx, c)
 				if err != nil {
 					return fmt.Errorf("list servers: %w", err)
 				}
 				rows := make([][]string, len(list.Items))
-				for i, s := range list.Items {
-					rows[i] = []string{s.Name, s.URL, strings.Join(s.Headers, ","), s.Source, stamp(s.Created)}
+				for i, one := range list.Items {
+					rows[i] = []string{one.Name, one.URL, strings.Join(one.Headers, ","), one.Source, one.Owner, stamp(one.Created)}
 				}
-				return m.out.print(cmd.OutOrStdout(), list, []string{"NAME", "URL", "HEADERS", "SOURCE", "CREATED"}, rows)
+				return s.out.print(cmd.OutOrStdout(), list, []string{"NAME", "URL", "HEADERS", "SOURCE", "OWNER", "CREATED"}, rows)
 			})
 		},
 	}
@@ -108,7 +97,7 @@ func listServers(ctx context.Context, c *client) (*mcpServerList, error) {
 	}
 }
 
-func (m *members) serverAdd() *cobra.Command {
+func (s *scoped) serverAdd() *cobra.Command {
 	var headers []string
 	var headerFile string
 	cmd := &cobra.Command{
@@ -124,15 +113,15 @@ visible to other users of this machine: --header-file takes the same lines from 
 			if err != nil {
 				return err
 			}
-			return m.run(cmd, func(ctx context.Context, c *client) error {
-				var s mcpServer
-				if err := c.do(ctx, http.MethodPost, "/api/v1/servers", newMCPServer{args[0], args[1], set}, &s); err != nil {
+			return s.run(cmd, func(ctx context.Context, c *client) error {
+				var made mcpServer
+				if err := c.do(ctx, http.MethodPost, "/api/v1/servers", newMCPServer{args[0], args[1], set}, &made); err != nil {
 					return fmt.Errorf("add server %q: %w", args[0], err)
 				}
-				if m.out.isData() {
-					return m.out.data(cmd.OutOrStdout(), s)
+				if s.out.isData() {
+					return s.out.data(cmd.OutOrStdout(), made)
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "server %s added: %s/servers/%s/mcp\n", clean(args[0]), c.base, url.PathEscape(cmp.Or(s.Name, args[0])))
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "server %s added: %s/servers/%s/mcp\n", clean(args[0]), c.base, url.PathEscape(cmp.Or(made.Name, args[0])))
 				return err
 			})
 		},
@@ -170,14 +159,14 @@ func readHeaders(lines []string, file string, stdin io.Reader) (map[string]strin
 	return set, nil
 }
 
-func (m *members) serverRemove() *cobra.Command {
+func (s *scoped) serverRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove <name>", Aliases: []string{"rm"}, Short: "Remove an MCP server",
 		Long:    "Remove an MCP server from the tenant's catalog, with its sealed headers. Sessions with it end.",
 		Example: "  polygate server remove docs",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.complete(named("servers")),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return m.run(cmd, func(ctx context.Context, c *client) error {
+			return s.run(cmd, func(ctx context.Context, c *client) error {
 				if err := c.do(ctx, http.MethodDelete, "/api/v1/servers/"+url.PathEscape(args[0]), nil, nil); err != nil {
 					return fmt.Errorf("remove server %q: %w", args[0], err)
 				}

@@ -16,8 +16,21 @@ import (
 
 // admins is what the commands for operators share: how to reach the listener and how to print.
 type admins struct {
-	conn *connection
-	out  printer
+	settings settings
+	conn     *connection
+	out      printer
+}
+
+func newAdmins() *admins {
+	a := &admins{}
+	a.conn = adminConnection(&a.settings)
+	return a
+}
+
+func (a *admins) bind(cmd *cobra.Command) {
+	a.settings.bind(cmd)
+	a.conn.bind(cmd)
+	a.out.bind(cmd)
 }
 
 // run opens the client for one command.
@@ -34,13 +47,12 @@ func (a *admins) run(cmd *cobra.Command, do func(ctx context.Context, c *client)
 }
 
 func newTenantCommand() *cobra.Command {
-	a := &admins{conn: adminConnection()}
+	a := newAdmins()
 	cmd := commandGroup("tenant", "List, apply, suspend, resume and delete tenants",
 		"Manage tenants through the operators' listener.\n\nTenants that the gateway's own tenants.yaml declares are changed there; suspend and resume work on every tenant.",
 		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantDelete())
 	cmd.Example = "  polygate tenant list\n  polygate tenant apply -f tenants.yaml"
-	a.conn.bind(cmd)
-	a.out.bind(cmd)
+	a.bind(cmd)
 	return cmd
 }
 
@@ -97,7 +109,7 @@ func (a *admins) tenantGet() *cobra.Command {
 		Use: "get <tenant>", Short: "Show one tenant",
 		Long:    "Show what the gateway knows of one tenant: its state, mode, hosts, quotas and keys (never a key itself).",
 		Example: "  polygate tenant get team-a\n  polygate tenant get team-a -o json",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.one(cmd, args[0], http.MethodGet, "", nil, a.show)
 		},
@@ -130,7 +142,8 @@ func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
 	if d := t.Dedicated; d != nil {
 		fields = append(fields, [2]string{"Upstream", d.Upstream}, [2]string{"Auth", string(d.Auth)}, [2]string{"Identity", d.Identity})
 	}
-	fields = append(fields, [2]string{"Quotas", quotaText(t.Quotas)}, [2]string{"Source", strings.TrimSpace(string(t.Source) + " " + t.File)},
+	fields = append(fields, [2]string{"Origins", strings.Join(t.AllowedOrigins, ", ")}, [2]string{"Authenticators", strings.Join(t.Authenticators, ", ")},
+		[2]string{"Quotas", quotaText(t.Quotas)}, [2]string{"Source", strings.TrimSpace(string(t.Source) + " " + t.File)},
 		[2]string{"Created", stamp(t.Created)}, [2]string{"Updated", stamp(t.Updated)}, [2]string{"Version", t.ResourceVersion}, [2]string{"UID", t.UID})
 	if err := printFields(cmd.OutOrStdout(), fields); err != nil || len(t.Keys) == 0 {
 		return err
@@ -151,6 +164,17 @@ func quotaText(q tenant.Quotas) string {
 	add("max_concurrent_requests", float64(q.MaxConcurrentRequests))
 	add("requests_per_second", q.RequestsPerSecond)
 	add("burst", float64(q.Burst))
+	add("max_streams", float64(q.MaxStreams))
+	add("bytes_per_second", float64(q.BytesPerSecond))
+	add("bytes_burst", float64(q.BytesBurst))
+	for _, s := range []struct {
+		of string
+		tenant.Share
+	}{{"per_principal", q.PerPrincipal}, {"per_key", q.PerKey}} {
+		add(s.of+".max_concurrent_requests", float64(s.MaxConcurrentRequests))
+		add(s.of+".requests_per_second", s.RequestsPerSecond)
+		add(s.of+".burst", float64(s.Burst))
+	}
 	return strings.Join(parts, ", ")
 }
 
@@ -160,7 +184,7 @@ func (a *admins) tenantSuspend() *cobra.Command {
 		Use: "suspend <tenant>", Short: "Stop serving a tenant, keeping its state",
 		Long:    "Stop serving a tenant. Its callers get 503 with the reason, requests in flight end, and all its state is kept.",
 		Example: "  polygate tenant suspend team-a --reason 'under investigation until Friday'",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.one(cmd, args[0], http.MethodPost, "/suspend", admin.SuspendRequest{Reason: reason}, a.say("suspended"))
 		},
@@ -174,7 +198,7 @@ func (a *admins) tenantResume() *cobra.Command {
 		Use: "resume <tenant>", Short: "Serve a suspended tenant again",
 		Long:    "Serve a suspended tenant again, with everything that it had.",
 		Example: "  polygate tenant resume team-a",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.one(cmd, args[0], http.MethodPost, "/resume", nil, a.say("resumed"))
 		},
@@ -200,7 +224,7 @@ func (a *admins) tenantDelete() *cobra.Command {
 
 A tenant that tenants.yaml declares must be removed from the file first.`,
 		Example: "  polygate tenant delete team-a --yes",
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := tenantPath(args[0])
 			if err != nil {
