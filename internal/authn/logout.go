@@ -34,7 +34,11 @@ func (s *Service) Logout(ctx context.Context, e *tenant.Entry, r LoginRequest) (
 		return reply, nil
 	}
 	reply.Principal = p
-	reply.Revocation = &tenant.Revocation{Session: v.ID, Before: s.cfg.Now(), Until: time.UnixMilli(v.Expires)}
+	before := s.cfg.Now()
+	if begun := time.UnixMilli(v.Issued); !before.After(begun) {
+		before = begun.Add(time.Millisecond) // by another replica's clock, which is ahead
+	}
+	reply.Revocation = &tenant.Revocation{Principal: p.Ref(), Session: v.ID, Before: before, Until: time.UnixMilli(v.Expires)}
 	reply.Redirect = s.endSession(ctx, e, v)
 	return reply, nil
 }

@@ -15,7 +15,9 @@ const (
 	MaxSubject   = 255                  // bytes of a user's subject (OpenID Connect Core §2) or a group's name
 	MaxOrigins   = 16                   // allowed web origins
 	MaxKeyLife   = 366 * 24 * time.Hour // of a bot's key (A-6: at most a year)
-	MaxRevoked   = 512
+	MaxRevoked   = 512                  // revocations that are remembered one by one
+	maxEnded     = 8                    // ended browser sessions of one user that are
+	maxRevokedAt = 256 << 10            // bytes that they may take in all
 	MaxTokenLife = 30 * 24 * time.Hour  // tokens that run for longer are refused, so that a revocation can be forgotten at some time
 	MaxCertLife  = 825 * 24 * time.Hour // the same of client certificates
 )
@@ -63,8 +65,8 @@ type PolicyRef struct {
 // Revocation ends credentials before their time: those of a principal that were issued before a moment, or one browser
 // session. A credential that does not say when it was issued counts as issued before.
 type Revocation struct {
-	Principal string    `json:"principal,omitempty"` // Ref of a user; "" with Session
-	Session   string    `json:"session,omitempty"`   // one browser session; "" with Principal
+	Principal string    `json:"principal,omitempty"` // Ref of a user; with Session, of the one whose session it is
+	Session   string    `json:"session,omitempty"`   // one browser session; "" = all credentials of Principal
 	Before    time.Time `json:"before"`
 	Until     time.Time `json:"until"` // nothing issued before Before is alive after it: the revocation can be forgotten
 }
@@ -157,10 +159,12 @@ func (r *Record) userStanding(p Principal) (Role, bool) {
 	if !ok || a.Generation != c.Generation || c.Issued.Before(r.NotBefore) {
 		return NoRole, false
 	}
+	if c.Session != "" && c.Issued.Before(r.SessionsNotBefore) {
+		return NoRole, false
+	}
 	ref := p.Ref()
 	for i := range r.Revoked {
-		v := &r.Revoked[i]
-		if v.Session != "" && v.Session == c.Session || v.Principal == ref && c.Issued.Before(v.Before) {
+		if r.Revoked[i].ends(ref, c) {
 			return NoRole, false
 		}
 	}
@@ -337,8 +341,18 @@ func (r *Record) checkRevoked() error {
 	return nil
 }
 
-// Revoke adds a revocation, and forgets those whose credentials are dead anyhow. Where there is no room, the oldest make
-// way: NotBefore rises to theirs, so that nothing that was revoked comes back; some who were not must log in again.
+// ends says whether a credential of the user ref is over.
+func (v *Revocation) ends(ref string, c *Claims) bool {
+	if v.Session != "" {
+		return v.Session == c.Session
+	}
+	return v.Principal == ref && c.Issued.Before(v.Before)
+}
+
+// Revoke adds a revocation, and forgets those whose credentials are dead anyhow. Where there is no room, older ones make way:
+// NotBefore or SessionsNotBefore rises to theirs, so that nothing that was revoked comes back; some who were not must log in
+// again. Whoever an authenticator vouches for can log out, members or not, and so fill the room: ended sessions make way
+// first, and never at the cost of other credentials than sessions.
 func (r *Record) Revoke(v Revocation, now time.Time) {
 	kept := make([]Revocation, 0, len(r.Revoked)+1)
 	for _, old := range r.Revoked {
@@ -346,12 +360,55 @@ func (r *Record) Revoke(v Revocation, now time.Time) {
 			kept = append(kept, old)
 		}
 	}
-	kept = append(kept, v)
-	for len(kept) > MaxRevoked {
-		if kept[0].Before.After(r.NotBefore) {
-			r.NotBefore = kept[0].Before
+	kept = addRevocation(kept, v)
+	size := 0
+	for i := range kept {
+		size += kept[i].size()
+	}
+	for len(kept) > MaxRevoked || size > maxRevokedAt {
+		i := max(0, slices.IndexFunc(kept, func(v Revocation) bool { return v.Session != "" }))
+		floor := &r.NotBefore
+		if kept[i].Session != "" {
+			floor = &r.SessionsNotBefore
 		}
-		kept = kept[1:]
+		if kept[i].Before.After(*floor) {
+			*floor = kept[i].Before
+		}
+		size -= kept[i].size()
+		kept = slices.Delete(kept, i, i+1)
 	}
 	r.Revoked = kept
 }
+
+// addRevocation adds v to a list. A user who ends one session after the other ends, at some time, all that were begun until
+// then: nobody fills the list alone.
+func addRevocation(list []Revocation, v Revocation) []Revocation {
+	own := func(o Revocation) bool { return o.Session != "" && o.Principal != "" && o.Principal == v.Principal }
+	ended := 0
+	for _, o := range list {
+		if own(o) {
+			ended++
+		}
+	}
+	if v.Session != "" && ended < maxEnded {
+		return append(list, v)
+	}
+	all := Revocation{Principal: v.Principal, Before: v.Before, Until: v.Until}
+	return append(slices.DeleteFunc(list, func(o Revocation) bool {
+		merges := own(o) || o.Session == "" && o.Principal == all.Principal && !o.Until.After(all.Until)
+		if merges {
+			all.Before, all.Until = latest(all.Before, o.Before), latest(all.Until, o.Until)
+		}
+		return merges
+	}), all)
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// size returns how many bytes of a stored record a revocation takes at most: of a text, JSON may make six times as much.
+func (v *Revocation) size() int { return 160 + 6*(len(v.Principal)+len(v.Session)) }

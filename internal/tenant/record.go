@@ -77,6 +77,8 @@ type Record struct {
 	Policy         *PolicyRef      `json:"policy,omitempty"`          // the policy in force; nil = none
 	Revoked        []Revocation    `json:"revoked,omitempty"`         // credentials that ended before their time
 	NotBefore      time.Time       `json:"not_before,omitzero"`       // users' credentials issued before it are refused
+	// SessionsNotBefore is NotBefore of browser sessions alone.
+	SessionsNotBefore time.Time `json:"sessions_not_before,omitzero"`
 
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`
