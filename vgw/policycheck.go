@@ -40,8 +40,8 @@ func (c *call) wayBack(ctx context.Context, b *policy.Bundle) error {
 
 // checkView is the answer to a check, which succeeds whether or not the bundle does.
 type checkView struct {
-	OK       bool             `json:"ok"`
-	Report   *reportView      `json:",inline"`
+	OK bool `json:"ok"`
+	*reportView
 	Problems []policy.Problem `json:"problems"`
 }
 
@@ -66,7 +66,7 @@ func checkPolicy(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	v := viewReport(digest, false, report)
-	return decision(reply(200, checkView{OK: true, Report: &v, Problems: []policy.Problem{}}))
+	return decision(reply(200, checkView{OK: true, reportView: &v, Problems: []policy.Problem{}}))
 }
 
 // testBody is the body of POST /api/v1/policies/test.
