@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -45,6 +46,9 @@ func (s *Store) CreateTenant(ctx context.Context, record *tenant.Record, entry a
 	r.Created = s.cfg.Now().UTC()
 	r.Updated = r.Created
 	if err := r.Validate(s.cfg.BaseDomain); err != nil {
+		return nil, err
+	}
+	if err := checkSettings(nil, r); err != nil {
 		return nil, err
 	}
 	if entry.Tenant == r.ID && entry.TenantUID == "" {
@@ -212,7 +216,37 @@ func (s *Store) edited(old *tenant.Record, edit func(*tenant.Record) error) (*te
 		return nil, err
 	}
 	r.Updated = s.cfg.Now().UTC()
-	return r, withoutUnknown(old, r).Validate(s.cfg.BaseDomain)
+	if err := withoutUnknown(old, r).Validate(s.cfg.BaseDomain); err != nil {
+		return nil, err
+	}
+	return r, checkSettings(old, r)
+}
+
+// maxSettings bounds what people write into a routing record, which leaves room in a stored value for what must never fail:
+// to suspend the tenant, to revoke a credential (tenant.Record.Revoke bounds these), to put a policy in force. A tenant's
+// admin could otherwise fill the record to the last byte and be out of everybody's reach.
+const maxSettings = 640 << 10
+
+// checkSettings refuses settings that are too large, but not to make them smaller or leave them as they are.
+func checkSettings(old, next *tenant.Record) error {
+	size, err := settingsSize(next)
+	if err != nil || size <= maxSettings {
+		return err
+	}
+	if old != nil {
+		if was, err := settingsSize(old); err == nil && size <= was {
+			return nil
+		}
+	}
+	return fault.New(fault.TooLarge, "the settings of the tenant take %d bytes: at most %d are allowed; make lists and certificates of authenticators shorter, or give roles to groups", size, maxSettings)
+}
+
+func settingsSize(r *tenant.Record) (int, error) {
+	c := *r
+	c.SuspendReason, c.Policy, c.CatalogDigest, c.Revoked = "", nil, "", nil
+	c.State, c.NotBefore, c.SessionsNotBefore, c.Updated = "", time.Time{}, time.Time{}, time.Time{}
+	val, err := encodeRecord(&c, nil)
+	return len(val), err
 }
 
 func planUpdate(kv KV, old, r *tenant.Record, entry audit.Entry) (*Txn, error) {

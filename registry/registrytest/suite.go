@@ -25,6 +25,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"tenants/onetenant", testOneTenant},
 		{"tenants/contended", testContended},
 		{"tenants/largest", testLargest},
+		{"tenants/full", testFull},
 		{"index/random", testRandom},
 		{"index/gap", testGap},
 		{"index/resume", testResume},

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -280,6 +281,61 @@ func testLargest(t *testing.T, b Backend) {
 		t.Fatalf("DeleteTenant: %v", err)
 	}
 	Create(t, r, "third", fill("two"))
+}
+
+// testFull: an admin fills the tenant's record with what authenticators may hold, to the last byte. There is room all the
+// same for what must not fail: to suspend the tenant, to revoke a user, and to take something out.
+func testFull(t *testing.T, b Backend) {
+	r := Start(t, b, "r1")
+	Create(t, r, "full")
+	update := func(edit func(rec *tenant.Record)) error {
+		_, err := r.UpdateTenant(t.Context(), "full", 0, func(rec *tenant.Record) error { edit(rec); return nil }, Entry("full", "tenant.update"))
+		return err
+	}
+	refused := 0
+	for i := range tenant.MaxAuthenticators {
+		for n := 32 << 10; n > 0; n /= 2 {
+			err := update(func(rec *tenant.Record) {
+				if len(rec.Authenticators) == i {
+					rec.Authenticators = append(rec.Authenticators, tenant.Authenticator{Name: fmt.Sprint("a", i), Type: tenant.AuthnOIDC,
+						OIDC: &tenant.OIDC{Issuer: "https://issuer.example"}})
+				}
+				rec.Authenticators[i].OIDC.CA += strings.Repeat("<", n) // six bytes each, as JSON
+			})
+			if err == nil && n == 32<<10 {
+				break
+			}
+			if err != nil {
+				WantKind(t, "a record that is full", err, fault.TooLarge)
+				refused++
+			}
+		}
+		if refused > 0 {
+			break
+		}
+	}
+	if refused == 0 {
+		t.Error("a record may be of any size")
+	}
+	now := time.Now()
+	for i := range tenant.MaxRevoked / 64 {
+		if err := update(func(rec *tenant.Record) {
+			for j := range 64 {
+				rec.Revoke(tenant.Revocation{Principal: fmt.Sprint("user:a0/", strings.Repeat("<", 240), i, "-", j), Before: now, Until: now.Add(time.Hour)}, now)
+			}
+		}); err != nil {
+			t.Fatalf("revoke a user in a full record: %v", err)
+		}
+	}
+	if err := update(func(rec *tenant.Record) {
+		rec.State, rec.SuspendReason = tenant.StateSuspended, strings.Repeat("<", tenant.MaxNameLen)
+		rec.Policy = &tenant.PolicyRef{Digest: "sha256:" + strings.Repeat("0", 64), File: strings.Repeat("<", 255)}
+	}); err != nil {
+		t.Errorf("suspend a tenant with a full record: %v", err)
+	}
+	if err := update(func(rec *tenant.Record) { rec.Authenticators = rec.Authenticators[1:] }); err != nil {
+		t.Errorf("remove an authenticator from a full record: %v", err)
+	}
 }
 
 // lagging is a backend like a cluster of which one member has compacted and another not yet: a watch that met the
