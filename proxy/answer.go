@@ -102,6 +102,7 @@ func (f *flight) handle(d *exchange.Serve) error {
 	f.duplex()
 	if f.upgrade == "" {
 		if err := f.visit.Stream(); err != nil {
+			_ = d.Handle(f.ctx, refused{err}) // what it holds is to be given back, and its permit settled
 			return err
 		}
 	}
@@ -115,6 +116,13 @@ func (f *flight) handle(d *exchange.Serve) error {
 	}
 	return err
 }
+
+// refused is the exchange of a handler that may not begin.
+type refused struct{ err error }
+
+func (r refused) Read([]byte) (int, error)   { return 0, r.err }
+func (r refused) Write([]byte) (int, error)  { return 0, r.err }
+func (r refused) Start(int, exchange.Header) {}
 
 // stream is a flight as the handler of a Serve sees it.
 type stream flight

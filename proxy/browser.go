@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -167,8 +166,7 @@ func (f *flight) sendToLogin(err error) error {
 	if f.target.query != "" {
 		back += "?" + f.target.query
 	}
-	to := authn.LoginPath + "?" + url.Values{"return_to": {back}}.Encode()
-	return f.answerLogin(authn.LoginReply{Redirect: to}, nil)
+	return f.answerLogin(authn.LoginReply{Redirect: authn.LoginLink(back)}, nil)
 }
 
 // navigation says whether a browser asks for a page to show.

@@ -20,6 +20,7 @@ func (f *flight) dedicated(e *tenant.Entry) (exchange.Decision, error) {
 		return nil, err
 	}
 	h := f.r.Header
+	removeSession(h) // with auth: upstream too: a browser may have one of before the mode was changed
 	if e.Record.Dedicated.Auth == tenant.AuthGateway {
 		identify(h, e.Record.Dedicated, f.visit.Principal())
 	}
@@ -55,11 +56,14 @@ func dedicatedTarget(e *tenant.Entry) exchange.Target {
 	}
 }
 
+// principalHeader tells a dedicated gateway who asks, beside the name: kind and id. Names are for people: two issuers, a key
+// and a bot may have one name, and at some issuers users choose theirs.
+const principalHeader = "X-Polygate-Principal"
+
 // identify puts who asks in the place of the credential it asked with. Method overrides go: what was admitted as a GET must
 // not be carried out as a DELETE.
 func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
 	removeCredential(h)
-	removeSession(h)
 	for _, name := range [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"} {
 		delete(h, name)
 	}
@@ -68,6 +72,7 @@ func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
 		name = tenant.DefaultIdentityHeader
 	}
 	removeIdentity(h, name)
+	h[principalHeader] = []string{p.Ref()}
 	h[textproto.CanonicalMIMEHeaderKey(name)] = []string{p.Name}
 }
 

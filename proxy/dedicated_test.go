@@ -1,14 +1,18 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/textproto"
 	"strings"
 	"testing"
 
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -109,6 +113,60 @@ func TestDedicatedGatewayAuth(t *testing.T) {
 	}
 	if got, want := strings.Join(actions, ", "), "relay.read key:gv allow, relay.write key:gv deny, relay.read key:g allow"; got != want {
 		t.Errorf("audited %s, want %s", got, want)
+	}
+}
+
+// withAuthn adds the real authenticators, and one of a trusted upstream to team-d and team-g.
+func withAuthn(t *testing.T, sources string) (func(*Config), func(*tenant.Record)) {
+	t.Helper()
+	service, err := authn.New(authn.Config{Secret: make([]byte, 32), Dial: func(bool) func(context.Context, string, string) (net.Conn, error) {
+		return new(net.Dialer).DialContext
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(service.Close)
+	return func(c *Config) { c.Authenticator = service }, func(r *tenant.Record) {
+		r.Authenticators = []tenant.Authenticator{{Name: "sso", Type: tenant.AuthnUpstream, DefaultRole: tenant.Editor, Generation: "1",
+			Upstream: &tenant.UpstreamUsers{Header: "X-User", Sources: []netip.Prefix{netip.MustParsePrefix(sources)}}}}
+	}
+}
+
+// X25: headers that name users come from the trusted upstream alone, also where the tenant's own gateway authenticates: it
+// would believe in them, as we are its only peer.
+func TestX25DedicatedUpstreamAuth(t *testing.T) {
+	for sources, want := range map[string]int{"10.0.0.0/8": 400, "127.0.0.0/8": 200} {
+		with, set := withAuthn(t, sources)
+		f := newFront(t, with)
+		f.withUpstream(http.HandlerFunc(echo))
+		f.change("team-d", set)
+		url := "https://" + hostD + "/x"
+		check(t, "without", f.do(f.client(), "GET", url, nil).status, 200)
+		check(t, "with X-User, trusting "+sources, f.do(f.client(), "GET", url, nil, "X-User: alice").status, want)
+		check(t, "with X_User", f.do(f.client(), "GET", url, nil, "X_User: alice").status, 400)
+	}
+}
+
+// A dedicated gateway learns who asks by a header that no two principals share, and gets none of our sessions, whoever
+// authenticates.
+func TestDedicatedPrincipal(t *testing.T) {
+	with, set := withAuthn(t, "127.0.0.0/8")
+	f := newFront(t, with)
+	f.withUpstream(http.HandlerFunc(echo))
+	f.change("team-g", set)
+	session := "Cookie: theirs=1; " + authn.SessionCookie + "=x"
+	for _, tc := range []struct{ host, line, name, principal string }{
+		{hostG, bearer(keyG), "name of g", "key:g"},
+		{hostG, "X-User: name of g", "name of g", "user:sso/name of g"},
+		{hostD, "Accept: */*", "", ""},
+	} {
+		got := f.do(f.client(), "GET", "https://"+tc.host+"/x", nil, tc.line, session, "X-Polygate-Principal: key:root").seen(t).Header
+		if got.Get("X-Forwarded-User") != tc.name || strings.Join(got["X-Polygate-Principal"], "|") != tc.principal || got.Get("X-User") != "" {
+			t.Errorf("%s %s: got %v", tc.host, tc.line, got)
+		}
+		if c := strings.Join(got["Cookie"], "|"); c != "theirs=1" {
+			t.Errorf("%s %s: Cookie %q", tc.host, tc.line, c)
+		}
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 func (f *flight) collect(bearer string) {
 	h := f.r.Header
 	f.proof = authn.Evidence{Bearer: bearer, Header: h, Remote: remoteAddr(f.r), Host: f.name}
+	if len(f.r.Trailer) > 0 {
+		f.proof.Header = withTrailer(h, f.r.Trailer)
+	}
 	f.proof.HasBearer = len(h["Authorization"])+len(h["X-Api-Key"]) > 0
 	if len(h["Cookie"]) > 0 {
 		f.proof.Cookie = sessionCookie(f.r)
@@ -20,6 +23,19 @@ func (f *flight) collect(bearer string) {
 	if f.r.TLS != nil {
 		f.proof.Peer = f.r.TLS.PeerCertificates
 	}
+}
+
+// withTrailer returns h with the names of the fields that the client announced to send after the body, which net/http has
+// taken out of it: identity may not come that way either (case X22).
+func withTrailer(h, trailer http.Header) http.Header {
+	all := make(http.Header, len(h)+1)
+	for name, v := range h {
+		all[name] = v
+	}
+	for name := range trailer {
+		all["Trailer"] = append(all["Trailer"], name)
+	}
+	return all
 }
 
 // sessionCookie returns the value of our session cookie. Two of them are none: one of them may have been planted.
@@ -89,9 +105,6 @@ func (f *flight) base() string { return "https://" + f.host + f.place.prefix }
 // judgeOrigin refuses what a page of another origin makes a browser send (case X21).
 func (f *flight) judgeOrigin() error {
 	h := f.r.Header
-	if h["Origin"] == nil && f.who.Via != tenant.ViaCookie {
-		return nil
-	}
 	return authn.CheckOrigin(authn.OriginRequest{
 		Method: f.r.Method, Upgrade: f.upgrade, Header: h, Base: "https://" + f.host,
 		Allowed: f.place.entry.Record.AllowedOrigins, ViaCookie: f.who.Via == tenant.ViaCookie,

@@ -20,9 +20,24 @@ func (f *flight) serveOpen() (done bool, err error) {
 		return true, f.browse()
 	case openRelay:
 		f.who = tenant.Principal{Tenant: f.place.entry.Record.ID, Kind: tenant.KindAnonymous}
+		if err := f.judgeIdentity(); err != nil {
+			return true, err
+		}
 		return true, f.serveMember()
 	}
 	return false, nil
+}
+
+// judgeIdentity refuses headers in which the tenant's trusted upstream names users, of anybody else (X25): the tenant's own
+// gateway, which believes in them, has no other peer than us. Those of the upstream pass, to be judged by that gateway.
+func (f *flight) judgeIdentity() error {
+	if f.s.cfg.Authenticator == nil {
+		return nil
+	}
+	if err := f.s.cfg.Authenticator.JudgeHeaders(f.place.entry, f.evidence(f.place.entry)); fault.Is(err, fault.Invalid) {
+		return err
+	}
+	return nil
 }
 
 // metadata answers who issues the tokens for a resource of the tenant (RFC 9728 §3). A tenant that takes no tokens has none.
