@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,13 +60,25 @@ type auditLog struct {
 func (l auditLog) Flush(ctx context.Context) error { return l.drain.Flush(ctx) }
 
 // auditSigner returns what signs the checkpoints. Its key comes from the platform's secret, so that all replicas, and every
-// later start, sign with the same one.
+// later start, sign with the same one. The public half is written beside the data: a signature that nobody can check is none.
 func (d *daemon) auditSigner() (audit.Signer, error) {
 	key, err := seal.DataKeyFrom(d.secret)
 	if err != nil {
 		return nil, err
 	}
-	return audit.NewSigner(key.Derive("audit-checkpoints").Bytes())
+	signer, err := audit.NewSigner(key.Derive("audit-checkpoints").Bytes())
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("audit: encode the public key: %w", err)
+	}
+	path := filepath.Join(d.cfg.DataDir, "audit.pem")
+	if err := writeFile(path, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))); err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w: make its folder writable", path, cause(err))
+	}
+	return signer, nil
 }
 
 // openMirrors opens what gets a copy of the log's lines.
