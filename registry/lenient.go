@@ -48,7 +48,7 @@ func knownRole(b []byte, role *tenant.Role) error {
 	var name string
 	*role = tenant.NoRole
 	if stdjson.Unmarshal(b, &name) != nil || name == "" {
-		return nil //nolint:nilerror // no text is no role that is known
+		return nil //nolint:nilerr // no text is no role that is known
 	}
 	if known, err := tenant.ParseRole(name); err == nil {
 		*role = known

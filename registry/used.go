@@ -95,7 +95,7 @@ func (s *Store) markOnce(ctx context.Context, chunk []tenant.Scope, marks map[te
 func (t *Txn) mark(scope tenant.Scope, record, stored KV, marks map[string]time.Time, now time.Time) error {
 	e, err := decodeRecord(record)
 	if err != nil || e.Scope != scope {
-		return nil //nolint:nilerror // gone, or not for this build to serve
+		return nil //nolint:nilerr // gone, or not for this build to serve
 	}
 	stored.Key = usedKey(scope.ID())
 	val, err := mergeUsed(e.Record, stored, marks, now)

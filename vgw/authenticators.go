@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
@@ -168,6 +169,9 @@ func (c *call) authenticator(body authenticatorBody) (tenant.Authenticator, erro
 		return a, err
 	}
 	if err := c.checkParts(&a); err != nil {
+		return a, err
+	}
+	if err := authn.CheckAuthenticator(&a); err != nil {
 		return a, err
 	}
 	return a, c.sealSecret(&a)

@@ -19,11 +19,11 @@ import (
 func TestC1FaultsOfOneTenant(t *testing.T) {
 	g := newGateway(t, "")
 	endpoint := startMCP(t)
-	g.write("tenants.yaml", fmt.Sprintf(`
+	g.write("tenants.yaml", `
 tenants:
   - {id: team-a, catalog_file: a.yaml, quotas: {max_concurrent_requests: 100, requests_per_second: 500, burst: 500}}
   - {id: team-b, catalog_file: b.yaml, quotas: {max_concurrent_requests: 100, requests_per_second: 5000, burst: 5000}}
-`))
+`)
 	g.write("a.yaml", fmt.Sprintf("servers:\n  - {name: hung, url: %q, timeout: 5s}\n  - {name: good, url: %q}\n", hungServer(t), endpoint))
 	g.write("b.yaml", fmt.Sprintf("servers:\n  - {name: good, url: %q}\n", endpoint))
 	g.start()

@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"math/big"
@@ -246,7 +245,7 @@ type world struct {
 func newWorld(t testing.TB, edit ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, clock: newClock()}
-	cfg := Config{Dial: anywhere, Now: w.clock.now, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	cfg := Config{Dial: anywhere, Now: w.clock.now, Logger: slog.New(slog.DiscardHandler)}
 	for _, f := range edit {
 		f(&cfg)
 	}

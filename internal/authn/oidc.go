@@ -38,6 +38,7 @@ func (s *Service) provider(ctx context.Context, trusted bool, o *tenant.OIDC) (*
 // terms is what a token is judged by, beside its signature.
 type terms struct {
 	o             *tenant.OIDC
+	tenant        string // its uid; "" = the platform, for its operators
 	authenticator string // its name
 	generation    string
 	base          string // the tenant's base URL: the audience where none is configured
@@ -159,7 +160,7 @@ func (s *Service) verify(ctx context.Context, trusted bool, t *terms, c *compact
 	if err != nil {
 		return proof{}, err
 	}
-	return i.verify(ctx, c, t.algorithms())
+	return i.verify(ctx, c, t.algorithms(), func() (func(), error) { return s.turns.enter(ctx, t.tenant) })
 }
 
 // proof is the key that a token was verified with.
@@ -170,7 +171,7 @@ type proof struct {
 }
 
 // verify checks a token's signature by the issuer's keys.
-func (i *issuer) verify(ctx context.Context, c *compact, algorithms []string) (proof, error) {
+func (i *issuer) verify(ctx context.Context, c *compact, algorithms []string, turn func() (leave func(), err error)) (proof, error) {
 	set, err := i.keys(ctx, func(s *keySet) bool { _, known := s.find(&c.header); return known })
 	if err != nil {
 		return proof{}, err
@@ -180,7 +181,13 @@ func (i *issuer) verify(ctx context.Context, c *compact, algorithms []string) (p
 		if k == nil {
 			return proof{}, unauthenticated("a key that does not fit the token, or two that do")
 		}
-		if err = k.verify(c, algorithms); err == nil {
+		leave, busy := turn() // for the check alone: waiting for keys takes nobody's place
+		if busy != nil {
+			return proof{}, busy
+		}
+		err = k.verify(c, algorithms)
+		leave()
+		if err == nil {
 			return proof{i, set, k}, nil
 		}
 	}

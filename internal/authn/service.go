@@ -48,6 +48,7 @@ type Service struct {
 	issuers *issuers
 	cache   *cache
 	reviews *reviews
+	turns   *turns
 	certs   *certs
 	browser *browser
 
@@ -68,7 +69,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 64 << 20
 	}
-	s := &Service{cfg: cfg, cache: newCache(cfg.CacheBytes), certs: newCerts()}
+	s := &Service{cfg: cfg, turns: newTurns(), cache: newCache(cfg.CacheBytes), certs: newCerts()}
 	s.issuers, s.reviews = newIssuers(s), newReviews(s)
 	var err error
 	if s.browser, err = newBrowser(cfg); err != nil {

@@ -143,7 +143,7 @@ func (s *Service) proveOIDC(ctx context.Context, e *tenant.Entry, base string, c
 
 func (s *Service) proveBy(ctx context.Context, e *tenant.Entry, a *tenant.Authenticator, base string, c *compact, said claims) (*verified, error) {
 	now := s.cfg.Now()
-	t := &terms{o: a.OIDC, authenticator: a.Name, generation: a.Generation, base: base, now: now}
+	t := &terms{o: a.OIDC, tenant: e.Scope.UID(), authenticator: a.Name, generation: a.Generation, base: base, now: now}
 	u, err := t.judged(&c.header, said)
 	if err != nil {
 		return nil, err

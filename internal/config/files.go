@@ -31,7 +31,7 @@ func readRoots(path string) (string, error) {
 			return "", fmt.Errorf("holds a PEM block %q: only certificates belong in it", clip(block.Type))
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return "", fmt.Errorf("holds a bad certificate: %v", err)
+			return "", fmt.Errorf("holds a bad certificate: %w", err)
 		}
 		found = true
 	}

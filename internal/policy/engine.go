@@ -69,7 +69,7 @@ func (e *Engine) decide(ctx context.Context, in *Input, t topdown.QueryTracer) D
 		return failed(f, e.digest, begun)
 	}
 	defer func() { <-e.member.slots }()
-	answer, err, f := e.eval(ctx, in, begun, deadline, t)
+	answer, f, err := e.eval(ctx, in, begun, deadline, t)
 	if f != Decided {
 		d := failed(f, e.digest, begun)
 		if err != nil && (f == FailError || f == FailPanic) {
@@ -101,21 +101,21 @@ func (e *Engine) admit(ctx context.Context, deadline time.Time) Failure {
 }
 
 // eval runs the query. The long lane's turn is given back whatever happens.
-func (e *Engine) eval(ctx context.Context, in *Input, begun, deadline time.Time, t topdown.QueryTracer) (ast.Object, error, Failure) {
+func (e *Engine) eval(ctx context.Context, in *Input, begun, deadline time.Time, t topdown.QueryTracer) (ast.Object, Failure, error) {
 	b := &budget{
 		ctx: ctx, deadline: deadline, bytes: e.library.limits.EvalBytes,
-		long: &long{turns: e.library.turns, own: e.member.long, begun: time.Now()},
+		long: &long{turns: &e.library.turns, m: e.member, begun: time.Now()},
 	}
 	defer b.long.end()
 	v, err := e.program.run(ctx, e.program.query, e.program.queryComp, e.data, in.value(e.scope.ID()), b, t)
 	if f := b.classify(err); f != Decided {
-		return nil, err, f
+		return nil, f, err
 	}
 	o, ok := v.(ast.Object)
 	if !ok {
-		return nil, nil, FailUndef
+		return nil, FailUndef, nil
 	}
-	return o, nil, Decided
+	return o, Decided, nil
 }
 
 var errPanic = errors.New("panic")

@@ -48,7 +48,6 @@ type tracer struct {
 	seen  map[*ast.Rule]bool
 	rules []Location
 	notes []string
-	depth int
 	cut   bool
 }
 

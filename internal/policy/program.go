@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -180,7 +181,7 @@ func (p *program) build(ctx context.Context, mods map[string]*ast.Module, v ast.
 }
 
 func tooSlow(ctx context.Context) error {
-	if context.Cause(ctx) == errCompileTime {
+	if errors.Is(context.Cause(ctx), errCompileTime) {
 		return fault.New(fault.Invalid, "the policy takes too long to compile: make it smaller or split its rules")
 	}
 	return fault.Wrap(fault.Canceled, ctx.Err(), "the compilation was given up")

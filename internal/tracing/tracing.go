@@ -151,7 +151,7 @@ func newSampler(ratio float64) sdktrace.Sampler {
 // kept while there are few of those; of all others, the ratio.
 func (s sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
 	parent := trace.SpanContextFromContext(p.ParentContext)
-	keep := false
+	var keep bool
 	switch {
 	case parent.IsValid() && !parent.IsRemote():
 		keep = parent.IsSampled()
