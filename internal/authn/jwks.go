@@ -23,6 +23,7 @@ const (
 	maxKeys    = 64 // an issuer has two or three; a tenant's could have us hold any number
 	minRSABits = 2048
 	maxRSABits = 8192 // a check with more costs milliseconds
+	maxKid     = 255  // bytes of a kid, and of an alg: they are kept with the key
 )
 
 // keySet is an issuer's keys, less those that no signature may be checked with. It is immutable.
@@ -86,6 +87,8 @@ func parseKey(raw []byte) (key, error) {
 	switch {
 	case len(about.D) > 0 || len(about.K) > 0:
 		return key{}, errors.New("a secret key: whoever can read it can sign")
+	case len(about.Kid) > maxKid || len(about.Alg) > maxKid:
+		return key{}, errors.New("a key with too long a name")
 	case about.Use != "" && about.Use != "sig":
 		return key{}, errors.New("a key that is not for signatures")
 	case about.KeyOps != nil && !slices.Contains(about.KeyOps, "verify"):

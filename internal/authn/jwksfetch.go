@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,9 @@ const (
 	providerStale = time.Hour        // of the discovery document
 	fetchEvery    = 30 * time.Second // whatever tokens arrive, of whatever tenants
 	maxIssuers    = 2048             // kept; the longest unused make way
+	stillDown     = time.Minute      // for so long a failed fetch says that the issuer is down: who asks then would wait in vain
+	maxName       = 2048             // bytes of each name that is kept of an issuer's documents
+	maxNames      = 32               // of a list of them
 )
 
 // issuerKey says which issuers are one: the same address, asked under the same trust. Two tenants with one issuer string and
@@ -82,6 +86,7 @@ type issuer struct {
 	flight     chan struct{} // guarded by mu: closed when the fetch under way has ended; nil = none
 	next       time.Time     // guarded by mu: no fetch begins before
 	failed     error         // guarded by mu: why the last fetch failed; nil = it did not
+	failedAt   time.Time     // guarded by mu: when it did
 	provider   *provider     // guarded by mu: nil = never fetched
 	discovered time.Time     // guarded by mu
 }
@@ -101,7 +106,7 @@ func (i *issuer) keys(ctx context.Context, wants func(*keySet) bool) (*keySet, e
 		if age < keysRefresh {
 			return st.set, nil
 		}
-		if age < keysStale || age < keysDead && i.down() {
+		if age < keysStale || age < keysDead && i.downLately(now) {
 			i.begin(ctx, now)
 			return st.set, nil
 		}
@@ -161,6 +166,14 @@ func (i *issuer) down() bool {
 	return i.failed != nil
 }
 
+// downLately says whether the issuer failed a moment ago. A failure of long ago says nothing: the issuer may be up again, and
+// may have taken a key back.
+func (i *issuer) downLately(now time.Time) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.failed != nil && now.Sub(i.failedAt) < stillDown
+}
+
 func (i *issuer) unavailable(cause error) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -212,7 +225,7 @@ func (i *issuer) run(ctx context.Context, done chan struct{}) {
 	now := i.s.cfg.Now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.flight, i.failed = nil, err
+	i.flight, i.failed, i.failedAt = nil, shortened(err), now
 	if p != nil && p != i.provider {
 		i.provider, i.discovered = p, now
 	}
@@ -226,10 +239,22 @@ func (i *issuer) run(ctx context.Context, done chan struct{}) {
 	i.state.Store(&keyState{set: set, fetched: now})
 }
 
+// maxBrief is how many bytes of an error are kept, and written into a log.
+const maxBrief = 300
+
 // brief bounds an error for the log: libraries put what a stranger answered into theirs.
 func brief(err error) string {
 	s := err.Error()
-	return s[:min(len(s), 300)]
+	return s[:min(len(s), maxBrief)]
+}
+
+// shortened bounds an error that is kept, and becomes the cause of every refusal until the next fetch: a stranger's answer of a
+// megabyte would be in each line of the log.
+func shortened(err error) error {
+	if err == nil || len(err.Error()) <= maxBrief {
+		return err
+	}
+	return errors.New(brief(err))
 }
 
 // fetch asks for the keys, and before, where that is due, for where they are. A panic over what a stranger sent is an error of
@@ -270,15 +295,20 @@ func (i *issuer) discover(ctx context.Context) (*provider, error) {
 	if err := found.Claims(&more); err != nil {
 		return nil, fmt.Errorf("read the discovery document: %w", err)
 	}
+	if len(more.Methods) > maxNames || slices.ContainsFunc(more.Methods, tooLong) {
+		return nil, errors.New("the discovery document names too many code_challenge_methods_supported")
+	}
 	p := &provider{Endpoint: found.Endpoint(), EndSession: more.EndSession, Methods: more.Methods, JWKS: more.JWKS, Client: i.client}
 	p.Endpoint.AuthStyle, p.SaysIssuer = tokenStyle(more.Secrets), more.SaysIssuer
 	for _, at := range []string{p.JWKS, p.Endpoint.AuthURL, p.Endpoint.TokenURL, p.EndSession} {
 		if at == "" && at != p.JWKS {
 			continue // an issuer of tokens alone has no browser login
 		}
-		if u, err := url.Parse(at); err != nil || u.Scheme != "https" || u.Host == "" {
+		if u, err := url.Parse(at); err != nil || tooLong(at) || u.Scheme != "https" || u.Host == "" {
 			return nil, fmt.Errorf("the discovery document names %.100q, which is not an https URL", at)
 		}
 	}
 	return p, nil
 }
+
+func tooLong(name string) bool { return len(name) > maxName }

@@ -6,7 +6,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -261,6 +264,68 @@ func TestX32KeysRotateAndTheIssuerGoesDown(t *testing.T) {
 	i.down.Store(false)
 	w.clock.add(fetchEvery)
 	check("up again", kept, 0, true)
+}
+
+// TestX32AnOldFailureIsNoReasonToBelieveOldKeys: an issuer that failed once, and was not asked since, is asked before a key of
+// more than 5 minutes is believed.
+func TestX32AnOldFailureIsNoReasonToBelieveOldKeys(t *testing.T) {
+	w, i := newWorld(t), newTestIssuer(t)
+	e := entry("team-a", i.authenticator("idp"))
+	k1, k2 := i.key(0), newKey(t, "k2", jose.ES256)
+	token := sign(t, k1, nil, with(w.body(i, "team-a"), "exp", w.clock.now().Add(time.Hour).Unix()))
+	ask := func(when string, ok bool) {
+		t.Helper()
+		_, err := w.ask(e, token)
+		wantKind(t, when, err, fault.Unauthenticated, ok)
+		w.fetches.Wait()
+	}
+	ask("at first", true)
+	i.down.Store(true)
+	w.clock.add(keysRefresh)
+	ask("while it fails", true)
+	i.down.Store(false)
+	i.setKeys(k2)
+	w.clock.add(50 * time.Minute)
+	ask("up again for long, without that key", false)
+}
+
+// TestX34WhatIsKeptOfAnIssuerIsSmall: an issuer may answer a megabyte, and none of it may stay: as a cause it would be in the log
+// of every refusal, as a name in memory.
+func TestX34WhatIsKeptOfAnIssuerIsSmall(t *testing.T) {
+	w, long := newWorld(t), strings.Repeat("x", 900<<10)
+	for name, jwks := range map[string]string{
+		"kid": fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":%q}]}`, long),
+		"alg": fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","alg":%q}]}`, long),
+	} {
+		if s, err := parseKeys([]byte(jwks)); err != nil || len(s.keys) > 0 {
+			t.Errorf("a key with a long %s: %d keys, %v", name, len(s.keys), err)
+		}
+	}
+	for name, answer := range map[string]map[string]any{
+		"an error":       nil,
+		"another issuer": {"issuer": long},
+		"an address":     {"authorization_endpoint": "https://idp.test/" + long},
+		"a method":       {"code_challenge_methods_supported": []string{long}},
+	} {
+		srv := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			doc := map[string]any{"issuer": "https://" + r.Host, "jwks_uri": "https://" + r.Host + "/keys", "keys": []any{}}
+			if maps.Copy(doc, answer); answer == nil {
+				http.Error(rw, long, http.StatusForbidden)
+				return
+			}
+			_ = json.NewEncoder(rw).Encode(doc)
+		}))
+		defer srv.Close()
+		i := &testIssuer{url: srv.URL, ca: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))}
+		e := entry("team-a", i.authenticator("idp"))
+		_, err := w.ask(e, sign(t, newKey(t, "k1", jose.ES256), nil, w.body(i, "team-a")))
+		wantKind(t, name, err, fault.Unavailable, false)
+		for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+			if n := len(cause.Error()); n > 1000 {
+				t.Errorf("%s: a cause of %d bytes", name, n)
+			}
+		}
+	}
 }
 
 func TestX32AnIssuerThatIsDownAtFirst(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -474,6 +475,16 @@ func TestClientsAndRequiredClaims(t *testing.T) {
 	} {
 		_, err := w.ask(e, sign(t, i.key(0), nil, c.body))
 		wantKind(t, c.name, err, fault.Unauthenticated, c.ok)
+	}
+}
+
+// TestRequiredNumbersAreExact: JSON numbers are read as floating point, where great neighbours are one.
+func TestRequiredNumbersAreExact(t *testing.T) {
+	w, i := newWorld(t), newTestIssuer(t)
+	e := entry("team-a", i.authenticator("idp", func(o *tenant.OIDC) { o.RequiredClaims = map[string]string{"org": "9007199254740992"} }))
+	for n, ok := range map[any]bool{"9007199254740992": true, json.Number("9007199254740993"): false, json.Number("9007199254740992"): false} {
+		_, err := w.ask(e, sign(t, i.key(0), nil, with(w.body(i, "team-a"), "org", n)))
+		wantKind(t, fmt.Sprintf("%T %v", n, n), err, fault.Unauthenticated, ok)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 const (
 	maxGroups = 200 // and values of an attribute, and scopes
 	leeway    = time.Minute
+	maxExact  = 1<<53 - 1 // the greatest whole number that no other one is read as
 )
 
 // claims is the payload of a token.
@@ -106,6 +107,9 @@ func scalar(v any) (string, bool) {
 	case bool:
 		return strconv.FormatBool(v), true
 	case float64:
+		if math.Abs(v) > maxExact {
+			return "", false // two numbers of that size can be one here: which of them was meant cannot be told
+		}
 		b, err := json.Marshal(v)
 		return string(b), err == nil
 	}
