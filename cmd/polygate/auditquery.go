@@ -31,11 +31,11 @@ type auditFilter struct {
 
 // auditAnswer is a page of records: a tenant's API and the operators' name its parts differently.
 type auditAnswer struct {
-	Items   []object[audit.Record] `json:"items"`
-	Next    string                 `json:"next_cursor"`
-	Records []object[audit.Record] `json:"records"`
-	After   string                 `json:"next"`
-	Damaged int                    `json:"damaged"`
+	Items   []answered[audit.Record] `json:"items"`
+	Next    string                   `json:"next_cursor"`
+	Records []answered[audit.Record] `json:"records"`
+	After   string                   `json:"next"`
+	Damaged int                      `json:"damaged"`
 }
 
 func auditQuery() *cobra.Command {
@@ -159,14 +159,14 @@ func (s *scoped) query(ctx context.Context, cmd *cobra.Command, c *client, q url
 
 // recordWriter writes audit records in the format that was asked for.
 type recordWriter struct {
-	write func(*object[audit.Record]) error
+	write func(*answered[audit.Record]) error
 	close func() error
 }
 
 func (s *scoped) recordWriter(cmd *cobra.Command) (*recordWriter, error) {
 	out := cmd.OutOrStdout()
 	encode := func(e audit.Encoder) *recordWriter {
-		return &recordWriter{func(r *object[audit.Record]) error { return e.Encode(r.is) }, e.Close}
+		return &recordWriter{func(r *answered[audit.Record]) error { return e.Encode(r.is) }, e.Close}
 	}
 	switch s.out.format {
 	case formatCSV:
@@ -174,9 +174,9 @@ func (s *scoped) recordWriter(cmd *cobra.Command) (*recordWriter, error) {
 	case formatLines:
 		return encode(audit.NewJSONLines(out)), nil
 	}
-	list := &listing[audit.Record]{Items: []object[audit.Record]{}}
+	list := &listing[audit.Record]{Items: []answered[audit.Record]{}}
 	return &recordWriter{
-		write: func(r *object[audit.Record]) error { list.Items = append(list.Items, *r); return nil },
+		write: func(r *answered[audit.Record]) error { list.Items = append(list.Items, *r); return nil },
 		close: func() error { return printList(cmd, &s.out, list, recordColumns()) },
 	}, nil
 }

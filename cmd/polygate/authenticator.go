@@ -99,7 +99,7 @@ func (s *scoped) authenticatorGet() *cobra.Command {
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.complete(named("authenticators")),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.run(cmd, func(ctx context.Context, c *client) error {
-				var a object[authenticatorInfo]
+				var a answered[authenticatorInfo]
 				if err := c.do(ctx, http.MethodGet, c.path("authenticators", args[0]), nil, &a); err != nil {
 					return fmt.Errorf("authenticator %q: %w", args[0], err)
 				}
@@ -163,7 +163,7 @@ func (s *scoped) sendAuthenticator(cmd *cobra.Command, method string, body *auth
 		if method == http.MethodPut {
 			path = c.path("authenticators", body.Name)
 		}
-		var a object[authenticatorInfo]
+		var a answered[authenticatorInfo]
 		if err := c.do(ctx, method, path, body, &a); err != nil {
 			return fmt.Errorf("authenticator %q: %w", body.Name, err)
 		}

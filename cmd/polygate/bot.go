@@ -74,7 +74,7 @@ func (s *scoped) botAdd() *cobra.Command {
 				return usage("%v", plain(err))
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
-				var b object[botInfo]
+				var b answered[botInfo]
 				if err := c.do(ctx, http.MethodPost, c.path("bots"), map[string]string{"name": args[0], "role": role}, &b); err != nil {
 					return fmt.Errorf("add bot %q: %w", args[0], err)
 				}
@@ -105,7 +105,7 @@ func (s *scoped) botGet() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout())
 				keys := &listing[keyInfo]{}
 				for _, k := range b.is.Keys {
-					keys.Items = append(keys.Items, object[keyInfo]{is: k})
+					keys.Items = append(keys.Items, answered[keyInfo]{is: k})
 				}
 				return printList(cmd, &s.out, keys, keyColumns())
 			})
@@ -113,8 +113,8 @@ func (s *scoped) botGet() *cobra.Command {
 	}
 }
 
-func getBot(ctx context.Context, c *client, name string) (*object[botInfo], error) {
-	var b object[botInfo]
+func getBot(ctx context.Context, c *client, name string) (*answered[botInfo], error) {
+	var b answered[botInfo]
 	if err := c.do(ctx, http.MethodGet, c.path("bots", name), nil, &b); err != nil {
 		return nil, fmt.Errorf("bot %q: %w", name, err)
 	}
@@ -192,7 +192,7 @@ func (s *scoped) makeBotKey(cmd *cobra.Command, bot, name, expires string, retir
 		return err
 	}
 	return s.run(cmd, func(ctx context.Context, c *client) error {
-		var k object[keyInfo]
+		var k answered[keyInfo]
 		if err := c.do(ctx, http.MethodPost, c.path("bots", bot, "keys"), keyRequest{Name: name, expiry: end, Retire: retire}, &k); err != nil {
 			return fmt.Errorf("create a key for bot %q: %w", bot, err)
 		}

@@ -29,14 +29,28 @@ func (s *scoped) complete(list names) completer {
 
 func (s *scoped) propose(cmd *cobra.Command, list names, prefix string) ([]string, cobra.ShellCompDirective) {
 	c, err := s.open(cmd)
-	if err != nil && s.operator != nil {
-		c, err = s.operator.open(cmd.InOrStdin()) // for the names of tenants
-	}
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer c.close()
 	return proposals(cmd, c, list, prefix)
+}
+
+// completeTenant completes the id of a tenant for operators.
+func (s *scoped) completeTenant(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	a := &admins{conn: s.operator}
+	return a.complete(tenantNames)(cmd, args, prefix)
+}
+
+// completeKey completes a key, or a key of the tenant that is named before it.
+func (s *scoped) completeKey(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 1 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	if len(args) == 1 {
+		s.tenant = args[0]
+	}
+	return s.propose(cmd, named("keys"), prefix)
 }
 
 func (a *admins) complete(list names) completer {

@@ -85,7 +85,7 @@ func (s *scoped) grantAdd() *cobra.Command {
 				if body.To, err = principalRef(ctx, c, args[0]); err != nil {
 					return err
 				}
-				var g object[grantInfo]
+				var g answered[grantInfo]
 				if err := c.do(ctx, http.MethodPost, c.path("grants"), body, &g); err != nil {
 					return fmt.Errorf("grant %s on %s: %w", body.Action, body.Object, err)
 				}

@@ -54,7 +54,7 @@ func (s *scoped) keyCreate() *cobra.Command {
 
 Operators name the tenant and may give every role. A tenant's admin makes keys for viewers and editors.`,
 		Example: "  polygate key create team-a --name ci --role editor --expires 90d\n  KEY=$(polygate key create team-a --name ci)",
-		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: s.complete(tenantNames),
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: s.completeTenant,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				s.tenant = args[0]
@@ -67,7 +67,7 @@ Operators name the tenant and may give every role. A tenant's admin makes keys f
 				return err
 			}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
-				var k object[keyInfo]
+				var k answered[keyInfo]
 				if err := c.do(ctx, http.MethodPost, c.path("keys"), keyRequest{Name: name, Role: role, expiry: end}, &k); err != nil {
 					return fmt.Errorf("create key %q%s: %w", name, s.ofTenant(), err)
 				}
@@ -92,7 +92,7 @@ func (s *scoped) ofTenant() string {
 }
 
 // showOnce prints a new key: alone on stdout, so that a script can take it, with the note for people on stderr.
-func (s *scoped) showOnce(cmd *cobra.Command, k *object[keyInfo]) error {
+func (s *scoped) showOnce(cmd *cobra.Command, k *answered[keyInfo]) error {
 	until := ""
 	if !k.is.Expires.IsZero() {
 		until = " until " + stamp(k.is.Expires)
@@ -139,7 +139,7 @@ func (s *scoped) keyList() *cobra.Command {
 		Use: "list [tenant]", Aliases: []string{"ls"}, Short: "List a tenant's API keys",
 		Long:    "List a tenant's API keys, those of its bots too: names, roles, when they end and when they were last used, to a minute or so. The keys themselves are stored nowhere.",
 		Example: "  polygate key list team-a\n  polygate key list --url https://team-a.localhost:8443 --key-file admin.key -o yaml",
-		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: s.complete(tenantNames),
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: s.completeTenant,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				s.tenant = args[0]
@@ -164,7 +164,7 @@ func (s *scoped) keyRevoke() *cobra.Command {
 		Use: "revoke [tenant] <key>", Short: "Revoke an API key by name or id",
 		Long:    "Revoke an API key, or a bot's, by name or id. The next request with it is refused, and its open streams end within a second.",
 		Example: "  polygate key revoke team-a ci\n  polygate key revoke ci --url https://team-a.localhost:8443 --key-file admin.key",
-		Args:    cobra.RangeArgs(1, 2), ValidArgsFunction: s.complete(named("keys")),
+		Args:    cobra.RangeArgs(1, 2), ValidArgsFunction: s.completeKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
 				s.tenant = args[0]

@@ -102,7 +102,7 @@ vouches for, byte for byte, not by a user name that can change. Of several roles
 			}
 			body := map[string]string{"kind": kind, "authenticator": authenticator, "name": name, "role": role}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
-				var m object[memberInfo]
+				var m answered[memberInfo]
 				if err := c.do(ctx, http.MethodPost, c.path("members"), body, &m); err != nil {
 					return fmt.Errorf("add member %q: %w", args[0], err)
 				}
@@ -167,7 +167,7 @@ func (s *scoped) memberSetRole() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("member %q: %w", args[0], err)
 				}
-				var after object[memberInfo]
+				var after answered[memberInfo]
 				if err := c.do(ctx, http.MethodPatch, c.path("members", m.ID), map[string]string{"role": role}, &after); err != nil {
 					return fmt.Errorf("member %q: %w", args[0], err)
 				}
@@ -230,7 +230,7 @@ of his own, who has one by a group, is named as user:<authenticator>/<subject>. 
 				} else if kind == string(tenant.MemberGroup) {
 					return usage("%s is a group: logins are those of users", ref)
 				}
-				var r object[revocation]
+				var r answered[revocation]
 				if err := c.do(ctx, http.MethodPost, c.path("members", "revoke"), map[string]string{"principal": ref}, &r); err != nil {
 					return fmt.Errorf("end the logins of %q: %w", ref, err)
 				}

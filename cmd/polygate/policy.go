@@ -62,7 +62,7 @@ func (p *policyCommands) list() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return p.run(cmd, func(ctx context.Context, c *client) error {
-				var list object[policyList]
+				var list answered[policyList]
 				if err := c.do(ctx, http.MethodGet, c.path("policies"), nil, &list); err != nil {
 					return fmt.Errorf("list policies: %w", err)
 				}
@@ -121,7 +121,7 @@ func (p *policyCommands) get() *cobra.Command {
 			}
 			return p.run(cmd, func(ctx context.Context, c *client) error {
 				digest, err := version(ctx, c, name)
-				var v object[policyVersion]
+				var v answered[policyVersion]
 				if err == nil {
 					err = c.do(ctx, http.MethodGet, c.path("policies", digest), nil, &v)
 				}
@@ -192,7 +192,7 @@ in force as it is. With --dry-run nothing is changed.`,
 				if dry {
 					path, done = path+"?dry_run=1", "sound, and not put in force"
 				}
-				var u object[uploaded]
+				var u answered[uploaded]
 				if err := c.do(ctx, http.MethodPost, path, b, &u); err != nil {
 					return fmt.Errorf("upload %s: %w", args[0], err)
 				}
@@ -252,7 +252,7 @@ func (p *policyCommands) activate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.run(cmd, func(ctx context.Context, c *client) error {
 				digest, err := version(ctx, c, args[0])
-				var u object[uploaded]
+				var u answered[uploaded]
 				if err == nil {
 					err = c.do(ctx, http.MethodPost, c.path("policies", digest, "activate"), nil, &u)
 				}

@@ -136,7 +136,7 @@ func (p *policyCommands) why(ctx context.Context, cmd *cobra.Command, c *client,
 	if principal != nil {
 		body["principal"] = principal
 	}
-	var e object[explanation]
+	var e answered[explanation]
 	if err := c.do(ctx, http.MethodPost, c.path("policies", "explain"), body, &e); err != nil {
 		return fmt.Errorf("explain %s on %s: %w", args[0], args[1], err)
 	}

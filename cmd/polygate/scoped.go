@@ -40,7 +40,7 @@ func (s *scoped) bind(cmd *cobra.Command) {
 	if s.operator != nil {
 		s.operator.bind(cmd)
 		cmd.PersistentFlags().StringVar(&s.tenant, "tenant", "", "as an operator, this tenant's (default $POLYGATE_TENANT, if there is no tenant's URL)")
-		_ = cmd.RegisterFlagCompletionFunc("tenant", s.complete(tenantNames))
+		_ = cmd.RegisterFlagCompletionFunc("tenant", s.completeTenant)
 	}
 	s.out.bind(cmd)
 }
@@ -95,22 +95,22 @@ func (s *scoped) openFor(cmd *cobra.Command, id string) (*client, error) {
 	return c, nil
 }
 
-// object is what a server answered, as it answered it: what this version of the command does not know is printed too.
-type object[T any] struct {
+// answered is what a server answered, as it answered it: what this version of the command does not know is printed too.
+type answered[T any] struct {
 	raw json.RawMessage
 	is  T
 }
 
-func (o *object[T]) UnmarshalJSON(b []byte) error {
+func (o *answered[T]) UnmarshalJSON(b []byte) error {
 	o.raw = append(json.RawMessage(nil), b...)
 	return json.Unmarshal(b, &o.is)
 }
 
-func (o object[T]) MarshalJSON() ([]byte, error) { return o.raw, nil }
+func (o answered[T]) MarshalJSON() ([]byte, error) { return o.raw, nil }
 
 // listing is all items of a list.
 type listing[T any] struct {
-	Items []object[T] `json:"items"`
+	Items []answered[T] `json:"items"`
 }
 
 // pageSize is how many items are asked for at a time: the most that the servers give.
@@ -118,7 +118,7 @@ const pageSize = 500
 
 // all reads every page of a list.
 func all[T any](ctx context.Context, c *client, parts ...string) (*listing[T], error) {
-	out := &listing[T]{Items: []object[T]{}}
+	out := &listing[T]{Items: []answered[T]{}}
 	for cursor := ""; ; {
 		var page struct {
 			listing[T]
@@ -161,7 +161,7 @@ func printList[T any](cmd *cobra.Command, out *printer, list *listing[T], column
 }
 
 // printOne writes one object as data, or its columns one below the other.
-func printOne[T any](cmd *cobra.Command, out *printer, o *object[T], columns []column[T]) error {
+func printOne[T any](cmd *cobra.Command, out *printer, o *answered[T], columns []column[T]) error {
 	if out.isData() {
 		return out.data(cmd.OutOrStdout(), o)
 	}
@@ -174,7 +174,7 @@ func printOne[T any](cmd *cobra.Command, out *printer, o *object[T], columns []c
 }
 
 // said writes a change as data, or the one line that tells of it.
-func said[T any](cmd *cobra.Command, out *printer, o *object[T], format string, args ...any) error {
+func said[T any](cmd *cobra.Command, out *printer, o *answered[T], format string, args ...any) error {
 	if out.isData() {
 		return out.data(cmd.OutOrStdout(), o)
 	}

@@ -71,7 +71,7 @@ no admin of the tenant sees himself alone among the callers.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return s.run(cmd, func(ctx context.Context, c *client) error {
-			var u object[usageInfo]
+			var u answered[usageInfo]
 			if err := c.do(ctx, http.MethodGet, c.path("usage"), nil, &u); err != nil {
 				return fmt.Errorf("usage: %w", err)
 			}
@@ -143,7 +143,7 @@ func newWhoamiCommand() *cobra.Command {
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return s.run(cmd, func(ctx context.Context, c *client) error {
-			var me object[identity]
+			var me answered[identity]
 			if err := c.do(ctx, http.MethodGet, c.path("whoami"), nil, &me); err != nil {
 				return fmt.Errorf("whoami: %w", err)
 			}
