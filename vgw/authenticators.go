@@ -320,6 +320,9 @@ func putAuthenticator(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	var made tenant.Authenticator
 	e, err := c.change(ctx, permit, func(r *tenant.Record) (err error) {
+		if err := c.mayReplace(r, &next); err != nil {
+			return err
+		}
 		made, err = replace(r, next, body.RemoveSecret, pre)
 		return err
 	})
