@@ -136,23 +136,30 @@ func clip(v reflect.Value) {
 	v.Set(exact)
 }
 
-// pack puts the texts into one string, equal ones and those within earlier ones once.
+// searched is up to how many bytes of text are searched for a text that is to be added. Most entries have less. Beyond, the
+// search would take time as the square of an entry's size, and all tenants' changes wait for it.
+const searched = 1 << 10
+
+// pack puts the texts into one string, equal ones and, among the first, those within earlier ones once.
 func (t *texts) pack() {
 	var b strings.Builder
 	b.Grow(t.size)
-	type place struct{ from, to int }
-	places := make([]place, len(t.at))
+	known := make(map[string]int, len(t.at))
+	from := make([]int, len(t.at))
 	for i, v := range t.at {
 		s := v.String()
-		from := strings.Index(b.String(), s)
-		if from < 0 {
-			from = b.Len()
+		at, ok := known[s]
+		if !ok {
+			at = strings.Index(b.String()[:min(b.Len(), searched)], s)
+		}
+		if at < 0 {
+			at = b.Len()
 			b.WriteString(s)
 		}
-		places[i] = place{from, from + len(s)}
+		known[s], from[i] = at, at
 	}
 	all := strings.Clone(b.String())
 	for i, v := range t.at {
-		v.SetString(all[places[i].from:places[i].to])
+		v.SetString(all[from[i] : from[i]+v.Len()])
 	}
 }
