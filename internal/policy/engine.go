@@ -107,6 +107,9 @@ func (e *Engine) eval(ctx context.Context, in *Input, begun, deadline time.Time,
 		long: &long{turns: &e.library.turns, m: e.member, begun: time.Now()},
 	}
 	defer b.long.end()
+	if b.look(); b.failure != Decided {
+		return nil, b.failure, nil
+	}
 	v, err := e.program.run(ctx, e.program.query, e.program.queryComp, e.data, in.value(e.scope.ID()), b, t)
 	if f := b.classify(err); f != Decided {
 		return nil, f, err

@@ -18,7 +18,7 @@ import (
 type Library struct {
 	limits       Limits
 	small, large chan struct{} // compilations under way, by size, so that large bundles hold up only each other
-	turns        chan struct{} // long evaluations under way
+	turns        lane          // long evaluations under way
 
 	mu       sync.Mutex // guards what follows, and the counts in it
 	programs map[[sha256.Size]byte]*shared
@@ -38,6 +38,7 @@ type member struct {
 	engines   int
 	slots     chan struct{} // evaluations under way
 	long      chan struct{} // the one that waits for a turn or has it
+	usage     usage         // of turns
 	compiling chan struct{} // the one compilation that it may have waiting or under way
 }
 
@@ -49,7 +50,7 @@ func NewLibrary(l Limits) *Library {
 	l = l.or(Defaults())
 	return &Library{
 		limits: l,
-		small:  make(chan struct{}, l.Compiles), large: make(chan struct{}, l.Compiles), turns: make(chan struct{}, l.Long),
+		small:  make(chan struct{}, l.Compiles), large: make(chan struct{}, l.Compiles), turns: lane{free: l.Long},
 		programs: make(map[[sha256.Size]byte]*shared), members: make(map[string]*member),
 	}
 }

@@ -15,16 +15,16 @@ const (
 // else's short ones, and those would miss their deadlines. A tenant waits for a turn with one evaluation at a time, so it
 // cannot fill the queue either. One goroutine uses it.
 type long struct {
-	turns  chan struct{} // of the process; a value is a turn
-	own    chan struct{} // of the tenant; a value is the right to wait for a turn
-	begun  time.Time     // of the evaluation, later of its turn
+	turns  *lane
+	m      *member   // the tenant; a value in its long is the right to wait for a turn
+	begun  time.Time // of the evaluation, later of its turn
 	inTurn bool
 }
 
-// turn says whether the evaluation may go on; it waits where that takes a turn. Channels serve waiters in their order.
+// turn says whether the evaluation may go on; it waits where that takes a turn. The tenant's own serve in their order.
 func (l *long) turn(ctx context.Context, now, deadline time.Time) bool {
 	switch {
-	case !l.inTurn && now.Sub(l.begun) < shortTime:
+	case !l.inTurn && now.Sub(l.begun) < l.unasked():
 		return true
 	case l.inTurn && now.Sub(l.begun) < quantum:
 		return true
@@ -32,22 +32,31 @@ func (l *long) turn(ctx context.Context, now, deadline time.Time) bool {
 	l.end()
 	timer := time.NewTimer(deadline.Sub(now))
 	defer timer.Stop()
-	if !acquire(ctx, l.own, timer) {
+	if !acquire(ctx, l.m.long, timer) {
 		return false
 	}
-	if !acquire(ctx, l.turns, timer) {
-		<-l.own
+	if !l.turns.take(ctx, l.m, timer) {
+		<-l.m.long
 		return false
 	}
 	l.inTurn, l.begun = true, time.Now()
 	return true
 }
 
+// unasked returns how long the evaluation runs without a turn: not at all while another one of its tenant is long. Eight
+// times 2 ms, begun again and again, would be a core beside the lane, for each tenant with slow rules.
+func (l *long) unasked() time.Duration {
+	if len(l.m.long) > 0 {
+		return 0
+	}
+	return shortTime
+}
+
 // end gives a turn back.
 func (l *long) end() {
 	if l.inTurn {
-		<-l.turns
-		<-l.own
+		l.turns.give(l.m, time.Since(l.begun))
+		<-l.m.long
 		l.inTurn = false
 	}
 }
