@@ -39,6 +39,7 @@ const (
 	maxReturn     = 512              // bytes of return_to
 	maxCode       = 2048             // bytes of an authorization code
 	exchangeBound = 10 * time.Second // of asking the issuer for tokens
+	maxExchanges  = 16               // of one tenant at a time
 	logoutBound   = 2 * time.Second  // of finding the issuer's own logout
 )
 
@@ -219,6 +220,10 @@ func (s *Service) LoginFinish(ctx context.Context, e *tenant.Entry, r LoginReque
 	if err := checkCallback(q, a.OIDC.Issuer, p.SaysIssuer); err != nil {
 		return reply, err
 	}
+	if !s.browser.exchanging.enter(e.Scope.UID()) { // the cookie stays, so that the page can be loaded again
+		return LoginReply{}, fault.New(fault.Unavailable, "too many logins of this tenant are being finished: load this page again").After(time.Second)
+	}
+	defer s.browser.exchanging.leave(e.Scope.UID())
 	u, scopes, err := s.redeem(ctx, e, a, p, r.Base, q.Get("code"), f)
 	if err != nil {
 		return reply, err
@@ -293,7 +298,7 @@ func (s *Service) redeem(ctx context.Context, e *tenant.Entry, a *tenant.Authent
 	if !ok || id == "" {
 		return nil, nil, fault.New(fault.BadUpstream, "issuer %s sent no ID token: is this client one for OpenID Connect?", a.OIDC.Issuer)
 	}
-	u, err := s.verifyLogin(ctx, a, id, f.Nonce)
+	u, err := s.verifyLogin(ctx, e, a, id, f.Nonce)
 	if fault.Is(err, fault.Unauthenticated) {
 		return nil, nil, fault.Wrap(fault.Invalid, err, "the issuer knows you, but its ID token does not meet what authenticator %q asks for; the gateway's log says what is missing", a.Name)
 	}

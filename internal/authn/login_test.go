@@ -3,13 +3,17 @@ package authn_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"html"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,6 +383,59 @@ func TestLoginCallbackReplayed(t *testing.T) {
 	if resp, _ := b.step(callback); resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("again with the cookie: got %d", resp.StatusCode)
 	}
+}
+
+// TestC1ExchangesOfOneTenantAreBounded: one login's callback is sent many times at once to a token endpoint that does not
+// answer. Few of them hold a connection to it, another tenant's login goes on, and so does the tenant's own afterwards.
+func TestC1ExchangesOfOneTenantAreBounded(t *testing.T) {
+	var asked, refused atomic.Int64
+	open := make(chan struct{})
+	hung := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		_, _ = io.Copy(io.Discard, r.Body) // or the context would not end
+		select {
+		case <-open:
+		case <-r.Context().Done():
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	defer hung.Close()
+	s := newSite(t, nil)
+	own := s.entry(hostA).Record.Authenticators[0].OIDC.CA
+	roots := own + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: hung.Certificate().Raw}))
+	s.change(hostA, func(r *tenant.Record) { r.Authenticators[0].OIDC.CA = roots })
+	s.idp.edit(func() { s.idp.document = map[string]any{"token_endpoint": hung.URL} })
+	b := s.browser()
+	_, authorize := b.step(s.base(hostA) + authn.LoginPath)
+	s.idp.edit(func() { s.idp.document = nil })
+	_, callback := b.step(authorize)
+	u, err := url.Parse(callback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := authn.LoginRequest{Method: http.MethodGet, Host: hostA, Base: s.base(hostA), Query: u.RawQuery}
+	for name, value := range b.cookies(hostA) {
+		q.Cookies = append(q.Cookies, name+"="+value)
+	}
+	const sent, places = 100, 16
+	var wg sync.WaitGroup
+	for range sent {
+		wg.Go(func() {
+			reply, err := s.auth.LoginFinish(t.Context(), s.entry(hostA), q)
+			if fault.Is(err, fault.Unavailable) && len(reply.SetCookies) == 0 {
+				if refused.Add(1) == sent-places {
+					s.browser().login(hostB)
+					close(open)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if asked.Load() != places || refused.Load() != sent-places {
+		t.Errorf("the token endpoint was asked %d times, %d callbacks were refused at once, want %d and %d", asked.Load(), refused.Load(), places, sent-places)
+	}
+	s.change(hostA, func(r *tenant.Record) { r.Authenticators[0].OIDC.CA = own })
+	s.browser().login(hostA)
 }
 
 // TestLoginAtAnotherHost takes a login of A to the callback of B and of A's other host.

@@ -228,12 +228,12 @@ func (s *Service) VerifyOIDC(ctx context.Context, trusted bool, o *tenant.OIDC, 
 
 // verifyLogin verifies the id token that a code exchange of the authenticator's Login returned: aud is its client, the nonce
 // the login's. Its scopes are not judged.
-func (s *Service) verifyLogin(ctx context.Context, a *tenant.Authenticator, token, nonce string) (*user, error) {
+func (s *Service) verifyLogin(ctx context.Context, e *tenant.Entry, a *tenant.Authenticator, token, nonce string) (*user, error) {
 	parsed, said, err := parseToken(token)
 	if err != nil {
 		return nil, err
 	}
-	t := &terms{o: a.OIDC, authenticator: a.Name, generation: a.Generation, now: s.cfg.Now(), login: true, nonce: nonce}
+	t := &terms{o: a.OIDC, tenant: e.Scope.UID(), authenticator: a.Name, generation: a.Generation, now: s.cfg.Now(), login: true, nonce: nonce}
 	u, err := t.judged(&parsed.header, said)
 	if err != nil {
 		return nil, err

@@ -119,6 +119,8 @@ type browser struct {
 	once    OnceStore
 	keys    *lru.Cache[string, *seal.DataKey] // by tenant uid
 	opened  *lru.Cache[openKey, *opened]
+
+	exchanging exchanges
 }
 
 // openKey is all that a cookie's meaning depends on. The map compares the whole of it, so that no hash has to be trusted.
