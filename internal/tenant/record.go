@@ -311,7 +311,7 @@ func (d *Dedicated) validate() error {
 	return nil
 }
 
-// identityHeader says whether a header can carry an identity: a plain token that has no meaning of its own in HTTP.
+// identityHeader says whether a header can carry an identity: a plain token that has no meaning of its own, in HTTP or to us.
 func identityHeader(h string) bool {
 	for i := range len(h) {
 		c := h[i] | 0x20
@@ -321,10 +321,12 @@ func identityHeader(h string) bool {
 	}
 	switch strings.ToLower(h) {
 	case "host", "connection", "content-length", "content-type", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive",
-		"proxy-connection", "authorization", "cookie", "expect", "content-encoding", "accept", "accept-encoding", "x-request-id":
+		"proxy-connection", "authorization", "cookie", "expect", "content-encoding", "accept", "accept-encoding", "x-request-id",
+		"origin", "forwarded", "x-api-key", "x-tenant-id":
 		return false
 	}
-	return len(h) <= 64 && !strings.HasPrefix(strings.ToLower(h), "sec-")
+	name := strings.ToLower(h)
+	return len(h) <= 64 && !strings.HasPrefix(name, "sec-") && !strings.HasPrefix(name, "x-polygate-")
 }
 
 func (r *Record) checkHosts(baseDomain string) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -204,6 +205,25 @@ func TestCredentialLife(t *testing.T) {
 	} {
 		if got := r.CredentialLife(ref); got != want {
 			t.Errorf("%s: got %v, want %v", ref, got, want)
+		}
+	}
+}
+
+// TestIdentityHeaders: what has a meaning of its own carries no identity. As the header of a trusted upstream, X-Api-Key would
+// make every request with a key one with a forged identity.
+func TestIdentityHeaders(t *testing.T) {
+	for name, want := range map[string]bool{
+		"X-Forwarded-User": true, "Remote-User": true, "X-User": true,
+		"X-Api-Key": false, "x-tenant-id": false, "X-Polygate-Principal": false, "Origin": false, "Forwarded": false, "Authorization": false,
+		"Sec-Fetch-Site": false, "X_User": false,
+	} {
+		d := Dedicated{Upstream: "https://10.0.0.1", Auth: AuthGateway, Identity: name}
+		u := UpstreamUsers{Header: name, Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+		if got := d.validate() == nil; got != want {
+			t.Errorf("dedicated.identity %s: allowed %t, want %t", name, got, want)
+		}
+		if got := u.validate() == nil; got != want {
+			t.Errorf("upstream.header %s: allowed %t, want %t", name, got, want)
 		}
 	}
 }
