@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
@@ -21,6 +23,7 @@ const (
 	reviewTime   = 5 * time.Second
 	reviewRate   = 10 // in a second, of one tenant
 	reviewBurst  = 20
+	keptVouched  = 8192                     // tokens that a server vouched for
 	serviceUsers = "system:serviceaccount:" // <namespace>:<name>
 )
 
@@ -48,8 +51,17 @@ type reviews struct {
 	s *Service
 
 	mu      sync.Mutex
-	rate    map[tenant.ID]*quota.Rate // guarded by mu
-	flights map[reviewKey]*reviewing  // guarded by mu
+	rate    map[tenant.ID]*reviewRates // guarded by mu
+	flights map[reviewKey]*reviewing   // guarded by mu
+
+	// vouched holds the hashes of tokens that a server vouched for: nothing is believed because of it. Reviews of them have a rate
+	// of their own, or whoever makes up tokens would keep a tenant's users out when their last review ends.
+	vouched *lru.Cache[tokenKey, struct{}]
+}
+
+// reviewRates are a tenant's: of tokens that were good, and of those that nobody knows.
+type reviewRates struct {
+	again, first quota.Rate
 }
 
 type reviewKey struct {
@@ -66,7 +78,9 @@ type reviewing struct {
 }
 
 func newReviews(s *Service) *reviews {
-	return &reviews{s: s, rate: make(map[tenant.ID]*quota.Rate), flights: make(map[reviewKey]*reviewing)}
+	r := &reviews{s: s, rate: make(map[tenant.ID]*reviewRates), flights: make(map[reviewKey]*reviewing)}
+	r.vouched, _ = lru.New[tokenKey, struct{}](keptVouched) // fails only for a size of 0
+	return r
 }
 
 func (r *reviews) changed(id tenant.ID, e *tenant.Entry) {
@@ -139,10 +153,14 @@ func (r *reviews) begin(ctx context.Context, id tenant.ID, k reviewKey, token st
 	if f, ok := r.flights[k]; ok {
 		return f, nil
 	}
-	rate := r.rate[id]
-	if rate == nil {
-		rate = new(quota.Rate)
-		r.rate[id] = rate
+	rates := r.rate[id]
+	if rates == nil {
+		rates = new(reviewRates)
+		r.rate[id] = rates
+	}
+	rate := &rates.first
+	if r.vouched.Contains(k.token) {
+		rate = &rates.again
 	}
 	if d := rate.Spend(r.s.cfg.Now(), quota.Limit{PerSecond: reviewRate, Burst: reviewBurst}); !d.OK {
 		return nil, fault.New(fault.Unavailable, "too many tokens of this tenant are to be reviewed: try again later").After(max(d.RetryAfter, time.Second))
@@ -168,6 +186,9 @@ func (r *reviews) run(ctx context.Context, k reviewKey, f *reviewing, token stri
 	}()
 	if f.verdict, f.err = r.s.cfg.Reviewer.Review(ctx, token, audiences); f.err != nil {
 		r.s.cfg.Logger.WarnContext(ctx, "a token could not be reviewed", "err", brief(f.err))
+	}
+	if f.err == nil && f.verdict.Authenticated {
+		r.vouched.Add(k.token, struct{}{})
 	}
 }
 
