@@ -59,6 +59,9 @@ func (a *admins) auditHeads() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if a.out.format == formatYAML {
+					return a.out.data(cmd.OutOrStdout(), auditHeads{heads})
+				}
 				return printJSON(cmd.OutOrStdout(), auditHeads{heads})
 			})
 		},
@@ -292,7 +295,9 @@ func (a *admins) tail(cmd *cobra.Command, cfg audit.TailConfig) error {
 			return err
 		}
 		if a.out.isData() {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", cleanJSON(line.Entry))
+			if err := a.tailData(cmd.OutOrStdout(), line.Entry); err != nil {
+				return err
+			}
 			continue
 		}
 		e, err := line.Decode()
@@ -302,6 +307,19 @@ func (a *admins) tail(cmd *cobra.Command, cfg audit.TailConfig) error {
 		fmt.Fprintln(cmd.OutOrStdout(), clean(tailText(line, &e)))
 	}
 	return nil
+}
+
+// tailData writes one record as a line of JSON, or a document of YAML.
+func (a *admins) tailData(w io.Writer, entry []byte) error {
+	if a.out.format != formatYAML {
+		_, err := fmt.Fprintf(w, "%s\n", cleanJSON(entry))
+		return err
+	}
+	b, err := jsonToYAML(entry)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "---\n%s", b)
+	}
+	return err
 }
 
 // tailText is one record as a line for people.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/hex"
@@ -13,10 +14,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -359,6 +362,54 @@ func TestMoment(t *testing.T) {
 			t.Errorf("moment(%q) = %s, %v, want %s", text, got, err, want)
 		}
 	}
+}
+
+// TestVerifySegments: a log in several files, with signed checkpoints, is one log.
+func TestVerifySegments(t *testing.T) {
+	dir := t.TempDir()
+	signer, err := audit.NewSigner(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newCLIWorld(dir, func(c *audit.DrainConfig) { c.Signer, c.Rotation.MaxBytes = signer, 2000 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := filepath.Join(dir, "audit.jsonl")
+	segments := func() []string {
+		list, err := audit.LogFiles(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list[:len(list)-1]
+	}
+	for i := 0; len(segments()) < 2 && i < 1000; i++ {
+		if err := w.makeTenant(fmt.Sprintf("team-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.close()
+	key := hex.EncodeToString(signer.Public())
+	expect := func(code int, want string, args ...string) {
+		t.Helper()
+		stdout, stderr, got := here(t, "", append([]string{"audit", "verify", "--offline"}, args...)...)
+		if got != code || !strings.Contains(stdout+stderr, want) {
+			t.Errorf("audit verify %v: exit %d, want %d and %q\n%s%s", args, got, code, want, stdout, stderr)
+		}
+	}
+	expect(0, "signed with a given key", "--file", log, "--public-key", key)
+	expect(1, "sign", "--file", log, "--public-key", strings.Repeat("ab", 32))
+	all := segments()
+	var inOrder, reversed []string
+	for _, s := range append(slices.Clone(all), log) {
+		inOrder, reversed = append(inOrder, "--file", s), append([]string{"--file", s}, reversed...)
+	}
+	expect(0, "the chains hold", append(inOrder, "--public-key", key)...)
+	expect(1, "NOT WHAT WAS WRITTEN", reversed...)
+	if err := os.Remove(all[len(all)-1]); err != nil {
+		t.Fatal(err)
+	}
+	expect(1, "NOT WHAT WAS WRITTEN", "--file", log)
 }
 
 // TestSpecOf: what a file declares and the API takes is sent.

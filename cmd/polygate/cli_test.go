@@ -90,7 +90,7 @@ type cliWorld struct {
 	running   sync.WaitGroup
 }
 
-func newCLIWorld(dir string) (*cliWorld, error) {
+func newCLIWorld(dir string, change ...func(*audit.DrainConfig)) (*cliWorld, error) {
 	store, err := registry.New(registry.Config{Backend: memory.New(), Replica: "r1", BaseDomain: "localhost"})
 	if err != nil {
 		return nil, err
@@ -101,7 +101,11 @@ func newCLIWorld(dir string) (*cliWorld, error) {
 	}
 	buffer := audit.NewBuffer(1024)
 	quiet := slog.New(slog.DiscardHandler)
-	drain, err := audit.NewDrain(audit.DrainConfig{Outbox: store.Outbox(), Buffer: buffer, Sink: log, Interval: 10 * time.Millisecond, Replica: "r1", Logger: quiet})
+	cfg := audit.DrainConfig{Outbox: store.Outbox(), Buffer: buffer, Sink: log, Interval: 10 * time.Millisecond, Replica: "r1", Logger: quiet}
+	for _, f := range change {
+		f(&cfg)
+	}
+	drain, err := audit.NewDrain(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -185,10 +189,14 @@ func (w *cliWorld) settle(ts *testscript.TestScript) {
 
 // declare makes a tenant as the gateway's own file would.
 func (w *cliWorld) declare(ts *testscript.TestScript, id string) {
+	ts.Check(w.makeTenant(id))
+}
+
+func (w *cliWorld) makeTenant(id string) error {
 	_, err := w.store.CreateTenant(context.Background(),
 		&tenant.Record{ID: tenant.ID(id), State: tenant.StateActive, Mode: tenant.ModeVirtual, Source: tenant.SourceFile, File: "tenants.yaml"},
 		audit.Entry{ID: audit.NewID(), Time: time.Now(), Principal: "system:reload", Action: "tenant.create", Decision: audit.Allow})
-	ts.Check(err)
+	return err
 }
 
 // count says how many servers every tenant has.
