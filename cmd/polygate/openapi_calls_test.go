@@ -124,6 +124,12 @@ func (s *described) servers(t *testing.T) {
 	made := s.tenant.send(apiCall{op: "POST /api/v1/servers", want: 201, body: m{"name": "demo", "url": s.mcp, "headers": m{"X-Team": "a"}, "timeout_seconds": 30}})
 	s.tenant.send(apiCall{op: "POST /api/v1/servers", want: 409, body: m{"name": "demo", "url": s.mcp}})
 	s.tenant.send(apiCall{op: "POST /api/v1/servers", want: 201, body: m{"name": "spare", "url": "https://mcp.example.com/mcp"}})
+	s.tenant.send(apiCall{op: "POST /api/v1/servers", want: 201, body: m{"name": "dead", "url": "http://127.0.0.1:9/mcp"}})
+	shared := s.tenant
+	shared.base = s.env["SHARED_URL"] + "/tenant/team-a"
+	shared.send(apiCall{op: "GET /servers", want: 200})
+	shared.base = s.env["SHARED_URL"]
+	shared.send(apiCall{op: "GET /servers", want: 200, head: []string{"X-Tenant-ID", "team-a"}})
 	one := map[string]string{"name": "demo"}
 	s.tenant.send(apiCall{op: "GET /api/v1/servers/{name}", args: one, want: 200})
 	s.viewer.send(apiCall{op: "GET /servers", want: 200})
@@ -257,6 +263,7 @@ func (s *described) mcpCalls(t *testing.T) {
 	s.viewer.send(apiCall{op: "POST " + mcp, args: one, want: 403, body: `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t"}}`, head: accept})
 	s.editor.send(apiCall{op: "POST " + mcp, args: one, want: 406, body: `{"jsonrpc":"2.0","id":1,"method":"ping"}`, head: []string{"Accept", "text/html"}})
 	s.editor.send(apiCall{op: "POST " + mcp, args: map[string]string{"server": "none"}, want: 404, body: `{"jsonrpc":"2.0","id":1,"method":"ping"}`, head: accept})
+	s.editor.send(apiCall{op: "POST " + mcp, args: map[string]string{"server": "dead"}, want: 502, body: `{"jsonrpc":"2.0","id":1,"method":"ping"}`, head: accept})
 	s.editor.raw("POST "+mcp, "/servers/demo/mcp", "x", map[string]string{"Content-Type": "text/plain"}, 415)
 	s.editor.send(apiCall{op: "GET " + mcp, args: one, want: 405, head: []string{"Mcp-Protocol-Version", "2026-07-28"}})
 	s.stream("GET "+mcp, "/servers/demo/mcp", session)
