@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,32 +92,39 @@ func (l *lastUses) flush(ctx context.Context) {
 	}
 }
 
-// LastUsed returns when the keys of a tenant were last used, by their ids, as far as this replica and the store know.
+// LastUsed returns when the keys of a tenant were last used, by their ids, as far as this replica and the store know. Memory
+// is read first: what a flush moves meanwhile is found in the store.
 func (l *lastUses) LastUsed(ctx context.Context, scope tenant.Scope) (map[string]time.Time, error) {
+	all := l.noted(scope)
 	stored, err := l.store.LastUsed(ctx, scope)
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]time.Time, len(stored))
-	later := func(key string, t time.Time) {
-		if t.After(all[key]) {
-			all[key] = t
-		}
-	}
 	for key, t := range stored {
-		later(key, t)
+		later(all, key, t)
 	}
+	return all, nil
+}
+
+// noted returns the uses that memory holds. It waits for a flush under way, whose uses are in neither place.
+func (l *lastUses) noted(scope tenant.Scope) map[string]time.Time {
 	l.mu.Lock()
-	unsent := maps.Clone(l.unsent[scope])
-	l.mu.Unlock()
-	for key, t := range unsent {
-		later(key, t)
+	defer l.mu.Unlock()
+	all := make(map[string]time.Time)
+	for key, t := range l.unsent[scope] {
+		later(all, key, t)
 	}
 	l.uses.Range(func(k, v any) bool {
 		if at := k.(keyUse); at.scope == scope {
-			later(at.key, time.Unix(v.(*atomic.Int64).Load(), 0).UTC())
+			later(all, at.key, time.Unix(v.(*atomic.Int64).Load(), 0).UTC())
 		}
 		return true
 	})
-	return all, nil
+	return all
+}
+
+func later(all map[string]time.Time, key string, t time.Time) {
+	if t.After(all[key]) {
+		all[key] = t
+	}
 }
