@@ -89,7 +89,7 @@ type serverView struct {
 func (c *call) serverView(s *server) serverView {
 	v := serverView{
 		ID: s.ID, Name: s.Name, URL: s.URL, Headers: make([]string, 0, len(s.Headers)), TimeoutSeconds: s.Timeout,
-		Source: s.Source, File: s.File, Owner: s.Owner, Created: s.Created, Updated: s.Updated, ResourceVersion: strconv.FormatInt(s.Version, 10),
+		Source: s.Source, File: s.File, Owner: s.object(c.e.Record).Owner, Created: s.Created, Updated: s.Updated, ResourceVersion: strconv.FormatInt(s.Version, 10),
 	}
 	for _, h := range s.Headers {
 		v.Headers = append(v.Headers, h.Name)
@@ -174,7 +174,7 @@ func answerServers[V any](ctx context.Context, c *call, a authz.Action, view fun
 		items = snap.servers
 	}
 	return answerSome(c, permit, items, name, view, func(s *server) bool {
-		return c.r.Visit.MayDo(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(), Grants: c.delegated(s)})
+		return c.r.Visit.MayDo(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s)})
 	})
 }
 
@@ -185,7 +185,7 @@ func (c *call) admitEach(snap *snapshot, a authz.Action) []*server {
 		if !c.allows(a, s) {
 			continue
 		}
-		permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(), Grants: c.delegated(s)})
+		permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s)})
 		if err == nil {
 			permit.Done(nil)
 			out = append(out, s)
@@ -201,7 +201,7 @@ func getServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	s, _ := snap.find(c.params[0]) // before the admission, which it may hang on; one that is absent is admitted as none
 	permit, err := c.r.Visit.Admit(guard.Effect{
-		Action: authz.ServerRead, Resource: "server/" + label(c.params[0]), Object: s.object(), Grants: c.delegated(s),
+		Action: authz.ServerRead, Resource: "server/" + label(c.params[0]), Object: s.object(c.e.Record), Grants: c.delegated(s),
 	})
 	if err != nil {
 		return nil, err
@@ -248,7 +248,7 @@ func createServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	d := catalog.Server{Name: body.Name, URL: body.URL, Headers: body.Headers, Timeout: time.Duration(body.TimeoutSeconds) * time.Second}
 	var s *server
 	if err = d.Check(); err == nil {
-		s, err = c.gw.create(ctx, permit, d, c.r.Visit.Principal().Ref(), c.r.Visit.MaxServers())
+		s, err = c.gw.create(ctx, permit, d, ownerOf(c.e.Record, c.r.Visit.Principal()), c.r.Visit.MaxServers())
 	}
 	if err := permit.Settle(err); err != nil {
 		return nil, err
@@ -266,7 +266,7 @@ func deleteServer(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	s, _ := snap.find(c.params[0])
-	o := s.object()
+	o := s.object(c.e.Record)
 	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.ServerDelete, Resource: "server/" + label(c.params[0]), Object: o})
 	if err != nil {
 		return nil, err

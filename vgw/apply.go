@@ -172,7 +172,7 @@ func (g *Gateway) compare(snap *snapshot, file string, declared []catalog.Server
 		}
 		s.Source, s.File, s.Digest = tenant.SourceFile, file, digest
 		if ok {
-			s.ID, s.Created, s.Owner = have.ID, have.Created, have.Owner
+			s.ID, s.Created, s.Owner, s.Epoch = have.ID, have.Created, have.Owner, have.Epoch
 		} else {
 			diff.added++
 		}

@@ -111,6 +111,9 @@ func (c *call) admitAudit(q *audit.Query) (permit *guard.Permit, ok bool, err er
 		return nil, false, nil
 	}
 	q.Principal = me
+	if made, err := epoch(c.e.Record, me); err == nil { // before that, the name was somebody else's
+		q.From = later(q.From, made)
+	}
 	return permit, true, nil
 }
 

@@ -132,7 +132,7 @@ func (c *call) effect(ctx context.Context, body explainBody, about *tenant.Princ
 	if about != nil {
 		who = *about
 	}
-	e.Object, e.Grants = s.object(), c.gw.grants.Load().of(c.e.Record, s.ID, who.Ref())
+	e.Object, e.Grants = s.object(c.e.Record), c.gw.grants.Load().of(c.e.Record, s.ID, who.Ref())
 	return e, nil
 }
 

@@ -42,12 +42,31 @@ func viewGrant(g *grant, servers *snapshot) grantView {
 	return v
 }
 
-// object returns what a decision is told of a server; the zero Object of none.
-func (s *server) object() authz.Object {
+// object returns what a decision is told of a server; the zero Object of none. Where the name of its owner may mean somebody
+// else by now, it belongs to the tenant.
+func (s *server) object(r *tenant.Record) authz.Object {
 	if s == nil {
 		return authz.Object{}
 	}
-	return authz.Object{Type: kindServer, ID: s.ID, Owner: s.Owner}
+	o := authz.Object{Type: kindServer, ID: s.ID, Owner: s.Owner}
+	if strings.HasPrefix(s.Owner, string(tenant.KindUser)+":") {
+		if made, err := epoch(r, s.Owner); err != nil || !made.Equal(s.Epoch) {
+			o.Owner = ""
+		}
+	}
+	return o
+}
+
+// owner is who makes an object.
+type owner struct {
+	ref   string
+	epoch time.Time // of a user: see server.Epoch
+}
+
+func ownerOf(r *tenant.Record, who tenant.Principal) owner {
+	o := owner{ref: who.Ref()}
+	o.epoch, _ = epoch(r, o.ref)
+	return o
 }
 
 // delegated returns what was delegated of a server to the caller.
@@ -63,7 +82,7 @@ func (c *call) delegated(s *server) []authz.Grant {
 // asks no policy: it is for choosing what to admit.
 func (c *call) allows(a authz.Action, s *server) bool {
 	return authz.Decide(authz.Question{
-		Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: s.object(), Grants: c.delegated(s), Now: c.now(),
+		Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: s.object(c.e.Record), Grants: c.delegated(s), Now: c.now(),
 	}).Allow
 }
 
@@ -96,7 +115,7 @@ func settleList(permit *guard.Permit, err error) error {
 func (c *call) concerns(g *grant, servers *snapshot) bool {
 	me := c.r.Visit.Principal().Ref()
 	s, _ := servers.byID(g.Server)
-	return g.To == me || g.By == me || s != nil && s.Owner == me || c.allows(authz.GrantDelete, s)
+	return g.To == me || g.By == me || s.object(c.e.Record).Owner == me || c.allows(authz.GrantDelete, s)
 }
 
 // grantBody is the body of POST /api/v1/grants.
@@ -124,7 +143,7 @@ func createGrant(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	s := servers.named(body.Object)
 	resource := "grant/" + label(body.Object) + "/" + label(string(body.Action)) + "/" + label(body.To)
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantCreate, Resource: resource, Object: s.object()})
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantCreate, Resource: resource, Object: s.object(c.e.Record)})
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +254,7 @@ func deleteGrant(ctx context.Context, c *call) (exchange.Decision, error) {
 	if ok {
 		s, _ = servers.byID(g.Server)
 	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantDelete, Resource: "grant/" + label(c.params[0]), Object: s.object()})
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantDelete, Resource: "grant/" + label(c.params[0]), Object: s.object(c.e.Record)})
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,7 @@ func (l *log) all(q audit.Query) []audit.Record {
 		prefix, wild := strings.CutSuffix(q.Action, "*")
 		switch {
 		case e.Tenant != q.Tenant || e.TenantUID != q.TenantUID:
+		case e.Time.Before(q.From), !q.To.IsZero() && !e.Time.Before(q.To):
 		case q.Principal != "" && e.Principal != q.Principal, q.Outcome != "" && e.Outcome != q.Outcome:
 		case wild && !strings.HasPrefix(e.Action, prefix), !wild && q.Action != "" && e.Action != q.Action:
 		default:

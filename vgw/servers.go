@@ -30,15 +30,17 @@ type server struct {
 	ID      string         `json:"id"` // UUID, never reused
 	Name    string         `json:"name"`
 	URL     string         `json:"url"`
-	Headers []sealedHeader `json:"headers,omitempty"`     // sorted by name
-	Timeout int            `json:"timeout_s,omitempty"`   // seconds; 0 = the platform's default
-	Source  tenant.Source  `json:"source"`                // api or file
-	File    string         `json:"file,omitempty"`        // the declaring file
-	Owner   string         `json:"owner,omitempty"`       // Ref of who made it; "" = the tenant, as for those of a file
-	Digest  string         `json:"declaration,omitempty"` // keyed digest of the file's declaration
-	Created time.Time      `json:"created"`
-	Updated time.Time      `json:"updated"`
-	Version int64          `json:"version"` // resource_version: rises with each change, and over those of deleted ones
+	Headers []sealedHeader `json:"headers,omitempty"`   // sorted by name
+	Timeout int            `json:"timeout_s,omitempty"` // seconds; 0 = the platform's default
+	Source  tenant.Source  `json:"source"`              // api or file
+	File    string         `json:"file,omitempty"`      // the declaring file
+	Owner   string         `json:"owner,omitempty"`     // Ref of who made it; "" = the tenant, as for those of a file
+	// Epoch is when the authenticator of an owner that is a user was made, as with grant.Epoch.
+	Epoch   time.Time `json:"authenticator_created,omitzero"`
+	Digest  string    `json:"declaration,omitempty"` // keyed digest of the file's declaration
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+	Version int64     `json:"version"` // resource_version: rises with each change, and over those of deleted ones
 
 	endpoint catalog.Endpoint
 }
@@ -220,7 +222,7 @@ func (g *Gateway) upstream(ctx context.Context, name string) (mcp.Server, error)
 func noServer(name string) error { return fault.New(fault.NotFound, "no server %q", name) }
 
 // create adds a server that the API declared, under its quota, as its owner's. Commit, then memory.
-func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Server, owner string, quota int) (*server, error) {
+func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Server, by owner, quota int) (*server, error) {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	snap, err := g.fresh(ctx)
@@ -237,7 +239,7 @@ func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Se
 	if err != nil {
 		return nil, err
 	}
-	s.Owner = owner
+	s.Owner, s.Epoch = by.ref, by.epoch
 	w, err := s.write()
 	if err != nil {
 		return nil, err
