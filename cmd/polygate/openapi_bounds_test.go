@@ -73,7 +73,7 @@ func (s *described) operatorMembers(t *testing.T) {
 func (s *described) platform(t *testing.T) {
 	s.admin.as().send(apiCall{op: "GET /healthz", want: 200})
 	s.auditor.send(apiCall{op: "GET /api/v1/audit/heads", want: 200})
-	next := text(t, s.auditor.send(apiCall{op: "GET /api/v1/audit", query: url.Values{"limit": {"2"}}, want: 200}), "next")
+	next := text(t, s.auditor.send(apiCall{op: "GET /api/v1/audit", query: url.Values{"limit": {"2"}}, want: 200}), "next_cursor")
 	s.auditor.send(apiCall{op: "GET /api/v1/audit", query: url.Values{"cursor": {next}, "limit": {"2"}}, want: 200})
 	s.auditor.send(apiCall{op: "GET /api/v1/audit", query: url.Values{"action": {"tenant.*"}, "decision": {"allow"}, "outcome": {"ok"}}, want: 200})
 	s.auditor.send(apiCall{op: "GET /api/v1/audit", query: url.Values{"request_id": {"none"}}, want: 200})

@@ -347,7 +347,7 @@ func TestAuditQuery(t *testing.T) {
 	if a.asked != want || !to.Equal(time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)) || a.flushes != 1 {
 		t.Errorf("query: %+v to %v, %d flushes", a.asked, to, a.flushes)
 	}
-	if page := decodeAs[audit.Page](t, got); len(page.Records) != 1 || page.Records[0].Seq != 7 || page.Next != "more" {
+	if page := decodeAs[admin.RecordList](t, got); len(page.Items) != 1 || page.Items[0].Seq != 7 || page.NextCursor != "more" {
 		t.Errorf("page: %s", got.body)
 	}
 	for _, bad := range []string{"from=yesterday", "limit=0", "limit=1001", "limit=x", "tenant=team-a", "platform=false", "any_uid=1", "action=a&action=b", "principal=" + strings.Repeat("x", 600)} {

@@ -85,7 +85,10 @@ func (s *Server) auditQuery(c *call) (*answer, error) {
 		page, err = s.cfg.Audits.Query(c.ctx, q)
 		return err
 	})
-	return &answer{status: http.StatusOK, body: page}, err
+	if err != nil {
+		return nil, err
+	}
+	return &answer{status: http.StatusOK, body: RecordList{Items: append([]audit.Record{}, page.Records...), NextCursor: page.Next, Partial: page.Partial, Damaged: page.Damaged}}, nil
 }
 
 // openAPI answers with the description of this surface.

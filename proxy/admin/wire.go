@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -116,6 +117,14 @@ type RoleRequest struct {
 type TenantList struct {
 	Items      []Tenant `json:"items"`
 	NextCursor string   `json:"next_cursor,omitempty"`
+}
+
+// RecordList is a page of audit records, newest first; NextCursor is empty on the last.
+type RecordList struct {
+	Items      []audit.Record `json:"items"`
+	NextCursor string         `json:"next_cursor,omitempty"`
+	Partial    bool           `json:"partial,omitempty"` // it took too long to look on: the next page may have more, also after an empty one
+	Damaged    int            `json:"damaged,omitempty"` // lines that could not be read
 }
 
 // KeyList is all keys of a tenant.
