@@ -203,7 +203,7 @@ func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if dead {
 		cut(c)
 	}
-	return c, rw, nil
+	return upgraded{c, f}, rw, nil
 }
 
 // kill ends the request for a cause: its context, what it is reading or writing, its connection if it took it over. It does
