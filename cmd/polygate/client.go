@@ -25,7 +25,7 @@ import (
 const (
 	clientTimeout = 60 * time.Second // for one request
 	dialTimeout   = 10 * time.Second
-	maxAnswer     = 16 << 20 // bytes of an answer
+	maxAnswer     = 80 << 20 // bytes of an answer: a page of audit records, of 64 KiB each at most, is the longest
 	maxSecret     = 8 << 10  // bytes of a token file
 )
 
