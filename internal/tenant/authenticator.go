@@ -223,6 +223,9 @@ func (o *OIDC) validate() error {
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || len(o.Issuer) > maxText {
 		return fault.New(fault.Invalid, "oidc.issuer %q is not an https URL without user, query and fragment", o.Issuer)
 	}
+	if err := checkTexts("oidc.algorithms", o.Algorithms, nil); err != nil {
+		return err
+	}
 	for _, alg := range o.Algorithms {
 		if !slices.Contains(Algorithms(), alg) {
 			return fault.New(fault.Invalid, "oidc.algorithms: %q cannot be allowed: use %s", alg, strings.Join(Algorithms(), ", "))
