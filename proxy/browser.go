@@ -158,6 +158,9 @@ func (f *flight) sendToLogin(err error) error {
 		f.s.cfg.Authenticator == nil || !navigation(h) {
 		return err
 	}
+	if f.proof.Cookie != "" && len(f.proof.Peer) > 0 {
+		return err // a session and a certificate of two people: another login would end here again
+	}
 	onHost, ok := f.s.cfg.Directory.ByHost(f.name)
 	if !ok || !hasLogin(onHost.Record) {
 		return err

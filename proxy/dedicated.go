@@ -73,7 +73,16 @@ func identify(h http.Header, d *tenant.Dedicated, p tenant.Principal) {
 	}
 	removeIdentity(h, name)
 	h[principalHeader] = []string{p.Ref()}
-	h[textproto.CanonicalMIMEHeaderKey(name)] = []string{p.Name}
+	h[textproto.CanonicalMIMEHeaderKey(name)] = []string{knownAs(p)}
+}
+
+// knownAs returns the one word by which a dedicated gateway knows who asks: the name that the tenant's admins gave to a key or
+// bot; of a user, <authenticator>/<subject>. A user's own name is no identity: at many issuers anybody may choose another's.
+func knownAs(p tenant.Principal) string {
+	if p.Kind == tenant.KindUser {
+		return p.ID
+	}
+	return p.Name
 }
 
 // confineCookies returns an edit that makes cookies for a parent domain host-only where that parent is the platform's: one

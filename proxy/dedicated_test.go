@@ -157,7 +157,7 @@ func TestDedicatedPrincipal(t *testing.T) {
 	session := "Cookie: theirs=1; " + authn.SessionCookie + "=x"
 	for _, tc := range []struct{ host, line, name, principal string }{
 		{hostG, bearer(keyG), "name of g", "key:g"},
-		{hostG, "X-User: name of g", "name of g", "user:sso/name of g"},
+		{hostG, "X-User: name of g", "sso/name of g", "user:sso/name of g"},
 		{hostD, "Accept: */*", "", ""},
 	} {
 		got := f.do(f.client(), "GET", "https://"+tc.host+"/x", nil, tc.line, session, "X-Polygate-Principal: key:root").seen(t).Header

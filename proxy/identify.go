@@ -57,7 +57,7 @@ func (f *flight) authenticate() error {
 		return errNobody
 	}
 	for _, e := range f.place.ask {
-		who, err := f.s.cfg.Authenticator.Authenticate(f.r.Context(), e, f.evidence(e))
+		who, err := f.s.cfg.Authenticator.Authenticate(f.r.Context(), e, f.evidence())
 		switch {
 		case err == nil && f.place.conflict:
 			f.place.entry, f.who = e, who
@@ -81,7 +81,7 @@ func (f *flight) authenticateKey() error {
 	e := f.place.entry
 	f.who = e.Record.KeyPrincipal(f.place.key)
 	if f.s.cfg.Authenticator != nil {
-		if err := f.s.cfg.Authenticator.JudgeHeaders(e, f.evidence(e)); err != nil {
+		if err := f.s.cfg.Authenticator.JudgeHeaders(e, f.evidence()); err != nil {
 			return err
 		}
 	}
@@ -91,9 +91,8 @@ func (f *flight) authenticateKey() error {
 	return f.judgeOrigin()
 }
 
-// evidence returns what was collected, as far as it concerns a tenant: what a certificate or a cookie says holds on the
-// tenant's own hosts alone.
-func (f *flight) evidence(e *tenant.Entry) authn.Evidence {
+// evidence returns what was collected, for the authenticators of a tenant.
+func (f *flight) evidence() authn.Evidence {
 	ev := f.proof
 	ev.Base = f.base()
 	return ev

@@ -45,7 +45,7 @@ func mustDecode(t testing.TB, kv KV) *tenant.Entry {
 // what is searched.
 func TestCompactRandom(t *testing.T) {
 	seed := rand.Uint64()
-	rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	rnd := rand.New(rand.NewPCG(seed, 1))
 	var c compactor
 	for range 300 {
 		most := 1 + rnd.IntN(200)

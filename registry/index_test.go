@@ -225,7 +225,7 @@ func TestCompact(t *testing.T) {
 	if n := known(&c.oidc); n != 2 {
 		t.Errorf("%d settings are known, want 2", n)
 	}
-	g, s, o, got, same, other = nil, nil, nil, nil, nil, nil //nolint:ineffassign // the last references go
+	g, s, o, got, same, other = nil, nil, nil, nil, nil, nil //nolint:ineffassign,wastedassign // the last references go
 	for range 100 {
 		if runtime.GC(); known(&c.oidc) == 0 {
 			return

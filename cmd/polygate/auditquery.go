@@ -123,7 +123,8 @@ func (s *scoped) query(ctx context.Context, cmd *cobra.Command, c *client, q url
 	if err != nil {
 		return err
 	}
-	left, damaged, more := limit, 0, false
+	left, damaged := limit, 0
+	var more bool
 	for {
 		q.Set("limit", strconv.Itoa(auditPage))
 		if limit > 0 {

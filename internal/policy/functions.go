@@ -30,6 +30,7 @@ func typeFunctions(c *ast.Compiler) *ast.Error {
 		}
 	}
 	env := ast.NewCompiler().WithCapabilities(c.Capabilities())
+	//lint:ignore SA1019 as in build
 	env = env.WithBuiltins(decls) //nolint:staticcheck // as in build
 	env.Compile(nil)
 	c.TypeEnv = env.TypeEnv

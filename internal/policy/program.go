@@ -152,6 +152,7 @@ func (p *program) judge(mods map[string]*ast.Module) error {
 func (p *program) build(ctx context.Context, mods map[string]*ast.Module, v ast.RegoVersion) error {
 	c := ast.NewCompiler().SetErrorLimit(maxProblems).WithCapabilities(capabilities(v)).WithDefaultRegoVersion(v)
 	c = c.WithSkipStages(ast.StageCheckRecursion, ast.StageCheckTypes, ast.StageBuildRequiredCapabilities)
+	//lint:ignore SA1019 deprecated in favour of rego.Function, which ends here too
 	c = c.WithBuiltins(guards()) //nolint:staticcheck // deprecated in favour of rego.Function, which ends here too
 	stage := func(after ast.StageID, name string, f ast.CompilerStage) {
 		c.WithStageAfterID(after, ast.CompilerStageDefinition{Name: name, MetricName: name, Stage: f})
