@@ -34,7 +34,7 @@ func (f *flight) judgeIdentity() error {
 	if f.s.cfg.Authenticator == nil {
 		return nil
 	}
-	if err := f.s.cfg.Authenticator.JudgeHeaders(f.place.entry, f.evidence(f.place.entry)); fault.Is(err, fault.Invalid) {
+	if err := f.s.cfg.Authenticator.JudgeHeaders(f.place.entry, f.evidence()); fault.Is(err, fault.Invalid) {
 		return err
 	}
 	return nil
