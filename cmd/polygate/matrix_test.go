@@ -9,9 +9,11 @@ import (
 	"encoding/pem"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,8 +157,7 @@ func (k *known) forged(claims map[string]any) []caller {
 		return m.Sum(nil)
 	}
 	jwk := map[string]any{"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U"}
-	var list []caller
-	for name, token := range map[string]string{
+	tokens := map[string]string{
 		"alg none":          k.issuer.token(rs(map[string]any{"alg": "none"}), claims, none),
 		"alg None":          k.issuer.token(rs(map[string]any{"alg": "None"}), claims, none),
 		"unsigned":          k.issuer.token(rs(nil), claims, none),
@@ -166,8 +167,10 @@ func (k *known) forged(claims map[string]any) []caller {
 		"kid with a path":   k.issuer.token(rs(map[string]any{"kid": "../../../../dev/null"}), claims, mac),
 		"kid with a URL":    k.issuer.token(rs(map[string]any{"kid": k.other.url() + "/keys"}), claims, mac),
 		"kid with a quote":  k.issuer.token(rs(map[string]any{"kid": `' or '1'='1`}), claims, mac),
-	} {
-		list = append(list, caller{name: name, head: bearer(token), refused: 401})
+	}
+	var list []caller
+	for _, name := range slices.Sorted(maps.Keys(tokens)) {
+		list = append(list, caller{name: name, head: bearer(tokens[name]), refused: 401})
 	}
 	return list
 }
