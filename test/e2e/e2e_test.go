@@ -112,7 +112,7 @@ func (d *demo) ca() string {
 }
 
 // forwarder is a plain HTTP address for clients that can set no header and trust no CA: it adds team-a's key and speaks
-// TLS to base. Hosts other than its own pass unchanged, so that tests of Host checks reach the gateway.
+// TLS to base. Hosts and origins other than its own pass unchanged, so that tests of such checks reach the gateway.
 func (d *demo) forwarder(t *testing.T, base string) string {
 	t.Helper()
 	target, err := url.Parse(base)
@@ -141,6 +141,9 @@ func (d *demo) forwarder(t *testing.T, base string) string {
 			r.Out.Host = r.In.Host
 			if r.In.Host == own {
 				r.Out.Host = target.Host
+			}
+			if origin, err := url.Parse(r.In.Header.Get("Origin")); err == nil && origin.Host == own {
+				r.Out.Header.Set("Origin", target.Scheme+"://"+target.Host) // its own, as the Host is
 			}
 			r.Out.Header.Set("Authorization", "Bearer "+d.env["TEAM_A_KEY"])
 		},
