@@ -41,7 +41,7 @@ func newIsolated(t *testing.T) *isolated {
 	g.start()
 	s := &isolated{gateway: g, c: g.client()}
 	endpoint := startMCP(t)
-	g.write("tenants.yaml", "tenants:\n  - {id: team-a, catalog_file: a.yaml}\n  - {id: team-b}\n")
+	g.write("tenants.yaml", "tenants:\n  - {id: team-a, catalog_file: a.yaml, quotas: {requests_per_second: 100000}}\n  - {id: team-b, quotas: {requests_per_second: 100000}}\n")
 	g.write("a.yaml", fmt.Sprintf("servers:\n  - {name: secret-server, url: %q}\n  - {name: second-server, url: %q}\n", endpoint, endpoint))
 	eventually(t, "the catalog of team-a", func() bool {
 		return do(s.c, "GET", g.env["TEAM_A_URL"]+"/api/v1/servers/secret-server", nil, bearer(g.env["TEAM_A_KEY"])...).Status == 200
