@@ -387,18 +387,7 @@ func keepSecret(have, next *tenant.Authenticator) {
 }
 
 func deleteAuthenticator(ctx context.Context, c *call) (exchange.Decision, error) {
-	pre, err := ifMatch(c.r.Header)
-	if err != nil {
-		return nil, err
-	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.AuthenticatorDelete, Resource: "authenticator/" + label(c.params[0])})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.change(ctx, permit, dropAuthenticator(c.params[0], pre)); err != nil {
-		return nil, err
-	}
-	return noContent(), nil
+	return c.remove(ctx, authz.AuthenticatorDelete, "authenticator/", dropAuthenticator)
 }
 
 // dropAuthenticator removes an authenticator and its members. Delegations to its users are void with it, whether or not

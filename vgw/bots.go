@@ -177,18 +177,7 @@ func addBot(b tenant.Bot) func(*tenant.Record) error {
 }
 
 func deleteBot(ctx context.Context, c *call) (exchange.Decision, error) {
-	pre, err := ifMatch(c.r.Header)
-	if err != nil {
-		return nil, err
-	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.BotDelete, Resource: "bot/" + label(c.params[0])})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.change(ctx, permit, dropBot(c.params[0], pre)); err != nil {
-		return nil, err
-	}
-	return noContent(), nil
+	return c.remove(ctx, authz.BotDelete, "bot/", dropBot)
 }
 
 func dropBot(name string, pre precondition) func(*tenant.Record) error {

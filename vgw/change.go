@@ -6,6 +6,7 @@ import (
 
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
@@ -117,4 +118,20 @@ func (t term) end(now time.Time, s span) (time.Time, error) {
 		return time.Time{}, fault.New(fault.Invalid, "%s must be %s to %s from now", t.name, s.least, s.most)
 	}
 	return t.At.UTC(), nil
+}
+
+// remove answers a DELETE of something in the routing record: admitted as a, it is what drop takes out.
+func (c *call) remove(ctx context.Context, a authz.Action, resource string, drop func(name string, pre precondition) func(*tenant.Record) error) (exchange.Decision, error) {
+	pre, err := ifMatch(c.r.Header)
+	if err != nil {
+		return nil, err
+	}
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: resource + label(c.params[0])})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.change(ctx, permit, drop(c.params[0], pre)); err != nil {
+		return nil, err
+	}
+	return noContent(), nil
 }

@@ -177,18 +177,7 @@ func (c *call) addKey(key tenant.Key) func(*tenant.Record) error {
 }
 
 func revokeKey(ctx context.Context, c *call) (exchange.Decision, error) {
-	pre, err := ifMatch(c.r.Header)
-	if err != nil {
-		return nil, err
-	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.KeyRevoke, Resource: "key/" + label(c.params[0])})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.change(ctx, permit, dropKey(c.params[0], pre)); err != nil {
-		return nil, err
-	}
-	return noContent(), nil
+	return c.remove(ctx, authz.KeyRevoke, "key/", dropKey)
 }
 
 // dropKey removes the key of a name or id, a bot's too.

@@ -79,11 +79,16 @@ func reply(status int, v any) (*exchange.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	return replyBytes(status, append(body, '\n')), nil
+}
+
+// replyBytes answers with JSON that is ready.
+func replyBytes(status int, body []byte) *exchange.Reply {
 	h := exchange.Header{}
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	return &exchange.Reply{Status: status, Header: h, Body: append(body, '\n')}, nil
+	return &exchange.Reply{Status: status, Header: h, Body: body}
 }
 
 func noContent() *exchange.Reply { return &exchange.Reply{Status: 204, Header: exchange.Header{}} }

@@ -231,7 +231,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics,
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
-		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(policyLimits(d.cfg.Policy)),
+		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
 		Audit: auditLog{d.records, d.drain}, OpenAPI: openapi.Tenant(),
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/authn/kube"
-	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/egress"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
@@ -37,7 +36,7 @@ func (d *daemon) openIdentity(ctx context.Context) (err error) {
 	if d.secrets, err = authn.NewSecrets(d.secret); err != nil {
 		return err
 	}
-	d.policies = policy.NewLibrary(policyLimits(d.cfg.Policy))
+	d.policies = policy.NewLibrary(d.cfg.Policy.Limits())
 	d.uses = &lastUses{store: d.store, log: d.log.With("part", "last uses")}
 	d.parts.start(ctx, "last uses", d.uses.run)
 	return nil
@@ -84,13 +83,6 @@ func (d *daemon) openPolicy(ctx context.Context, s tenant.Scope, digest string) 
 		return nil, fault.Wrap(fault.Internal, fmt.Errorf("the policy %s of tenant %s is stored with another content", digest, s), "")
 	}
 	return d.policies.Open(ctx, s, b)
-}
-
-func policyLimits(c config.Policy) policy.Limits {
-	l := policy.Defaults()
-	l.BundleBytes, l.DataBytes, l.Modules = int(c.MaxBundleBytes), int(c.MaxBundleBytes), c.MaxModules
-	l.EvalTime, l.Concurrent = c.EvalTimeout, c.MaxConcurrent
-	return l
 }
 
 // guardLimits returns quotas of the configuration as guards know them.

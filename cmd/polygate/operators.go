@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/config"
@@ -30,7 +29,7 @@ func (d *daemon) openOperators() (*admin.Operators, error) {
 	for _, c := range d.cfg.Admin.OIDC {
 		is, err := operatorIssuer(c)
 		if err != nil {
-			return nil, fmt.Errorf("admin.oidc: %s: %w", c.Name, err)
+			return nil, err
 		}
 		cfg.Issuers = append(cfg.Issuers, is)
 	}
@@ -38,23 +37,14 @@ func (d *daemon) openOperators() (*admin.Operators, error) {
 }
 
 func operatorIssuer(c config.OperatorIssuer) (admin.Issuer, error) {
-	ca := ""
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return admin.Issuer{}, fmt.Errorf("ca_file: %w", err)
-		}
-		ca = string(pem)
-		if err := authn.ParsePool(ca); err != nil {
-			return admin.Issuer{}, fmt.Errorf("ca_file %s: %w", c.CAFile, err)
+	o, err := c.Tenant()
+	if err != nil {
+		return admin.Issuer{}, err
+	}
+	if o.CA != "" {
+		if err := authn.ParsePool(o.CA); err != nil {
+			return admin.Issuer{}, fmt.Errorf("admin.oidc %s: ca_file %s: %w", c.Name, c.CAFile, err)
 		}
 	}
-	return admin.Issuer{
-		Name: c.Name,
-		OIDC: &tenant.OIDC{
-			Issuer: c.Issuer, Audiences: c.Audiences, ClientIDs: c.ClientIDs, Algorithms: c.Algorithms, CA: ca, RequiredClaims: c.RequiredClaims,
-			Claims: tenant.ClaimMapping{Subject: c.Claims.Subject, Username: c.Claims.Username, Groups: c.Claims.Groups},
-		},
-		Rules: admin.OperatorRules{Operators: admin.Match(c.Operators), Auditors: admin.Match(c.Auditors)},
-	}, nil
+	return admin.Issuer{Name: c.Name, OIDC: o, Rules: admin.OperatorRules{Operators: admin.Match(c.Operators), Auditors: admin.Match(c.Auditors)}}, nil
 }

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/audit/otlp"
+	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/tracing"
 )
@@ -92,13 +91,13 @@ func (d *daemon) openMirrors(ctx context.Context) (mirrors []audit.Mirror, err e
 	if c.Endpoint == "" {
 		return mirrors, nil
 	}
-	headers, err := collectorHeaders("audit.otlp.headers_file", c.HeadersFile)
+	headers, err := config.Headers(c.HeadersFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("audit.otlp.headers_file: %w", err)
 	}
-	roots, err := readRoots("audit.otlp.ca_file", c.CAFile)
+	roots, err := config.Roots(c.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("audit.otlp.ca_file: %w", err)
 	}
 	m, err := otlp.New(otlp.Config{Endpoint: c.Endpoint, Headers: headers, RootCAs: roots, Timeout: c.Timeout, Queue: int(c.QueueBytes), Replica: d.cfg.Replica.Name})
 	if err != nil {
@@ -114,13 +113,13 @@ func (d *daemon) openTracing(ctx context.Context) error {
 	if c.Endpoint == "" {
 		return nil
 	}
-	headers, err := collectorHeaders("tracing.headers_file", c.HeadersFile)
+	headers, err := config.Headers(c.HeadersFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("tracing.headers_file: %w", err)
 	}
-	roots, err := readRoots("tracing.ca_file", c.CAFile)
+	roots, err := config.Roots(c.CAFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("tracing.ca_file: %w", err)
 	}
 	d.tracer, err = tracing.New(ctx, tracing.Config{
 		Endpoint: c.Endpoint, Headers: headers, RootCAs: roots, Ratio: c.Ratio, Timeout: c.Timeout, Replica: d.cfg.Replica.Name,
@@ -135,46 +134,4 @@ func (d *daemon) openTracing(ctx context.Context) error {
 		return nil
 	})
 	return nil
-}
-
-// collectorHeaders reads lines of "Name: value". Empty lines and those that begin with # are passed over.
-func collectorHeaders(field, path string) (map[string]string, error) {
-	if path == "" {
-		return nil, nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	defer f.Close()
-	headers := make(map[string]string)
-	s := bufio.NewScanner(f)
-	for n := 1; s.Scan(); n++ {
-		line := strings.TrimSpace(s.Text())
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		name, value, ok := strings.Cut(line, ":")
-		if !ok || strings.TrimSpace(name) == "" {
-			return nil, fmt.Errorf("%s: %s:%d is not of the form Name: value", field, path, n)
-		}
-		headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
-	}
-	return headers, s.Err()
-}
-
-// readRoots reads certificates; "" = the system's, as nil.
-func readRoots(field, path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", field, err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: %s holds no PEM certificate", field, path)
-	}
-	return roots, nil
 }

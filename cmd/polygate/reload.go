@@ -249,7 +249,7 @@ func tenantsOptions(cfg *config.Platform, secret []byte) config.Options {
 		BaseDomain: cfg.BaseDomain, Reserved: slices.Concat(cfg.SharedHosts, cfg.Admin.Hosts),
 		MaxServers: cfg.Quotas.MaxServers, DigestKey: secret, Env: os.LookupEnv,
 		Check:    func(s config.Server) error { return server(s).Check() },
-		Ceilings: cfg.Quotas.Ceilings.Tenant(), PolicyLimits: policyLimits(cfg.Policy),
+		Ceilings: cfg.Quotas.Ceilings.Tenant(), PolicyLimits: cfg.Policy.Limits(),
 	}
 }
 
