@@ -82,8 +82,8 @@ func foreign(p *Package, imp string) string {
 		return "only registry sees etcd"
 	case under(imp, "k8s.io/client-go") && p.Name != "kube":
 		return "only packages named kube see client-go"
-	case under(imp, "github.com/caddyserver/certmagic") && !under(p.Path, "certs"):
-		return "only certs sees certmagic"
+	case (under(imp, "github.com/caddyserver/certmagic") || under(imp, "github.com/mholt/acmez") || under(imp, "github.com/libdns") || under(imp, "github.com/miekg/dns")) && !under(p.Path, "certs"):
+		return "only certs sees certmagic, its ACME engine and its DNS providers"
 	case (under(imp, "github.com/coreos/go-oidc") || under(imp, "github.com/go-jose/go-jose") || under(imp, "golang.org/x/oauth2")) && p.Path != "internal/authn":
 		return "only internal/authn sees go-oidc, go-jose and oauth2"
 	case under(imp, "github.com/open-policy-agent/opa") && p.Path != "internal/policy":

@@ -27,6 +27,8 @@ const (
 	KeyRevoke    Action = "key.revoke"
 	RelayRead    Action = "relay.read"  // a request to a dedicated gateway that only looks: GET or HEAD, not an upgrade
 	RelayWrite   Action = "relay.write" // any other request to a dedicated gateway
+	// RelayConnect is a connection to a gateway that ends TLS itself.
+	RelayConnect Action = "relay.connect"
 
 	MemberList   Action = "member.list"
 	MemberRead   Action = "member.read"
@@ -61,6 +63,18 @@ const (
 	OpenAPIRead   Action = "openapi.read"
 	SessionCreate Action = "session.create" // a browser login
 	SessionDelete Action = "session.delete" // a browser logout
+
+	CertificateList   Action = "certificate.list"
+	CertificateRead   Action = "certificate.read"
+	CertificateUpdate Action = "certificate.update" // provide one
+	CertificateRenew  Action = "certificate.renew"
+	CertificateRevoke Action = "certificate.revoke"
+	CertificateDelete Action = "certificate.delete" // take back one that was provided
+	HostList          Action = "host.list"
+	HostRead          Action = "host.read"
+	HostCreate        Action = "host.create" // ask for a custom host
+	HostVerify        Action = "host.verify" // look for the proof that it is the tenant's
+	HostDelete        Action = "host.delete"
 )
 
 // The actions of platform operators.
@@ -80,6 +94,8 @@ const (
 	TenantConflict Action = "tenant.conflict" // a request whose signals name different tenants was refused
 	DataKeyCreate  Action = "datakey.create"
 	CatalogApply   Action = "catalog.apply" // a reload made a tenant's servers be what its file says
+	// CertificateIssue is a certificate that was ordered, or the failure of it.
+	CertificateIssue Action = "certificate.issue"
 )
 
 // Class says how a refusal is shown, so that it tells no more than it must (design, step 3).
@@ -156,7 +172,7 @@ func Decide(q Question) Verdict {
 	case tenant.KindAuditor:
 		return Verdict{auditorMay(q.Action), "auditor"}
 	case tenant.KindAnonymous:
-		relay := q.Action == RelayRead || q.Action == RelayWrite
+		relay := q.Action == RelayRead || q.Action == RelayWrite || q.Action == RelayConnect
 		return Verdict{relay && q.Principal.Tenant == q.In && q.In != "", "upstream authenticates"}
 	}
 	if q.Principal.Tenant != q.In || q.In == "" {
@@ -240,13 +256,15 @@ func MayGrant(who tenant.Principal, role tenant.Role) bool {
 // Needs returns the smallest role that may perform a; NoRole where no member may.
 func Needs(a Action) tenant.Role {
 	switch a {
-	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain:
+	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain,
+		CertificateList, CertificateRead, HostList, HostRead:
 		return tenant.Viewer
 	case MCPCall, RelayWrite, GrantCreate, GrantDelete:
 		return tenant.Editor
 	case ServerCreate, ServerDelete, KeyList, KeyCreate, KeyRevoke, MemberList, MemberRead, MemberCreate, MemberUpdate, MemberDelete,
 		MemberRevoke, BotList, BotRead, BotCreate, BotDelete, AuthenticatorList, AuthenticatorRead, AuthenticatorCreate,
-		AuthenticatorUpdate, AuthenticatorDelete, PolicyList, PolicyRead, PolicyUpdate, PolicyCheck, AuditListAll:
+		AuthenticatorUpdate, AuthenticatorDelete, PolicyList, PolicyRead, PolicyUpdate, PolicyCheck, AuditListAll,
+		CertificateUpdate, CertificateRenew, CertificateRevoke, CertificateDelete, HostCreate, HostVerify, HostDelete:
 		return tenant.Admin
 	}
 	return tenant.NoRole
@@ -254,7 +272,8 @@ func Needs(a Action) tenant.Role {
 
 func operatorMay(a Action) bool {
 	switch a {
-	case TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyCreate, KeyRevoke, MemberCreate, MemberUpdate, MemberDelete:
+	case TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyCreate, KeyRevoke, MemberCreate, MemberUpdate, MemberDelete,
+		CertificateUpdate, CertificateRenew, CertificateRevoke, CertificateDelete, HostVerify:
 		return true
 	}
 	return auditorMay(a)
@@ -263,7 +282,7 @@ func operatorMay(a Action) bool {
 // auditorMay says what a platform operator may do who changes nothing.
 func auditorMay(a Action) bool {
 	switch a {
-	case TenantList, TenantRead, KeyList, MemberList, MemberRead, AuditRead, UsageRead, OpenAPIRead:
+	case TenantList, TenantRead, KeyList, MemberList, MemberRead, AuditRead, UsageRead, OpenAPIRead, CertificateList, CertificateRead, HostList, HostRead:
 		return true
 	}
 	return false

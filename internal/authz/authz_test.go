@@ -31,6 +31,7 @@ key.create           mutate  -    -    -      -      yes   -       -         -  
 key.revoke           mutate  -    -    -      -      yes   -       -         -       yes      yes
 relay.read           read    -    -    yes    yes    yes   -       yes       -       -        yes
 relay.write          mutate  -    -    -      yes    yes   -       yes       -       -        yes
+relay.connect        mutate  -    -    -      -      -     -       yes       -       -        yes
 member.list          list    -    -    -      -      yes   -       -         yes     yes      yes
 member.read          read    -    -    -      -      yes   -       -         yes     yes      yes
 member.create        mutate  -    -    -      -      yes   -       -         -       yes      yes
@@ -60,6 +61,17 @@ audit.all.list       list    -    -    -      -      yes   -       -         -  
 openapi.read         read    -    -    yes    yes    yes   -       -         yes     yes      yes
 session.create       mutate  -    yes  yes    yes    yes   -       -         -       -        yes
 session.delete       mutate  -    yes  yes    yes    yes   -       -         -       -        yes
+certificate.list     list    -    -    yes    yes    yes   -       -         yes     yes      yes
+certificate.read     read    -    -    yes    yes    yes   -       -         yes     yes      yes
+certificate.update   mutate  -    -    -      -      yes   -       -         -       yes      yes
+certificate.renew    mutate  -    -    -      -      yes   -       -         -       yes      yes
+certificate.revoke   mutate  -    -    -      -      yes   -       -         -       yes      yes
+certificate.delete   mutate  -    -    -      -      yes   -       -         -       yes      yes
+host.list            list    -    -    yes    yes    yes   -       -         yes     yes      yes
+host.read            read    -    -    yes    yes    yes   -       -         yes     yes      yes
+host.create          mutate  -    -    -      -      yes   -       -         -       -        yes
+host.verify          mutate  -    -    -      -      yes   -       -         -       yes      yes
+host.delete          mutate  -    -    -      -      yes   -       -         -       -        yes
 tenant.list          list    -    -    -      -      -     -       -         yes     yes      yes
 tenant.read          read    -    -    -      -      -     -       -         yes     yes      yes
 tenant.create        mutate  -    -    -      -      -     -       -         -       yes      yes
@@ -71,6 +83,7 @@ audit.read           read    -    -    -      -      -     -       -         yes
 tenant.conflict      mutate  -    -    -      -      -     -       -         -       -        yes
 datakey.create       mutate  -    -    -      -      -     -       -         -       -        yes
 catalog.apply        mutate  -    -    -      -      -     -       -         -       -        yes
+certificate.issue    mutate  -    -    -      -      -     -       -         -       -        yes
 no.such              mutate  -    -    -      -      -     -       -         -       -        yes
 `
 

@@ -31,6 +31,8 @@ type Mode string
 const (
 	ModeVirtual   Mode = "virtual"   // served in process by the tenant's virtual gateway
 	ModeDedicated Mode = "dedicated" // TLS ends here; requests are relayed to the tenant's own gateway
+	// ModePassthrough splices connections to the tenant's own gateway, which ends TLS itself.
+	ModePassthrough Mode = "passthrough"
 )
 
 // State is a tenant's place in its life cycle.
@@ -61,7 +63,7 @@ type Record struct {
 	Namespace     string     `json:"namespace,omitempty"`      // the Kubernetes namespace of its sandboxes
 	State         State      `json:"state"`                    // active or suspended
 	SuspendReason string     `json:"suspend_reason,omitempty"` // shown to callers of a suspended tenant
-	Mode          Mode       `json:"mode"`                     // virtual or dedicated
+	Mode          Mode       `json:"mode"`                     // virtual, dedicated or passthrough
 	Dedicated     *Dedicated `json:"dedicated,omitempty"`      // set exactly when Mode is dedicated
 	Hosts         []string   `json:"hosts,omitempty"`          // custom hosts, beside the implied <id>.<base domain>
 	Keys          []Key      `json:"keys,omitempty"`           // API keys, hashes only
@@ -69,6 +71,11 @@ type Record struct {
 	Source        Source     `json:"source"`                   // who declared the tenant
 	File          string     `json:"file,omitempty"`           // the declaring file, if Source is file
 	CatalogDigest string     `json:"catalog,omitempty"`        // digest of the file catalog last applied
+
+	Passthrough  *Passthrough  `json:"passthrough,omitempty"`   // set exactly when Mode is passthrough
+	TLS          *TLS          `json:"tls,omitempty"`           // of handshakes on its hosts; nil = the platform's
+	Certificates *Certificates `json:"certificates,omitempty"`  // where they come from; nil = the platform's choice
+	PendingHosts []PendingHost `json:"pending_hosts,omitempty"` // custom hosts that it asked for and has not proven to own
 
 	Bots           []Bot           `json:"bots,omitempty"`            // accounts of programs; their keys are in Keys
 	Members        []Member        `json:"members,omitempty"`         // users and groups of the authenticators, with their roles
@@ -155,6 +162,19 @@ type Dedicated struct {
 	// Identity is the request header that carries the authenticated principal's name to the upstream when Auth is
 	// gateway; the caller's own copies of it, in any spelling, are removed. Default X-Forwarded-User.
 	Identity string `json:"identity,omitempty"`
+
+	CA         string `json:"ca,omitempty"`          // PEM roots of the upstream's certificate; "" = the system's
+	ServerName string `json:"server_name,omitempty"` // the name in that certificate; "" = the host of Upstream
+	// Client is the certificate with which Polygate shows itself to the upstream, for the transport alone: an upstream that
+	// maps it to a user would take every caller for that user.
+	Client ClientCertificate `json:"client,omitzero"`
+}
+
+// ClientCertificate is a certificate of ours, for an upstream that lets nobody else connect. The zero value is none.
+type ClientCertificate struct {
+	Local bool   `json:"local,omitempty"` // one of the platform's local authority
+	Chain string `json:"chain,omitempty"` // or this PEM chain, leaf first,
+	Key   string `json:"key,omitempty"`   // with its PEM key, sealed
 }
 
 // DefaultIdentityHeader is Dedicated.Identity where none is set.
@@ -169,6 +189,23 @@ func (r *Record) Clone() *Record {
 		d := *r.Dedicated
 		c.Dedicated = &d
 	}
+	if r.Passthrough != nil {
+		p := *r.Passthrough
+		c.Passthrough = &p
+	}
+	if r.TLS != nil {
+		t := *r.TLS
+		c.TLS = &t
+	}
+	if r.Certificates != nil {
+		s := *r.Certificates
+		if s.ACME != nil {
+			a := *s.ACME
+			s.ACME = &a
+		}
+		c.Certificates = &s
+	}
+	c.PendingHosts = slices.Clone(r.PendingHosts)
 	c.Bots = slices.Clone(r.Bots)
 	c.Members = slices.Clone(r.Members)
 	c.AllowedOrigins = slices.Clone(r.AllowedOrigins)
@@ -229,7 +266,7 @@ func (r *Record) Validate(baseDomain string) error {
 		return err
 	}
 	for _, check := range []func() error{
-		r.checkBots, r.checkKeys, r.checkAuthenticators, r.checkMembers, r.checkOrigins, r.checkPolicy, r.checkRevoked,
+		r.checkTLS, r.checkBots, r.checkKeys, r.checkAuthenticators, r.checkMembers, r.checkOrigins, r.checkPolicy, r.checkRevoked,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -274,18 +311,29 @@ func checkNamespace(ns string) error {
 
 func (r *Record) checkMode() error {
 	switch r.Mode {
-	case ModeVirtual:
-		if r.Dedicated != nil {
-			return fault.New(fault.Invalid, "dedicated is set but mode is virtual: set mode: dedicated or remove it")
-		}
-		return nil
+	case ModeVirtual, ModeDedicated, ModePassthrough:
+	default:
+		return fault.New(fault.Invalid, "mode %q is unknown: use virtual, dedicated or passthrough", r.Mode)
+	}
+	if r.Dedicated != nil && r.Mode != ModeDedicated {
+		return fault.New(fault.Invalid, "dedicated is set but mode is %s: set mode: dedicated or remove it", r.Mode)
+	}
+	if r.Passthrough != nil && r.Mode != ModePassthrough {
+		return fault.New(fault.Invalid, "passthrough is set but mode is %s: set mode: passthrough or remove it", r.Mode)
+	}
+	switch r.Mode {
 	case ModeDedicated:
 		if r.Dedicated == nil {
 			return fault.New(fault.Invalid, "mode is dedicated but dedicated.upstream is missing")
 		}
 		return r.Dedicated.validate()
+	case ModePassthrough:
+		if r.Passthrough == nil {
+			return fault.New(fault.Invalid, "mode is passthrough but passthrough.upstream is missing")
+		}
+		return r.Passthrough.validate()
 	}
-	return fault.New(fault.Invalid, "mode %q is unknown: use virtual or dedicated", r.Mode)
+	return nil
 }
 
 func (d *Dedicated) validate() error {
@@ -298,6 +346,9 @@ func (d *Dedicated) validate() error {
 	}
 	if d.Auth != AuthUpstream && d.Auth != AuthGateway {
 		return fault.New(fault.Invalid, "dedicated.auth %q is unknown: use upstream or gateway", d.Auth)
+	}
+	if err := d.validateTLS(strings.EqualFold(u.Scheme, "https")); err != nil {
+		return err
 	}
 	if d.Identity == "" {
 		return nil
