@@ -72,9 +72,11 @@ type Record struct {
 	File          string     `json:"file,omitempty"`           // the declaring file, if Source is file
 	CatalogDigest string     `json:"catalog,omitempty"`        // digest of the file catalog last applied
 
-	Passthrough  *Passthrough  `json:"passthrough,omitempty"`   // set exactly when Mode is passthrough
-	TLS          *TLS          `json:"tls,omitempty"`           // of handshakes on its hosts; nil = the platform's
-	Certificates *Certificates `json:"certificates,omitempty"`  // where they come from; nil = the platform's choice
+	Passthrough  *Passthrough  `json:"passthrough,omitempty"`  // set exactly when Mode is passthrough
+	TLS          *TLS          `json:"tls,omitempty"`          // of handshakes on its hosts; nil = the platform's
+	Certificates *Certificates `json:"certificates,omitempty"` // where they come from; nil = the platform's choice
+	// ProvenHosts are those of Hosts that the tenant asked for and proved to own, through the API: a file does not take them away.
+	ProvenHosts  []string      `json:"proven_hosts,omitempty"`
 	PendingHosts []PendingHost `json:"pending_hosts,omitempty"` // custom hosts that it asked for and has not proven to own
 
 	Bots           []Bot           `json:"bots,omitempty"`            // accounts of programs; their keys are in Keys
@@ -205,6 +207,7 @@ func (r *Record) Clone() *Record {
 		}
 		c.Certificates = &s
 	}
+	c.ProvenHosts = slices.Clone(r.ProvenHosts)
 	c.PendingHosts = slices.Clone(r.PendingHosts)
 	c.Bots = slices.Clone(r.Bots)
 	c.Members = slices.Clone(r.Members)

@@ -160,6 +160,11 @@ func (a *ACME) Validate(name string) error {
 }
 
 func (r *Record) checkPending() error {
+	for _, h := range r.ProvenHosts {
+		if !slices.Contains(r.Hosts, h) {
+			return fault.New(fault.Invalid, "proven_hosts holds %q, which is not among hosts", h)
+		}
+	}
 	if len(r.PendingHosts) > MaxPendingHosts {
 		return fault.New(fault.Invalid, "%d hosts wait for the proof of their ownership: at most %d may", len(r.PendingHosts), MaxPendingHosts)
 	}
