@@ -34,7 +34,8 @@ type Metrics struct {
 	gone  totals // guarded by mu: what forgotten members of _other had counted, so that no counter ever falls
 
 	reloads  [2]atomic.Uint64 // ok, failed
-	issued   atomic.Uint64
+	orders   orders
+	spliced  spliced
 	platform atomic.Pointer[Sources]
 }
 
@@ -110,9 +111,6 @@ func (m *Metrics) Reload(err error) {
 	m.reloads[0].Add(1)
 }
 
-// CertificateIssued counts a certificate that was issued.
-func (m *Metrics) CertificateIssued() { m.issued.Add(1) }
-
 // Sources are read at each scrape. A nil one has no series.
 type Sources struct {
 	Tenants      func() int           // registered tenants in the index
@@ -121,6 +119,7 @@ type Sources struct {
 	AuditWritten func() uint64        // audit lines written, see audit.Drain
 	AuditLag     func() time.Duration // age of the oldest audit line that is not anchored
 	Certificates func() int           // certificates in memory
+	Expiries     Expiries             // when tenants' certificates end
 
 	Guards       func() int   // tenants that this replica has a guard of
 	CallerBytes  func() int64 // of the tables of callers, in memory
@@ -174,8 +173,8 @@ func (m *Metrics) collectPlatform(ch chan<- prometheus.Metric) {
 	n := &m.names
 	n.counter(ch, n.reloads, m.reloads[0].Load(), "ok")
 	n.counter(ch, n.reloads, m.reloads[1].Load(), "failed")
-	n.counter(ch, n.issued, m.issued.Load())
 	s := m.platform.Load()
+	m.collectTLS(ch, s)
 	if s == nil {
 		return
 	}
@@ -257,10 +256,11 @@ func (s *single) Collect(ch chan<- prometheus.Metric) { s.names.tenant(ch, strin
 
 // descs are the names of all series.
 type descs struct {
-	requests, refusals, inFlight, duration, bytesIn, bytesOut, limited, upstream         *prometheus.Desc // by tenant
-	streams, quotas, policies, policyFor, evicted                                        *prometheus.Desc // by tenant
-	reloads, issued, tenants, claims, auditDropped, auditWritten, auditLag, certificates *prometheus.Desc
-	guards, callerBytes, lentRequests, lentStreams                                       *prometheus.Desc
+	requests, refusals, inFlight, duration, bytesIn, bytesOut, limited, upstream *prometheus.Desc // by tenant
+	streams, quotas, policies, policyFor, evicted                                *prometheus.Desc // by tenant
+	tls                                                                          tlsDescs
+	reloads, tenants, claims, auditDropped, auditWritten, auditLag, certificates *prometheus.Desc
+	guards, callerBytes, lentRequests, lentStreams                               *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -278,7 +278,7 @@ func newDescs() descs {
 		upstream: d("tenant_upstream_errors_total", "Requests that failed at the upstream.", "tenant"),
 
 		reloads:      d("config_reloads_total", "Reloads of the configuration.", "result"),
-		issued:       d("certificates_issued_total", "Certificates issued."),
+		tls:          newTLSDescs(),
 		tenants:      d("tenants", "Registered tenants."),
 		claims:       d("claims", "Tenants that this replica owns."),
 		auditDropped: d("audit_dropped_total", "Audit records of the data plane that were dropped because the buffer was full."),
@@ -308,7 +308,8 @@ func (n *descs) describeTenant(ch chan<- *prometheus.Desc) {
 
 func (n *descs) describe(ch chan<- *prometheus.Desc) {
 	n.describeTenant(ch)
-	for _, d := range []*prometheus.Desc{n.reloads, n.issued, n.tenants, n.claims, n.auditDropped, n.auditWritten, n.auditLag, n.certificates,
+	n.tls.describe(ch)
+	for _, d := range []*prometheus.Desc{n.reloads, n.tenants, n.claims, n.auditDropped, n.auditWritten, n.auditLag, n.certificates,
 		n.guards, n.callerBytes, n.lentRequests, n.lentStreams} {
 		ch <- d
 	}

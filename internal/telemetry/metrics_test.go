@@ -248,18 +248,34 @@ func TestPlatformMetrics(t *testing.T) {
 	m.Reload(nil)
 	m.Reload(nil)
 	m.Reload(errors.New("x"))
-	m.CertificateIssued()
+	m.CertificateOrdered(tenant.SourceACME, "")
+	m.CertificateOrdered(tenant.SourceACME, "rate_limited")
+	m.SplicedBegin()
+	m.SplicedDone(SplicedCut, true)
+	m.SplicedBegin()
+	m.SplicedDone(SplicedRefused, false)
 	request(m.NoTenant(), Result{Status: 401, Err: fault.New(fault.Unauthenticated, "x")})
 	m.Observe(Sources{
 		Tenants: func() int { return 200 }, Claims: func() int { return 3 }, Certificates: func() int { return 4 },
+		Expiries: func(limit int) map[tenant.ID]time.Time {
+			if limit != 5 {
+				t.Errorf("the expiries of %d tenants are asked for, want 5", limit)
+			}
+			return map[tenant.ID]time.Time{"team-a": time.Unix(1000, 0)}
+		},
 		Guards: func() int { return 7 }, CallerBytes: func() int64 { return 8 }, LentRequests: func() int64 { return 9 }, LentStreams: func() int64 { return 10 },
 		AuditDropped: func() uint64 { return 5 }, AuditWritten: func() uint64 { return 6 }, AuditLag: func() time.Duration { return time.Second / 2 },
 	})
 	expect(t, scrape(t, reg), map[string]string{
-		`polygate_config_reloads_total{result="ok"}`:                            "2",
-		`polygate_config_reloads_total{result="failed"}`:                        "1",
-		`polygate_certificates_issued_total`:                                    "1",
-		`polygate_tenant_refusals_total{kind="unauthenticated",tenant="_none"}`: "1",
+		`polygate_config_reloads_total{result="ok"}`:                             "2",
+		`polygate_config_reloads_total{result="failed"}`:                         "1",
+		`polygate_certificate_orders_total{result="ok",source="acme"}`:           "1",
+		`polygate_certificate_orders_total{result="rate_limited",source="acme"}`: "1",
+		`polygate_tenant_certificate_expiry_timestamp_seconds{tenant="team-a"}`:  "1000",
+		`polygate_passthrough_connections`:                                       "1",
+		`polygate_passthrough_connections_total{result="cut"}`:                   "1",
+		`polygate_passthrough_connections_total{result="refused"}`:               "1",
+		`polygate_tenant_refusals_total{kind="unauthenticated",tenant="_none"}`:  "1",
 		`polygate_tenants`:                  "200",
 		`polygate_claims`:                   "3",
 		`polygate_certificates`:             "4",
