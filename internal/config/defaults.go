@@ -1,10 +1,13 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Default returns the configuration of an empty file. Only base_domain has no default. The defaults that depend on other
@@ -39,10 +42,14 @@ func Default() *Platform {
 			IdleGatewayAfter:        10 * time.Minute,
 			ResidentCertificates:    10_000,
 		},
-		Quotas:       TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100}},
-		Authn:        Authn{TokenCacheBytes: 64 << 20},
-		Policy:       Policy{EvalTimeout: 50 * time.Millisecond, MaxBundleBytes: 1 << 20, MaxModules: 200, MaxConcurrent: 8},
-		Certificates: Certificates{LeafLife: 7 * 24 * time.Hour},
+		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100}},
+		Authn:  Authn{TokenCacheBytes: 64 << 20},
+		Policy: Policy{EvalTimeout: 50 * time.Millisecond, MaxBundleBytes: 1 << 20, MaxModules: 200, MaxConcurrent: 8},
+		TLS:    TLS{MinVersion: "1.2", TicketRotation: 24 * time.Hour},
+		Passthrough: Passthrough{
+			MaxConnections: 10_000, MaxConnectionsPerTenant: 1000, DialTimeout: 5 * time.Second, IdleTimeout: time.Hour,
+		},
+		Certificates: defaultCertificates(),
 		Metrics:      Metrics{MaxTenants: 1000},
 		Audit: Audit{
 			Buffer: 8192, Interval: 200 * time.Millisecond, RotateBytes: 64 << 20, RotateAfter: 24 * time.Hour,
@@ -50,6 +57,20 @@ func Default() *Platform {
 		},
 		Tracing: Tracing{Ratio: 0.01, Timeout: 5 * time.Second},
 		Log:     Log{Level: "info", Format: "json"},
+	}
+}
+
+// letsEncrypt is the directory of the ACME server that most people mean.
+const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
+
+func defaultCertificates() Certificates {
+	return Certificates{
+		LeafLife: 7 * 24 * time.Hour, Source: string(tenant.SourceLocalCA), OCSP: true,
+		ACME: ACME{
+			Directory: letsEncrypt, Challenges: []string{ChallengeTLSALPN, ChallengeHTTP},
+			OrdersPerMinute: 60, OrdersPerTenantPerHour: 30, MaxConcurrent: 16,
+			DNS: ACMEDNS{PropagationTimeout: 2 * time.Minute, RFC2136: RFC2136{KeyAlgorithm: "hmac-sha256"}},
+		},
 	}
 }
 
@@ -66,6 +87,12 @@ func LoadPlatform(path string) (*Platform, error) {
 	if c.place(root, p.problems()); len(c.list) > 0 {
 		return nil, c.err()
 	}
+	for i := range p.Certificates.Files {
+		p.Certificates.Files[i].at = spot{path, place(find(root, fmt.Sprintf("certificates.files[%d]", i)))}
+	}
+	w := &collector{file: path}
+	w.place(root, p.doubts())
+	p.warnings = w.list
 	return p, nil
 }
 

@@ -59,6 +59,12 @@ type position struct {
 	line, column int
 }
 
+// spot is a place, and the file.
+type spot struct {
+	file string
+	position
+}
+
 // collector gathers the errors of one file.
 type collector struct {
 	file string

@@ -21,6 +21,10 @@ func plain(r *tenant.Record) *tenant.Record {
 	c := *r
 	c.Hosts, c.Keys, c.Bots, c.Members = listed(c.Hosts), listed(c.Keys), listed(c.Bots), listed(c.Members)
 	c.Authenticators, c.AllowedOrigins = listed(c.Authenticators), listed(c.AllowedOrigins)
+	c.ProvenHosts, c.PendingHosts = listed(c.ProvenHosts), listed(c.PendingHosts)
+	if c.Certificates != nil && *c.Certificates == (tenant.Certificates{}) {
+		c.Certificates = nil
+	}
 	return &c
 }
 
@@ -35,13 +39,16 @@ func (t *Tenant) made(now time.Time) *tenant.Record {
 }
 
 // edited returns cur with what the file declares. It shares nothing with t or cur that can change. What it does not name
-// stays as cur has it: revocations, the policy, the catalog's digest.
+// stays as cur has it, whatever the mode: revocations, the policy, the digests of catalog and certificates, the hosts that the
+// tenant proved to own.
 func (t *Tenant) edited(cur *tenant.Record, now time.Time) *tenant.Record {
 	next, want := cur.Clone(), t.Record.Clone()
 	next.ID, next.Source, next.File = want.ID, want.Source, want.File
 	next.DisplayName, next.Namespace = want.DisplayName, want.Namespace
-	next.Mode, next.Dedicated = want.Mode, want.Dedicated
-	next.Hosts, next.Quotas, next.AllowedOrigins = want.Hosts, want.Quotas, want.AllowedOrigins
+	next.Mode, next.Dedicated, next.Passthrough = want.Mode, want.Dedicated, want.Passthrough
+	next.TLS, next.Certificates = want.TLS, mergeCertificates(want.Certificates, cur.Certificates)
+	next.Quotas, next.AllowedOrigins = want.Quotas, want.AllowedOrigins
+	mergeHosts(next, want.Hosts)
 	next.Bots = mergeBots(want.Bots, cur, now)
 	next.Keys = mergeKeys(want, next.Bots, cur, now)
 	next.Authenticators = mergeAuthenticators(want, cur.Clone(), now)
@@ -53,6 +60,33 @@ func (t *Tenant) edited(cur *tenant.Record, now time.Time) *tenant.Record {
 		next.State, next.SuspendReason = tenant.StateActive, ""
 	}
 	return next
+}
+
+// mergeHosts gives r the declared hosts, and those that the tenant proved to own. What waited for its proof and is declared
+// now waits no more.
+func mergeHosts(r *tenant.Record, want []string) {
+	r.Hosts = want
+	for _, h := range r.ProvenHosts {
+		if !slices.Contains(r.Hosts, h) {
+			r.Hosts = append(r.Hosts, h)
+		}
+	}
+	r.PendingHosts = slices.DeleteFunc(r.PendingHosts, func(p tenant.PendingHost) bool { return slices.Contains(r.Hosts, p.Host) })
+}
+
+// mergeCertificates returns what is declared, with the digest of the files that were imported last. nil is the platform's choice.
+func mergeCertificates(want, cur *tenant.Certificates) *tenant.Certificates {
+	var c tenant.Certificates
+	if want != nil {
+		c = *want
+	}
+	if c.Digest = ""; cur != nil {
+		c.Digest = cur.Digest
+	}
+	if c == (tenant.Certificates{}) {
+		return nil
+	}
+	return &c
 }
 
 // mergeBots returns the declared bots, those known with the dates that they have, then the bots of the API.

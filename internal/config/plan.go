@@ -232,10 +232,14 @@ func (p *planner) vanished(r *tenant.Record) bool {
 	return r.Source == tenant.SourceFile && r.File == p.want.File && !p.declared[r.ID]
 }
 
-// ownedByFile says whether a declared tenant has h from its file: all hosts, and the keys that are not the API's.
+// ownedByFile says whether a declared tenant has h from its file alone: the hosts that it has not proven to own, and the keys
+// that are not the API's.
 func ownedByFile(r *tenant.Record, h holding) bool {
+	if h.host != "" {
+		return !slices.Contains(r.ProvenHosts, h.host)
+	}
 	k, ok := r.KeyByHash(h.key)
-	return h.host != "" || ok && k.Source == tenant.SourceFile
+	return ok && k.Source == tenant.SourceFile
 }
 
 func (p *planner) clash(t *Tenant, taken map[holding]tenant.ID) bool {
@@ -245,14 +249,22 @@ func (p *planner) clash(t *Tenant, taken map[holding]tenant.ID) bool {
 		if !ok || other == id {
 			continue
 		}
-		if h.host != "" {
-			p.refuse(t, t.hosts[h.host], "host %q of tenant %q belongs to tenant %q already: take it from there first", h.host, id, other)
-		} else {
+		switch {
+		case h.host == "":
 			p.refuse(t, t.keys[h.key], "a key_hash of tenant %q belongs to tenant %q already: a key belongs to one tenant", id, other)
+		case p.proven(other, h.host):
+			p.refuse(t, t.hosts[h.host], "host %[1]q of tenant %[2]q belongs to tenant %[3]q, which proved to own it: it stays there until it is given up (polygate host remove %[1]s)", h.host, id, other)
+		default:
+			p.refuse(t, t.hosts[h.host], "host %q of tenant %q belongs to tenant %q already: take it from there first", h.host, id, other)
 		}
 		return true
 	}
 	return false
+}
+
+func (p *planner) proven(id tenant.ID, host string) bool {
+	r := p.current[id]
+	return r != nil && slices.Contains(r.ProvenHosts, host)
 }
 
 // releases lets go of what moves from one tenant to another, before anything else: two tenants may even swap.
@@ -282,7 +294,7 @@ func (p *planner) releases() []Change {
 }
 
 func release(r *tenant.Record, lost map[holding]bool) {
-	r.Hosts = slices.DeleteFunc(r.Hosts, func(h string) bool { return lost[holding{host: h}] })
+	r.Hosts = slices.DeleteFunc(r.Hosts, func(h string) bool { return lost[holding{host: h}] && ownedByFile(r, holding{host: h}) })
 	r.Keys = slices.DeleteFunc(r.Keys, func(k tenant.Key) bool { return k.Source == tenant.SourceFile && lost[holding{key: k.Hash}] })
 }
 

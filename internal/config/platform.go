@@ -26,12 +26,16 @@ type Platform struct {
 	Quotas       TenantQuotas `yaml:"quotas"` // of tenants that declare none of their own
 	Authn        Authn        `yaml:"authn"`
 	Policy       Policy       `yaml:"policy"`
+	TLS          TLS          `yaml:"tls"`
+	Passthrough  Passthrough  `yaml:"passthrough"`
 	Certificates Certificates `yaml:"certificates"`
 	Metrics      Metrics      `yaml:"metrics"`
 	Audit        Audit        `yaml:"audit"`
 	Tracing      Tracing      `yaml:"tracing"`
 	Log          Log          `yaml:"log"`
 	Demo         Demo         `yaml:"demo"`
+
+	warnings Errors // that LoadPlatform found
 }
 
 // Listen holds the addresses to listen on, as host:port or :port. Port 0 takes a free one. Empty = no such listener, which
@@ -101,11 +105,6 @@ type Limits struct {
 	ShutdownGrace           time.Duration `yaml:"shutdown_grace"`             // for requests in flight when the process is told to end; default 10s
 	IdleGatewayAfter        time.Duration `yaml:"idle_gateway_after"`         // after which an unused virtual gateway leaves memory; default 10m
 	ResidentCertificates    int           `yaml:"resident_certificates"`      // kept decoded in memory; default 10000
-}
-
-// Certificates tunes the certificates of the local authority.
-type Certificates struct {
-	LeafLife time.Duration `yaml:"leaf_life"` // of a host's certificate, renewed when a third is left; 1h to 9600h; default 168h
 }
 
 // Metrics tunes the Prometheus metrics.

@@ -61,7 +61,7 @@ func TestExampleHasEveryField(t *testing.T) {
 	if err != nil {
 		t.Fatalf("with every setting taken in: %v", err)
 	}
-	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" || len(p.Admin.OIDC) != 1 || p.Tracing.CAFile == "" {
+	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" || len(p.Admin.OIDC) != 1 || len(p.Certificates.Files) != 1 || p.Certificates.ACME.DNS.Webhook.TokenFile == "" || p.Tracing.CAFile == "" {
 		t.Errorf("a setting that was taken in has no effect: %+v", p)
 	}
 	wantPaths(t, whole, reflect.TypeFor[config.Platform]())
@@ -127,7 +127,7 @@ func hasPath(doc any, path []string) bool {
 // TestFieldsSayTheirDefault holds that each setting's comment in the struct names its default, or that it is required.
 func TestFieldsSayTheirDefault(t *testing.T) {
 	var src strings.Builder
-	for _, file := range []string{"platform.go", "platform_identity.go", "platform_records.go", "quotas.go"} {
+	for _, file := range []string{"platform.go", "platform_identity.go", "platform_records.go", "platform_tls.go", "quotas.go"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

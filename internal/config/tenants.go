@@ -29,7 +29,7 @@ type Options struct {
 	Ceilings     tenant.Quotas    // that no tenant may declare more than; a zero field = none. See TenantQuotas
 	PolicyLimits policy.Limits    // of the bundles that policy_dir names
 	CheckPolicy  policyCheck      // compiles a bundle, such as policy.Check; nil = bundles are read only
-	Seal         secretSeal       // seals an authenticator's client secret; nil = it is read, and left out of the record
+	Seal         secretSeal       // seals an authenticator's client secret, or one of SecretACME and SecretDedicatedClient; nil = it is read, and left out of the record
 	Now          func() time.Time // tells whether a bot's key ends within a year; nil = time.Now
 }
 
@@ -38,7 +38,7 @@ type (
 	// folder and load, so it does well to remember the digests of bundles that it found right.
 	policyCheck = func(*policy.Bundle) error
 	// secretSeal must return the same for the same arguments, or every load of an unchanged file would be a change.
-	secretSeal = func(id tenant.ID, authenticator, plain string) (string, error)
+	secretSeal = func(id tenant.ID, name, plain string) (string, error)
 )
 
 // Tenants is a tenants.yaml that was read, with its catalogs, and found to be right.
@@ -46,7 +46,9 @@ type Tenants struct {
 	File  string   // its name, without folders: what records of its tenants carry
 	Path  string   // as it was opened
 	List  []Tenant // in the order of the file
-	Files []string // every file that was read, to be watched: the file itself, catalogs, values
+	Files []string // every file that was read, to be watched: the file itself, catalogs, values; and CertificateFiles
+	// Warnings are what is allowed, but that somebody should know.
+	Warnings Errors
 }
 
 // Tenant is one declared tenant.
@@ -59,6 +61,9 @@ type Tenant struct {
 	Policy       *policy.Bundle
 	PolicyDir    string
 	PolicyDigest string
+	// CertificateFiles are the pairs of files with its certificates. They are not read with the rest: one that is broken must
+	// not hold up other tenants. See ReadCertificates.
+	CertificateFiles []CertificateFile
 	// StateDeclared says that the file has a state for the tenant. Otherwise an operator may suspend and resume it.
 	StateDeclared bool
 
@@ -83,6 +88,9 @@ type tenantForm struct {
 	SuspendReason  string              `yaml:"suspend_reason"`
 	Mode           string              `yaml:"mode"`
 	Dedicated      *dedicatedForm      `yaml:"dedicated"`
+	Passthrough    *passthroughForm    `yaml:"passthrough"`
+	TLS            *tlsForm            `yaml:"tls"`
+	Certificates   *certificatesForm   `yaml:"certificates"`
 	Hosts          []string            `yaml:"hosts"`
 	APIKeys        []keyForm           `yaml:"api_keys"`
 	Bots           []botForm           `yaml:"bots"`
@@ -95,9 +103,14 @@ type tenantForm struct {
 }
 
 type dedicatedForm struct {
-	Upstream string `yaml:"upstream"`
-	Auth     string `yaml:"auth"`
-	Identity string `yaml:"identity"`
+	Upstream          string `yaml:"upstream"`
+	Auth              string `yaml:"auth"`
+	Identity          string `yaml:"identity"`
+	CAFile            string `yaml:"ca_file"`
+	ServerName        string `yaml:"server_name"`
+	ClientCertificate string `yaml:"client_certificate"`
+	ClientCertFile    string `yaml:"client_cert_file"`
+	ClientKeyFile     string `yaml:"client_key_file"`
 }
 
 type keyForm struct {
@@ -115,6 +128,7 @@ type tenantsReader struct {
 	root ast.Node
 	now  time.Time
 
+	warnings Errors
 	policies map[string]policyFolder // those that were read
 
 	ids    map[string]position      // where each id was declared first
@@ -147,7 +161,7 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 	if len(c.list) > 0 {
 		return t, c.err()
 	}
-	t.List = list
+	t.List, t.Warnings = list, r.warnings
 	return t, nil
 }
 
@@ -176,6 +190,7 @@ func (r *tenantsReader) tenant(n ast.Node, f *tenantForm) Tenant {
 	found := len(r.list)
 	r.identity(n, f)
 	r.hostsOf(n, f, &t)
+	r.tlsOf(n, f, &t)
 	r.keysOf(n, f, &t)
 	r.authenticatorsOf(n, f, &t)
 	r.membersOf(n, f, &t)
@@ -184,7 +199,7 @@ func (r *tenantsReader) tenant(n ast.Node, f *tenantForm) Tenant {
 		r.add(place(find(n, "suspend_reason")), "suspend_reason is set but state is not: add state: suspended, or remove it")
 	}
 	if err := r.whole(t.Record).Validate(r.opt.BaseDomain); err != nil && len(r.list) == found {
-		r.add(place(blamed(n, reason(err))), "%s", reason(err))
+		r.add(place(blamed(n, reason(err))), "%s", fileFields(reason(err)))
 	}
 	if f.CatalogFile != "" {
 		r.catalog(n, f, &t)
@@ -269,7 +284,7 @@ func (r *tenantsReader) quotasOf(n ast.Node, f *tenantForm) {
 
 // blamed returns the node that a message of the routing record's own validation is about: they begin with the field.
 func blamed(n ast.Node, msg string) ast.Node {
-	if strings.HasPrefix(msg, "mode is dedicated") {
+	if strings.HasPrefix(msg, "mode is ") {
 		return find(n, "mode")
 	}
 	path, rest, _ := strings.Cut(msg, " ")
@@ -288,4 +303,9 @@ func blamed(n ast.Node, msg string) ast.Node {
 		path = "allowed_origins"
 	}
 	return find(n, path)
+}
+
+// fileFields names fields in a message of the routing record's validation as they are written in a file.
+func fileFields(msg string) string {
+	return strings.NewReplacer("dedicated.ca, server_name and client are", "dedicated.ca_file, server_name and the client's certificate are").Replace(msg)
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
@@ -66,7 +67,7 @@ func TestTenantsExample(t *testing.T) {
 	if !slices.Equal(o.Algorithms, tenant.DefaultAlgorithms()) || o.Claims.Subject != "sub" || a.Authenticators[0].DefaultRole != tenant.NoRole {
 		t.Errorf("the example shows other defaults than there are: %+v", a.Authenticators[0])
 	}
-	if len(ts.List) != 2 || len(a.Members) != 2 || len(ts.Files) != 1 {
+	if len(ts.List) != 3 || len(a.Members) != 2 || len(ts.Files) != 1 {
 		t.Errorf("got %d tenants with %d members, %d files", len(ts.List), len(a.Members), len(ts.Files))
 	}
 }
@@ -81,9 +82,11 @@ func TestTenantsExampleHasEveryField(t *testing.T) {
 	whole := takeIn(string(src))
 	wantPaths(t, whole, config.TenantsForm())
 	whole = regexp.MustCompile(`(?m)^ +client_secret_env:.*\n`).ReplaceAllString(whole, "") // an alternative
-	ca := root(t, "clients")
+	ca, client := root(t, "clients"), newPair(t, pairOptions{})
 	path := files(t, [2]string{"tenants.yaml", whole},
 		[2]string{"certs/issuer-ca.pem", root(t, "issuer")}, [2]string{"certs/clients-ca.pem", ca}, [2]string{"certs/portal-ca.pem", root(t, "portal")},
+		[2]string{"certs/devices-ca.pem", "some words\n" + ca + "and more\n"}, [2]string{"certs/acme-ca.pem", ca}, [2]string{"certs/team-b-ca.pem", ca},
+		[2]string{"certs/team-b-client.pem", client.chain}, [2]string{"certs/team-b-client-key.pem", client.key}, [2]string{"secrets/team-a-eab", "bWFj\n"},
 		[2]string{"secrets/corp", "hunter2\n"}, [2]string{"catalogs/team-a.yaml", "servers: []\n"},
 		[2]string{"policies/team-a/authz.rego", "package polygate.authz\nallow := true\n"})
 	opt := testOptions()
@@ -93,13 +96,15 @@ func TestTenantsExampleHasEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkWhole(t, &ts.List[0], ca)
+	checkWholeTLS(t, ts, ca, client)
 	var read []string
 	for _, f := range ts.Files {
 		read = append(read, strings.TrimPrefix(f, filepath.Dir(path)+"/"))
 	}
 	for _, want := range []string{
 		"tenants.yaml", "certs/issuer-ca.pem", "certs/clients-ca.pem", "certs/portal-ca.pem", "secrets/corp", "catalogs/team-a.yaml",
-		"policies/team-a", "policies/team-a/authz.rego",
+		"policies/team-a", "policies/team-a/authz.rego", "certs/devices-ca.pem", "certs/acme-ca.pem", "secrets/team-a-eab", "certs/tools.pem",
+		"certs/tools-key.pem", "certs/team-b-ca.pem", "certs/team-b-client.pem", "certs/team-b-client-key.pem",
 	} {
 		if !slices.Contains(read, want) {
 			t.Errorf("%s is not watched, but %v are", want, read)
@@ -155,6 +160,36 @@ func checkWhole(t *testing.T, d *config.Tenant, ca string) {
 	}
 	if d.Policy == nil || d.PolicyDir != "policies/team-a" || d.PolicyDigest != d.Policy.Digest() || d.PolicyDigest == "" {
 		t.Errorf("policy %+v in %q, digest %q", d.Policy, d.PolicyDir, d.PolicyDigest)
+	}
+}
+
+// checkWholeTLS checks what the example says of certificates and of the tenants that have gateways of their own.
+func checkWholeTLS(t *testing.T, ts *config.Tenants, ca string, client pair) {
+	t.Helper()
+	dir := filepath.Dir(ts.Path)
+	a, b, c := &ts.List[0], ts.List[1].Record, ts.List[2].Record
+	if got := a.Record.TLS; *got != (tenant.TLS{MinVersion: "1.3", ClientCA: ca}) { // without the words around it
+		t.Errorf("tls %+v", got)
+	}
+	acme := &tenant.ACME{
+		Directory: "https://acme.example.org/directory", Email: "team-a@example.org", CA: ca, Profile: "shortlived",
+		EABKeyID: "kid-team-a", EABKey: "sealed(team-a,certificates.acme,4)",
+	}
+	if got := a.Record.Certificates; got.Source != tenant.SourceACME || !reflect.DeepEqual(got.ACME, acme) {
+		t.Errorf("certificates %+v %+v", got, got.ACME)
+	}
+	if f := a.CertificateFiles; len(f) != 1 || f[0].Cert != filepath.Join(dir, "certs/tools.pem") || f[0].Key != filepath.Join(dir, "certs/tools-key.pem") {
+		t.Errorf("files %+v", f)
+	}
+	key := fmt.Sprintf("sealed(team-b,dedicated.client,%d)", len(client.key))
+	if d := b.Dedicated; d.CA != ca || d.ServerName != "gateway.team-b.example" || d.Client != (tenant.ClientCertificate{Chain: client.chain, Key: key}) {
+		t.Errorf("dedicated %+v", d)
+	}
+	if *c.Passthrough != (tenant.Passthrough{Upstream: "10.20.0.8:8443"}) || c.Mode != tenant.ModePassthrough {
+		t.Errorf("passthrough %+v", c.Passthrough)
+	}
+	if w := ts.Warnings; len(w) != 1 || !strings.Contains(w[0].Error(), "must not take that for a user") || w[0].Line == 0 {
+		t.Errorf("warnings %v", w)
 	}
 }
 

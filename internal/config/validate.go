@@ -67,6 +67,9 @@ func (p *Platform) problems() []problem {
 	p.Quotas.check(&cs)
 	p.Authn.check(&cs)
 	p.Policy.check(&cs)
+	p.TLS.check(&cs)
+	p.Passthrough.check(&cs)
+	p.Certificates.check(&cs)
 	p.Audit.check(&cs)
 	p.Tracing.check(&cs)
 	p.checkRest(&cs)
@@ -219,7 +222,6 @@ func (l Limits) check(cs *checks) {
 }
 
 func (p *Platform) checkRest(cs *checks) {
-	within(cs, "certificates.leaf_life", p.Certificates.LeafLife, time.Hour, 9600*time.Hour)
 	within(cs, "metrics.max_tenants", p.Metrics.MaxTenants, 1, 100_000)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, p.Log.Level) {
 		cs.fail("log.level", "%q is unknown: use debug, info, warn or error", clip(p.Log.Level))

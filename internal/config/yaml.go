@@ -122,9 +122,11 @@ func badText(src []byte) (position, bool) {
 // checkTokens refuses what no configuration needs, before the parser builds anything of it.
 func checkTokens(tokens token.Tokens, c *collector) bool {
 	flow, dashes, line := 0, 0, 0
+	var indents []int // of the lines that hold the present one; the lexer's own count of them grows with the length of a file
 	for _, t := range tokens {
 		if t.Position.Line != line {
 			line, dashes = t.Position.Line, 0
+			indents = indented(indents, t)
 		}
 		switch t.Type {
 		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType, token.MappingKeyType:
@@ -137,12 +139,23 @@ func checkTokens(tokens token.Tokens, c *collector) bool {
 		case token.SequenceEntryType:
 			dashes++
 		}
-		if flow > maxDepth || dashes > maxDepth || t.Position.IndentLevel > maxDepth {
+		if flow > maxDepth || dashes > maxDepth || len(indents) > maxDepth {
 			c.add(at(t), "is nested more than %d deep", maxDepth)
 			return false
 		}
 	}
 	return true
+}
+
+// indented returns the indents that hold a line, which begins with t, and its own.
+func indented(above []int, t *token.Token) []int {
+	if t.Type == token.CommentType {
+		return above
+	}
+	for len(above) > 0 && above[len(above)-1] >= t.Position.Column {
+		above = above[:len(above)-1]
+	}
+	return append(above, t.Position.Column)
 }
 
 // syntaxError returns the place and the message of a parser's error, as the arguments of collector.add.

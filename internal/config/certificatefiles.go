@@ -1,0 +1,189 @@
+package config
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// maxPairFile bounds each file of a certificate.
+const maxPairFile = 64 << 10
+
+// CertificatePair is what a CertificateFile holds. It holds a key in the clear: keep it no longer than needed.
+type CertificatePair struct {
+	File  CertificateFile
+	Chain []byte // PEM
+	Key   []byte // PEM
+}
+
+// Wrong returns what is wrong with the pair as an error with the place at which the files are named.
+func (p CertificatePair) Wrong(err error) *Error { return p.File.wrong(err) }
+
+func (f CertificateFile) wrong(err error) *Error {
+	c := collector{file: f.at.file}
+	c.add(f.at.position, "cert_file %q, key_file %q: %s", clipPath(f.Cert), clipPath(f.Key), reason(err))
+	return c.list[0]
+}
+
+// clipPath bounds a path at its beginning: its end tells more.
+func clipPath(s string) string {
+	if len(s) > 200 {
+		return "…" + strings.ToValidUTF8(s[len(s)-200:], "")
+	}
+	return s
+}
+
+// ReadCertificates reads pairs of files. Those that cannot be read are told, the rest is returned. digest changes when any
+// file does; it is "" if there is none.
+func ReadCertificates(files []CertificateFile) (pairs []CertificatePair, digest string, errs Errors) {
+	if len(files) == 0 {
+		return nil, "", nil
+	}
+	sum := sha256.New()
+	for _, f := range files {
+		p, err := f.read()
+		if err != nil {
+			errs = append(errs, f.wrong(err))
+			fmt.Fprintf(sum, "%q unread\n", f.Cert)
+			continue
+		}
+		pairs = append(pairs, p)
+		fmt.Fprintf(sum, "%d %d\n", len(p.Chain), len(p.Key))
+		sum.Write(p.Chain)
+		sum.Write(p.Key)
+	}
+	return pairs, "sha256:" + hex.EncodeToString(sum.Sum(nil)), errs
+}
+
+func (f CertificateFile) read() (CertificatePair, error) {
+	p := CertificatePair{File: f}
+	var err error
+	if p.Chain, err = readFile(f.Cert, maxPairFile); err != nil {
+		return p, errors.New("the first " + fileReason(err))
+	}
+	if p.Key, err = readFile(f.Key, maxPairFile); err != nil {
+		return p, errors.New("the second " + fileReason(err))
+	}
+	return p, nil
+}
+
+// PairCheck says what is wrong with a certificate that is to be served on hosts, one of them at least; "*.<domain>" is a
+// wildcard.
+type PairCheck = func(chain, key []byte, hosts []string) error
+
+// CheckCertificates reads the pairs of files of all tenants and says what is wrong with them, which at a load is the tenant's
+// own affair; nil = CheckPair at the present time.
+func (t *Tenants) CheckCertificates(baseDomain string, check PairCheck) Errors {
+	c := &collector{file: t.Path}
+	for i := range t.List {
+		d := &t.List[i]
+		hosts := append([]string{tenant.OwnHost(d.Record.ID, baseDomain)}, d.Record.Hosts...)
+		c.take(checkPairs(d.CertificateFiles, hosts, check))
+	}
+	return c.list
+}
+
+// CheckCertificates reads the files of the platform's certificates, and those with secrets of its ACME account and DNS, and
+// says what is wrong with them; nil = CheckPair at the present time.
+func (p *Platform) CheckCertificates(check PairCheck) Errors {
+	hosts := append([]string{p.BaseDomain, "*." + p.BaseDomain}, p.SharedHosts...)
+	c := &collector{}
+	c.take(checkPairs(p.Certificates.Files, append(hosts, p.Admin.Hosts...), check))
+	for _, f := range p.Certificates.secrets() {
+		if err := f.read(); err != nil {
+			c.add(position{}, "%s: %s", f.name, reason(err))
+		}
+	}
+	return c.list
+}
+
+func checkPairs(files []CertificateFile, hosts []string, check PairCheck) Errors {
+	if check == nil {
+		check = func(chain, key []byte, hosts []string) error { return CheckPair(chain, key, hosts, time.Now()) }
+	}
+	pairs, _, errs := ReadCertificates(files)
+	for _, p := range pairs {
+		if err := check(p.Chain, p.Key, hosts); err != nil {
+			errs = append(errs, p.Wrong(err))
+		}
+	}
+	return errs
+}
+
+// secretFile is a file that the settings of certificates name.
+type secretFile struct {
+	name string
+	read func() error
+}
+
+func (c *Certificates) secrets() []secretFile {
+	secret := func(name, path string) secretFile {
+		return secretFile{"certificates.acme." + name, func() error { _, err := Secret(path); return err }}
+	}
+	roots := func(name, path string) secretFile {
+		return secretFile{"certificates.acme." + name, func() error { _, err := RootsPEM(path); return err }}
+	}
+	a := &c.ACME
+	list := []secretFile{secret("eab_key_file", a.EABKeyFile), roots("ca_file", a.CAFile)}
+	switch a.DNS.Provider {
+	case ProviderRFC2136:
+		list = append(list, secret("dns.rfc2136.key_file", a.DNS.RFC2136.KeyFile))
+	case ProviderWebhook:
+		list = append(list, secret("dns.webhook.token_file", a.DNS.Webhook.TokenFile), roots("dns.webhook.ca_file", a.DNS.Webhook.CAFile))
+	}
+	return list
+}
+
+// CheckPair checks a PEM chain and its key against each other, the time, and hosts, one of which the certificate must be for.
+func CheckPair(chain, key []byte, hosts []string, now time.Time) error {
+	if b, _ := pem.Decode(chain); b == nil || b.Type != "CERTIFICATE" {
+		return errors.New("the first does not begin with a PEM certificate")
+	}
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return errors.New("certificate and key do not fit together: " + pairReason(err))
+	}
+	leaf := pair.Leaf
+	switch {
+	case now.After(leaf.NotAfter):
+		return fmt.Errorf("the certificate expired at %s: renew it", leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(leaf.NotBefore):
+		return fmt.Errorf("the certificate is valid from %s only: wait, or set this machine's clock", leaf.NotBefore.UTC().Format(time.RFC3339))
+	case leaf.IsCA:
+		return errors.New("the first certificate is an authority's: put the host's own before it")
+	}
+	for _, h := range hosts {
+		if covers(leaf, h) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the certificate is for %s, and none of the hosts: %s", namesOf(leaf), clipPath(strings.Join(hosts, ", ")))
+}
+
+// covers says whether a certificate is for a host, or holds the wildcard itself.
+func covers(leaf *x509.Certificate, host string) bool {
+	if strings.HasPrefix(host, "*.") {
+		for _, name := range leaf.DNSNames {
+			if strings.EqualFold(name, host) {
+				return true
+			}
+		}
+		return false
+	}
+	return leaf.VerifyHostname(host) == nil
+}
+
+func namesOf(leaf *x509.Certificate) string {
+	if len(leaf.DNSNames) == 0 {
+		return "no DNS name"
+	}
+	return clip(strings.Join(leaf.DNSNames, ", "))
+}
