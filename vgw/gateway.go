@@ -42,6 +42,8 @@ type Gateway struct {
 	policing chan struct{} // the turn of who handles a policy
 	enforced string        // digest of the policy that was last put in force here; held with policing
 
+	proofs proofs // when hosts were looked for
+
 	holdsMu sync.Mutex
 	holds   map[*hold]struct{} // guarded by holdsMu: streams that a delegation allows
 

@@ -71,6 +71,16 @@ type Config struct {
 	Audit     AuditLog     // nil: GET /api/v1/audit is 503
 	OpenAPI   []byte       // of GET /api/v1/openapi.json; nil = what the routes alone tell
 	Secrets   Secrets      // nil: an authenticator with a client secret is refused
+
+	Certificates Certificates // nil: the routes of certificates are 503
+	BaseDomain   string       // every tenant has <id>.<BaseDomain>, and no other host within it
+	// HostProof looks for the TXT record of a host that a tenant asked for: nil if it holds the token. Where it was looked for
+	// and does not, the error is fault.Invalid, Conflict or NotFound, and its detail says what was found; where it could not be
+	// looked for, fault.Unavailable, BadUpstream or UpstreamTimeout. nil: no host can be asked for (503).
+	HostProof func(ctx context.Context, host, token string) error
+	// ReservedHost refuses, as fault.Invalid, a host of the platform's own, which no tenant may have; nil = there is none.
+	ReservedHost func(host string) error
+
 	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
 	JudgeAddr func(netip.Addr) error
 	IdleAfter time.Duration    // a gateway unused for so long is closed; 0 = 5 min

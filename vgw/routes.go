@@ -9,7 +9,8 @@ import (
 
 // routes is the table of everything that a gateway answers.
 func routes() []route {
-	table := slices.Concat(baseRoutes(), memberRoutes(), botRoutes(), authenticatorRoutes(), grantRoutes(), policyRoutes(), reportRoutes())
+	table := slices.Concat(baseRoutes(), memberRoutes(), botRoutes(), authenticatorRoutes(), grantRoutes(), policyRoutes(),
+		certificateRoutes(), hostRoutes(), reportRoutes())
 	for i := range table {
 		table[i].segments = split(table[i].Pattern)
 	}
