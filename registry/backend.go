@@ -61,6 +61,7 @@ type Range struct {
 	Key        string
 	Prefix     string // ends in '/', so that t1 never bleeds into t10
 	After      string // exclusive; "" = from the start
+	Before     string // exclusive; "" = to the end. Neither may lie outside Prefix.
 	Limit      int    // 0 = all
 	Revision   int64  // as of this revision; 0 = now
 	ByCreation bool   // sorted by CreateRevision (key within one revision) instead of by key

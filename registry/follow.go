@@ -14,7 +14,11 @@ import (
 )
 
 // watched are the prefixes of the one watch.
-func watched() []string { return []string{prefixRecord, prefixOwner, prefixReplica} }
+func watched() []string { return append(listed(), prefixVault) }
+
+// listed are those of which a snapshot is taken. What is in the vault is read when it is asked for, so that the start
+// does not take the longer the more certificates there are.
+func listed() []string { return []string{prefixRecord, prefixOwner, prefixReplica} }
 
 // pageSize is how many keys a snapshot reads at once.
 const pageSize = 1000
@@ -157,12 +161,12 @@ type snapshotNames struct {
 	replicas map[string]bool
 }
 
-// loadSnapshot applies all watched keys, as of one revision, to the index, and removes from it what is no longer there,
+// loadSnapshot applies all listed keys, as of one revision, to the index, and removes from it what is no longer there,
 // so that no deletion is missed in a gap of the watch (X48).
 func (s *Store) loadSnapshot(ctx context.Context) error {
 	names := &snapshotNames{make(map[tenant.ID]bool), make(map[tenant.ID]bool), make(map[string]bool)}
 	var rev int64
-	for _, p := range watched() {
+	for _, p := range listed() {
 		at, err := s.eachPage(ctx, p, rev, func(kv KV) { s.applySnapshot(names, p, kv) })
 		if err != nil {
 			return fmt.Errorf("list %s: %w", p, err)
@@ -172,6 +176,7 @@ func (s *Store) loadSnapshot(ctx context.Context) error {
 	s.index.retain(names)
 	s.claims.retain(names.owners, rev)
 	s.follow.load(rev)
+	s.vault.changed("", "") // before the watch begins, so that nothing lies between
 	return nil
 }
 
@@ -233,6 +238,10 @@ func (s *Store) apply(prefix string, ev Event) {
 		s.applyOwner(tenant.ID(name), ev)
 	case prefixReplica:
 		s.applyReplica(name, ev)
+	case prefixVault:
+		if owner, key, ok := strings.Cut(name, "/"); ok {
+			s.vault.changed(owner, key)
+		}
 	}
 }
 

@@ -6,12 +6,13 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// The layout under the root. The one watch covers the first three prefixes only. Every prefix that is ranged over ends
+// The layout under the root. The one watch covers the first four prefixes only. Every prefix that is ranged over ends
 // in '/', and no segment holds one, so the keys of t1 never include those of t10 (X37).
 const (
 	prefixRecord  = "x/"
 	prefixOwner   = "o/"
 	prefixReplica = "n/"
+	prefixVault   = "v/"
 	prefixHost    = "u/host/"
 	prefixKey     = "u/key/"
 	prefixState   = "t/"
@@ -20,6 +21,9 @@ const (
 	prefixHeads   = "c/audit/"
 	prefixUsed    = "c/used/"
 	prefixOnce    = "c/once/"
+	prefixLock    = "c/lock/"
+	prefixDue     = "c/due/"
+	prefixLane    = "c/lane/"
 	markerKind    = "_" // not a kind that a Write can have
 )
 
@@ -34,6 +38,8 @@ func kindPrefix(id tenant.ID, kind string) string {
 }
 func auditKey(chain, entry string) string { return prefixAudit + chain + "/" + entry }
 func headKey(chain string) string         { return prefixHeads + chain }
+func vaultPrefix(owner string) string     { return prefixVault + owner + "/" }
+func lockKey(name string) string          { return prefixLock + name }
 func usedKey(id tenant.ID) string         { return prefixUsed + string(id) }
 
 // hashKey leaves out the hash's "sha256:", which says nothing here.

@@ -92,9 +92,18 @@ func dataKey(key string) (string, error) {
 		}
 	}
 	k := prefixData + key
-	own := strings.HasPrefix(k+"/", prefixHeads) || strings.HasPrefix(k, prefixUsed) || strings.HasPrefix(k, prefixOnce)
-	if own || len(k) > 1024 {
+	if ownData(k) || len(k) > 1024 {
 		return "", fault.New(fault.Invalid, "%q cannot name platform data", key)
 	}
 	return k, nil
+}
+
+// ownData says whether a key under c/ is the store's own.
+func ownData(key string) bool {
+	for _, p := range []string{prefixUsed, prefixOnce, prefixLock, prefixDue, prefixLane} {
+		if strings.HasPrefix(key, p) {
+			return true
+		}
+	}
+	return strings.HasPrefix(key+"/", prefixHeads)
 }

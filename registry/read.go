@@ -34,11 +34,16 @@ func (s *Store) Read(ctx context.Context, scope tenant.Scope, kind, id string) (
 // readOf reads the routing records of tenants and further keys as of one moment: by a transaction whose condition never
 // holds, so that it writes nothing, and reads all of them as one act, which several calls of Range are not.
 func (s *Store) readOf(ctx context.Context, scopes []tenant.Scope, keys ...string) (map[string]KV, error) {
-	t := &Txn{If: []Cmp{{Key: recordKey(scopes[0].ID()), Kind: ModIs, Revision: never}}}
+	all := make([]string, 0, len(scopes)+len(keys))
 	for _, scope := range scopes {
-		t.Else = append(t.Else, recordKey(scope.ID()))
+		all = append(all, recordKey(scope.ID()))
 	}
-	t.Else = append(t.Else, keys...)
+	return s.readKeys(ctx, append(all, keys...)...)
+}
+
+// readKeys reads keys as of one moment; those that do not exist are missing from the result.
+func (s *Store) readKeys(ctx context.Context, keys ...string) (map[string]KV, error) {
+	t := &Txn{If: []Cmp{{Key: keys[0], Kind: ModIs, Revision: never}}, Else: keys}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	res, err := s.backend.Txn(ctx, t)

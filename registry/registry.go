@@ -74,6 +74,7 @@ type Store struct {
 	claims    claimTable
 	turns     turns
 	once      onceSweep
+	vault     *Vault
 	committed chan struct{} // buffered 1: something was committed
 
 	ready     chan struct{} // closed when the index is full and the session up
@@ -111,6 +112,7 @@ func New(cfg Config) (*Store, error) {
 	s.follow.init()
 	s.claims.init()
 	s.turns.init()
+	s.vault = newVault(s)
 	return s, nil
 }
 
@@ -123,6 +125,8 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.runFollow(ctx) })
 	wg.Go(func() { s.runSessions(ctx) })
+	wg.Go(func() { s.vault.events.run(ctx) })
+	wg.Go(func() { s.vault.sweepLocks(ctx) })
 	wg.Wait()
 	return nil
 }

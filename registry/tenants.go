@@ -98,7 +98,7 @@ func planCreate(r *tenant.Record, entry audit.Entry) (*Txn, error) {
 	// There is nothing under these unless a tenant of this id was lost other than by DeleteTenant. Whatever it was, the
 	// new tenant must not find it (X41).
 	t.Deletes = append(t.Deletes, ownerKey(r.ID), usedKey(r.ID))
-	t.DeletePrefixes = append(t.DeletePrefixes, statePrefix(r.ID))
+	t.DeletePrefixes = append(t.DeletePrefixes, statePrefix(r.ID), vaultPrefix(string(r.ID)))
 	return t, nil
 }
 
@@ -284,9 +284,9 @@ func (c *change) updateFailed(t *Txn, res outcome, was KV, r *tenant.Record) (*t
 	return nil, errRace
 }
 
-// DeleteTenant erases a tenant in one transaction: its record, hosts and keys, its owner, all its state, and
-// when its keys were used. What remains is
-// its audit chain. ifRevision is as in UpdateTenant; fault.NotFound if there is no such tenant.
+// DeleteTenant erases a tenant in one transaction: its record, hosts and keys, its owner, all its state, all that the
+// vault has of it, and when its keys were used. What remains is its audit chain, and the marks of when something of it
+// would be due, which whoever comes upon them removes. ifRevision is as in UpdateTenant; fault.NotFound if there is no such tenant.
 func (s *Store) DeleteTenant(ctx context.Context, id tenant.ID, ifRevision int64, entry audit.Entry) error {
 	c := newChange(id, ifRevision, entry)
 	return s.race(ctx, id, func(ctx context.Context) (int64, error) { return s.deleteOnce(ctx, c) })
@@ -303,7 +303,7 @@ func (s *Store) deleteOnce(ctx context.Context, c *change) (rev int64, err error
 	t := &Txn{
 		If:             []Cmp{{kv.Key, ModIs, kv.ModRevision}},
 		Deletes:        append(names(old.Record), kv.Key, ownerKey(c.id), usedKey(c.id)),
-		DeletePrefixes: []string{statePrefix(c.id)},
+		DeletePrefixes: []string{statePrefix(c.id), vaultPrefix(string(c.id))},
 		Else:           []string{kv.Key},
 	}
 	if err := t.record(c.entry, c.id); err != nil {

@@ -167,7 +167,11 @@ func (b *Backend) rangeOp(q registry.Range) (string, []clientv3.OpOption) {
 	if q.After != "" {
 		start = b.root + q.After + "\x00"
 	}
-	opts = append(opts, clientv3.WithRange(clientv3.GetPrefixRangeEnd(b.root+q.Prefix)), clientv3.WithLimit(int64(q.Limit)))
+	end := clientv3.GetPrefixRangeEnd(b.root + q.Prefix)
+	if q.Before != "" { // etcd counts all keys of the range, whatever the limit
+		end = b.root + q.Before
+	}
+	opts = append(opts, clientv3.WithRange(end), clientv3.WithLimit(int64(q.Limit)))
 	if q.ByCreation {
 		opts = append(opts, clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 	}

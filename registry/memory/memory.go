@@ -101,7 +101,7 @@ func (b *Backend) match(q registry.Range) []string {
 	}
 	i := sort.SearchStrings(b.keys, max(q.Prefix, q.After))
 	j := i
-	for j < len(b.keys) && strings.HasPrefix(b.keys[j], q.Prefix) {
+	for j < len(b.keys) && strings.HasPrefix(b.keys[j], q.Prefix) && (q.Before == "" || b.keys[j] < q.Before) {
 		j++
 	}
 	if i < j && b.keys[i] == q.After {

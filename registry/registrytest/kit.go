@@ -154,7 +154,7 @@ func Objects(t testing.TB, c *registry.Claim, kind string) []string {
 func Dump(t testing.TB, b registry.Backend) map[string]registry.KV {
 	t.Helper()
 	out := make(map[string]registry.KV)
-	for _, prefix := range []string{"x/", "u/", "o/", "n/", "c/", "t/", "a/"} {
+	for _, prefix := range []string{"x/", "u/", "o/", "n/", "c/", "t/", "a/", "v/"} {
 		res, err := b.Range(t.Context(), registry.Range{Prefix: prefix})
 		if err != nil {
 			t.Fatalf("Range(%s): %v", prefix, err)

@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/vault"
+)
+
+// Bounds of the vault's names.
+const (
+	maxVaultKey = 1024 // bytes of a key within its owner
+	maxLockName = 1024
+	maxDueName  = 512
+)
+
+// Vault keeps values for each owner beside its routing record: certificates and what belongs to ordering them. A tenant's
+// are written by any replica, not only by its owner: what keeps two from the same work are locks on the replica's lease,
+// and each change compares those that it was made under. Values are the caller's to seal. Nothing of the vault is in
+// memory; who keeps something of it subscribes to its changes. It is safe for concurrent use.
+type Vault struct {
+	store  *Store
+	events vaultEvents
+	lanes  chan *vaultLane
+	locks  lockTable
+}
+
+func newVault(s *Store) *Vault {
+	v := &Vault{store: s, lanes: make(chan *vaultLane, vaultLanes)}
+	for i := range vaultLanes {
+		v.lanes <- &vaultLane{n: i}
+	}
+	v.events.init()
+	v.locks.init()
+	return v
+}
+
+// Vault returns the vault.
+func (s *Store) Vault() *Vault { return s.vault }
+
+// vaultValue is the value of a key under v/.
+type vaultValue struct {
+	V        int       `json:"v"`
+	Modified time.Time `json:"m"`
+	Body     []byte    `json:"b"`
+}
+
+// Get returns one value. The error is fault.NotFound if there is none under this key, or if the owner is a tenant that is
+// gone, or another one of the same id (X41).
+func (v *Vault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item, error) {
+	k, err := vaultKey(o, key)
+	if err != nil {
+		return vault.Item{}, err
+	}
+	kv, ok, err := v.get(ctx, o, k)
+	if err != nil {
+		return vault.Item{}, fmt.Errorf("read %s of %s: %w", key, o.Segment(), err)
+	}
+	if !ok {
+		return vault.Item{}, fault.New(fault.NotFound, "there is no %s", key)
+	}
+	return vaultItem(o, kv)
+}
+
+// get reads a key, of a tenant together with the record that says that the tenant is the one that is meant.
+func (v *Vault) get(ctx context.Context, o vault.Owner, key string) (kv KV, ok bool, err error) {
+	if o.Platform() {
+		return v.store.get(ctx, key)
+	}
+	x := recordKey(o.Scope().ID())
+	found, err := v.store.readKeys(ctx, x, key)
+	if err != nil {
+		return KV{}, false, err
+	}
+	if !isOf(found[x], o.Scope().UID()) {
+		return KV{}, false, ownerGone(o)
+	}
+	kv, ok = found[key]
+	return kv, ok, nil
+}
+
+// List returns up to limit values whose keys lie below prefix, which is whole segments ("" is all of the owner's), sorted,
+// those that come after a key. more says that there are others. All are of one moment. With limit 0 it is 1000 at most.
+// The errors are those of Get; no values are no error.
+func (v *Vault) List(ctx context.Context, o vault.Owner, prefix, after string, limit int) (items []vault.Item, more bool, err error) {
+	q, some, err := listRange(o, prefix, after, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	for {
+		items, more, err = v.listOnce(ctx, o, q)
+		if errors.Is(err, ErrCompacted) {
+			continue // between the two reads
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("list %s of %s: %w", prefix, o.Segment(), err)
+		}
+		if !some {
+			return nil, false, nil
+		}
+		return items, more, nil
+	}
+}
+
+// listRange makes the range of a listing; some is false where after lies behind all of it.
+func listRange(o vault.Owner, prefix, after string, limit int) (q Range, some bool, err error) {
+	if limit <= 0 || limit > pageSize {
+		limit = pageSize
+	}
+	q = Range{Prefix: vaultPrefix(o.Segment()), Limit: limit}
+	if prefix != "" {
+		k, err := vaultKey(o, prefix)
+		if err != nil {
+			return q, false, err
+		}
+		q.Prefix = k + "/"
+	} else if err := checkOwner(o); err != nil {
+		return q, false, err
+	}
+	if after == "" {
+		return q, true, nil
+	}
+	from := vaultPrefix(o.Segment()) + after
+	if strings.HasPrefix(from, q.Prefix) {
+		q.After = from
+	}
+	return q, from <= q.Prefix || q.After != "", nil
+}
+
+func (v *Vault) listOnce(ctx context.Context, o vault.Owner, q Range) ([]vault.Item, bool, error) {
+	res, err := v.store.read(ctx, q)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := v.checkTenant(ctx, o, res.Revision); err != nil {
+		return nil, false, err
+	}
+	items := make([]vault.Item, 0, len(res.KVs))
+	for _, kv := range res.KVs {
+		it, err := vaultItem(o, kv)
+		if err != nil {
+			return nil, false, err
+		}
+		items = append(items, it)
+	}
+	return items, res.More, nil
+}
+
+// checkTenant returns fault.NotFound unless the owner was there at a revision.
+func (v *Vault) checkTenant(ctx context.Context, o vault.Owner, rev int64) error {
+	if o.Platform() {
+		return nil
+	}
+	res, err := v.store.read(ctx, Range{Key: recordKey(o.Scope().ID()), Revision: rev})
+	if err != nil {
+		return err
+	}
+	if len(res.KVs) == 0 || !isOf(res.KVs[0], o.Scope().UID()) {
+		return ownerGone(o)
+	}
+	return nil
+}
+
+func ownerGone(o vault.Owner) error {
+	return fault.New(fault.NotFound, "there is no tenant %s", o.Scope())
+}
+
+func vaultItem(o vault.Owner, kv KV) (vault.Item, error) {
+	var val vaultValue
+	if err := decode(kv, &val); err != nil {
+		return vault.Item{}, err
+	}
+	key := strings.TrimPrefix(kv.Key, vaultPrefix(o.Segment()))
+	return vault.Item{Key: key, Value: val.Body, Revision: kv.ModRevision, Modified: val.Modified}, nil
+}
+
+// vaultKey checks a name within an owner: segments joined by '/', so that no name reaches what is another owner's, nor one
+// segment what begins alike (X37).
+func vaultKey(o vault.Owner, key string) (string, error) {
+	if err := checkOwner(o); err != nil {
+		return "", err
+	}
+	if !segmentsOK(key, maxVaultKey) {
+		return "", fault.New(fault.Invalid, "%q cannot name a value of the vault", key)
+	}
+	return vaultPrefix(o.Segment()) + key, nil
+}
+
+// checkOwner refuses a scope that nobody confined.
+func checkOwner(o vault.Owner) error {
+	if seg := o.Segment(); seg == "" || strings.Contains(seg, "/") || !o.Platform() && seg == vault.PlatformOwner {
+		return fault.New(fault.Invalid, "%q cannot own anything", seg)
+	}
+	return nil
+}
+
+// segmentsOK says whether a name is of segments joined by '/', none empty, without control characters.
+func segmentsOK(name string, most int) bool {
+	if len(name) > most || !utf8.ValidString(name) {
+		return false
+	}
+	for seg := range strings.SplitSeq(name, "/") {
+		if seg == "" || strings.ContainsFunc(seg, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return false
+		}
+	}
+	return true
+}
