@@ -93,14 +93,18 @@ type Config struct {
 	Engine       Engine       // required
 	Certificates Certificates // required
 
-	Authenticator Authenticator      // nil = keys alone let anybody in
-	Records       Records            // keeps the ends of browser sessions; nil = nobody can log out
-	BaseDomain    string             // each tenant's own host is <id>.<BaseDomain>: where logins end. "" = each host has logins of its own
-	Challenge     http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
-	Limits        Limits             // a zero field is its default
-	Replica       string             // this replica's name, for the log
-	Metrics       *telemetry.Metrics // nil = none are kept
-	Tracer        *tracing.Tracer    // nil = no traces
+	// MinVersion is the lowest version of TLS, for hosts of tenants that demand no higher one; 0 = tls.VersionTLS12, which is
+	// the lowest there is.
+	MinVersion         uint16
+	ClientCertificates ClientCertificates // ours, for dedicated upstreams that want one; nil = relays that need one fail
+	Authenticator      Authenticator      // nil = keys alone let anybody in
+	Records            Records            // keeps the ends of browser sessions; nil = nobody can log out
+	BaseDomain         string             // each tenant's own host is <id>.<BaseDomain>: where logins end. "" = each host has logins of its own
+	Challenge          http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
+	Limits             Limits             // a zero field is its default
+	Replica            string             // this replica's name, for the log
+	Metrics            *telemetry.Metrics // nil = none are kept
+	Tracer             *tracing.Tracer    // nil = no traces
 	// Used is told of each use of a key, by the key's id. nil = nobody is.
 	Used   func(s tenant.Scope, key string, now time.Time)
 	Logger *slog.Logger // nil = slog.Default()
@@ -214,6 +218,9 @@ func (c *Config) check() error {
 		if missing {
 			return errors.New("proxy: Config." + name + " is missing")
 		}
+	}
+	if err := checkVersion(c.MinVersion); err != nil {
+		return err
 	}
 	if len(c.SharedHosts) == 0 {
 		return errors.New("proxy: Config.SharedHosts is empty")

@@ -39,11 +39,14 @@ type flight struct {
 	place   place
 	proof   authn.Evidence // what authenticators may judge
 	who     tenant.Principal
-	span    tracing.Span
-	visit   *guard.Visit
-	metrics *telemetry.TenantMetrics // of its tenant; nil where there is none
-	body    body
-	err     error // why the request failed; for the log
+	// admission is how the connection was let in, where that takes a certificate, and shownUntil when that one ends.
+	admission  *admission
+	shownUntil time.Time
+	span       tracing.Span
+	visit      *guard.Visit
+	metrics    *telemetry.TenantMetrics // of its tenant; nil where there is none
+	body       body
+	err        error // why the request failed; for the log
 	// upstreamStatus is what the upstream answered; 0 if it did not, or was not asked.
 	upstreamStatus int
 
@@ -298,7 +301,7 @@ func (f *flight) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	f.challenge(e)
-	if e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 {
+	if e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 || errors.Is(err, errTerms) {
 		f.w.Header().Set("Connection", "close") // the client's idea of this connection is wrong (case X01)
 	}
 	problem.Write(f, e, f.id)

@@ -48,6 +48,9 @@ func (f *flight) serve() error {
 	if err != nil {
 		return err
 	}
+	if err := f.judgeConnection(in.host); err != nil {
+		return f.refuse(err)
+	}
 	f.place, err = resolve(f.s.cfg.Directory, f.s.cfg.shared(in.host), in)
 	if err != nil {
 		return f.refuse(err)

@@ -113,20 +113,27 @@ func (l *live) each(pick func(*flight) bool, do func(*flight)) {
 }
 
 // Revalidate ends, within milliseconds, the requests in flight of a tenant whose right to run has ended: their key is gone
-// or has another role, or the tenant is suspended or deleted (e is nil). It is to be called on each change of a routing
-// record, after the Directory shows it. Requests that a change of mode finds in flight finish as they began.
+// or has another role, the tenant is suspended or deleted (e is nil), or it demands other certificates of clients. In that
+// case the connections go too, idle ones included (case X08). It is to be called on each change of a routing record, after
+// the Directory shows it. Requests that a change of mode finds in flight finish as they began.
 func (s *Server) Revalidate(id tenant.ID, e *tenant.Entry) {
 	for _, f := range s.live.of(id) {
 		if err := f.stillValid(e); err != nil {
 			f.kill(err)
 		}
 	}
+	s.cutStale(id, e)
 }
 
 // stillValid says whether a request that runs would be let in by e as well.
 func (f *flight) stillValid(e *tenant.Entry) error {
 	if e == nil || e.Scope != f.place.entry.Scope {
 		return errGone
+	}
+	if f.place.own {
+		if err := f.onTerms(e); err != nil {
+			return err
+		}
 	}
 	if f.who.Kind != tenant.KindAnonymous {
 		if role, ok := e.Record.Standing(f.who, time.Now()); !ok || role != f.who.Role {
@@ -141,7 +148,8 @@ func (f *flight) stillValid(e *tenant.Entry) error {
 	return refuseSuspended(e.Record)
 }
 
-// expired says whether the caller's credential has ended by itself: streams do not outlive it (case X21).
+// expired says whether the caller's credential, or what its connection was let in with, has ended by itself: streams do
+// not outlive it (case X21).
 func (f *flight) expired(now time.Time) bool {
-	return !f.who.Expires.IsZero() && !now.Before(f.who.Expires)
+	return !f.who.Expires.IsZero() && !now.Before(f.who.Expires) || !f.shownUntil.IsZero() && now.After(f.shownUntil)
 }

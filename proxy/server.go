@@ -37,6 +37,9 @@ type Server struct {
 	log    *slog.Logger
 	live   *live
 
+	handshakes *handshakes
+	admissions *admissions
+
 	handlers sync.WaitGroup // requests, those on hijacked connections included
 	draining atomic.Bool    // Run is ending: streams are not begun
 	tick     atomic.Uint32  // the clock by which stalled clients are found; never 0
@@ -52,11 +55,15 @@ func New(cfg Config) (*Server, error) {
 	if err := limits.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive()}
+	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive(), admissions: newAdmissions()}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
 	s.tick.Store(1)
+	var err error
+	if s.handshakes, err = newHandshakes(s); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -70,6 +77,7 @@ func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	var all sync.WaitGroup
 	all.Go(func() { s.sweep(sweep) })
+	all.Go(func() { s.watchAdmissions(sweep) })
 	all.Go(func() {
 		failed <- public.ServeTLS(netutil.LimitListener(s.cfg.Public, s.limits.Connections), "", "")
 	})
@@ -130,7 +138,8 @@ func (s *Server) waitHandlers(ctx context.Context) {
 
 func (s *Server) publicServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.serveHTTP))
-	srv.TLSConfig = s.tlsConfig()
+	srv.TLSConfig = s.handshakes.base
+	srv.ConnState = s.admissions.follow
 	srv.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          s.limits.Streams,
 		MaxReadFrameSize:              frameSize,

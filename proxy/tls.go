@@ -1,18 +1,51 @@
 package proxy
 
 import (
-	"bytes"
+	"context"
 	"crypto/tls"
+	"fmt"
+	"slices"
 	"strings"
 
-	"github.com/polygate/polygate/internal/authn"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
-// tlsConfig is the TLS of the public listener: 1.2 or later with authenticated encryption only, the certificate by server
-// name, and session tickets that are worth something on the host alone that they were issued for.
-func (s *Server) tlsConfig() *tls.Config {
-	c := &tls.Config{
-		MinVersion: tls.VersionTLS12,
+// acmeProto is the protocol of a validation by tls-alpn-01 (RFC 8737).
+const acmeProto = "acme-tls/1"
+
+// ClientCertificates finds the certificate by which Polygate shows itself to the gateway of a dedicated tenant, as the
+// record's Dedicated.Client says. It is asked for each new connection whose upstream wants one, so that a renewed one is
+// used by itself. ctx ends with the handshake.
+type ClientCertificates interface {
+	ClientCertificate(ctx context.Context, e *tenant.Entry) (*tls.Certificate, error)
+}
+
+// handshakes makes the TLS of the public listener. It is safe for concurrent use.
+type handshakes struct {
+	s     *Server
+	base  *tls.Config // for hosts that demand nothing of their own; its ticket keys are those of all
+	acme  *tls.Config // for the validation of a host, and for nothing else
+	terms *termsCache // for hosts that demand more
+}
+
+// newHandshakes checks nothing: Config.check has.
+func newHandshakes(s *Server) (*handshakes, error) {
+	h := &handshakes{s: s, base: s.baseTLS()}
+	h.sessions(h.base, demand{})
+	h.acme = h.base.Clone()
+	h.acme.NextProtos = []string{acmeProto}
+	h.acme.MinVersion = tls.VersionTLS12 // that of the validating server (RFC 8737 §3), whatever tenants demand
+	h.acme.SessionTicketsDisabled = true // nothing follows
+	h.base.GetConfigForClient = h.configFor
+	var err error
+	h.terms, err = newTermsCache(h.config)
+	return h, err
+}
+
+// baseTLS is 1.2 or later with authenticated encryption only, and the certificate by server name.
+func (s *Server) baseTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: s.minVersion(),
 		CipherSuites: []uint16{ // of TLS 1.2; those of 1.3 are all AEAD
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
@@ -21,86 +54,74 @@ func (s *Server) tlsConfig() *tls.Config {
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: s.certificate,
 	}
-	// Both functions use the ticket keys of c itself, which crypto/tls rotates daily: net/http serves with a clone.
-	c.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
-		if b := s.binding(cs.ServerName); b != nil {
-			ss.Extra = append(ss.Extra, b)
-		}
-		return c.EncryptTicket(cs, ss)
-	}
-	c.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-		ss, err := c.DecryptTicket(identity, cs)
-		if err != nil || ss == nil || !s.bound(ss, cs.ServerName) {
-			return nil, nil // a full handshake, which refuses whom it must
-		}
-		return ss, nil
-	}
-	c.GetConfigForClient = s.clientCertificates(c)
-	return c
 }
 
-// clientCertificates makes a handshake ask for a certificate where the tenant of the server name wants to see them, and
-// nowhere else: a browser would ask its user for one. Whom a certificate stands for is judged with each request, so a
-// handshake without one goes on.
-func (s *Server) clientCertificates(plain *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
-	asking := plain.Clone() // its tickets are of plain's keys: see WrapSession
-	asking.ClientAuth = tls.RequestClientCert
-	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if s.wantsCertificate(strings.ToLower(hello.ServerName)) {
-			return asking, nil
-		}
-		return nil, nil // as plain says
+// minVersion is the platform's.
+func (s *Server) minVersion() uint16 { return max(s.cfg.MinVersion, tls.VersionTLS12) }
+
+// SetTicketKeys makes keys the keys of session tickets, from the next handshake on: the first encrypts, all of them decrypt.
+// Servers with a key in common resume each other's sessions. Until it is called the server has keys of its own, which
+// crypto/tls rotates daily. Without keys it does nothing. It is safe to call at any time.
+func (s *Server) SetTicketKeys(keys [][32]byte) {
+	if len(keys) > 0 {
+		s.handshakes.base.SetSessionTicketKeys(keys)
 	}
 }
 
-func (s *Server) wantsCertificate(name string) bool {
-	if s.cfg.Authenticator == nil {
-		return false
+// configFor chooses by the hello how a handshake goes on. A hello that offers acme-tls/1 and nothing else is a validation
+// of the host: whoever asks so gets a certificate that is good for that alone, and no HTTP, since net/http hands a protocol
+// that it does not know to nobody. Beside other protocols it is not negotiated: a browser could be made to speak it.
+func (h *handshakes) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if h.s.passthrough(hello) {
+		return nil, errSpliced
 	}
-	e, ok := s.cfg.Directory.ByHost(name)
-	return ok && authn.WantsClientCert(e)
+	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acmeProto {
+		return h.acme, nil
+	}
+	return h.onTerms(hello)
+}
+
+// onTerms returns the config of the terms of the tenant that has the server name; nil, which is base, if there are none.
+// A connection that is to show a certificate is noted first and its tenant looked up again then: a change of the record
+// between the two has either found the connection or is seen here.
+func (h *handshakes) onTerms(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	name := strings.ToLower(hello.ServerName) // DNS names know no case (RFC 6066 §3, case X06)
+	for range 4 {
+		e, ok := h.s.cfg.Directory.ByHost(name)
+		if !ok {
+			return nil, nil // GetCertificate refuses it
+		}
+		d := h.s.demandOf(e)
+		if d == (demand{}) {
+			h.s.admissions.drop(hello.Conn)
+			return nil, nil
+		}
+		if d.ca == "" {
+			h.s.admissions.drop(hello.Conn)
+			return h.terms.get(d)
+		}
+		h.s.admissions.add(hello.Conn, admission{e.Scope, d.ca})
+		if now, ok := h.s.cfg.Directory.ByHost(name); ok && now.Scope == e.Scope && h.s.demandOf(now) == d {
+			return h.terms.get(d)
+		}
+	}
+	return nil, fmt.Errorf("the terms of %s change all the time", name)
 }
 
 // certificate refuses a server name that belongs to nobody before anything is looked up for it, and a handshake without
 // one. Returning neither certificate nor error makes crypto/tls alert unrecognized_name (RFC 6066 §3).
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if s.binding(hello.ServerName) == nil {
+	name := strings.ToLower(hello.ServerName)
+	if _, ok := s.cfg.Directory.ByHost(name); !ok && !s.cfg.shared(name) {
 		return nil, nil
 	}
 	return s.cfg.Certificates.GetCertificate(hello)
 }
 
-// bindingLabel marks our entry in a session's extra data.
-const bindingLabel = "polygate host\x00"
-
-// binding returns what ties a session to a server name and to the tenant that has it now; nil for a name of nobody's. A
-// tenant that is deleted and made again has another uid, and with it no use for the tickets of the first.
-func (s *Server) binding(serverName string) []byte {
-	name := strings.ToLower(serverName)
-	if e, ok := s.cfg.Directory.ByHost(name); ok {
-		b := bindingLabel + name + "\x00" + e.Scope.UID()
-		if s.wantsCertificate(name) { // a session without a certificate must not resume where one is asked for
-			b += "\x00certificate"
-		}
-		return []byte(b)
-	}
-	if s.cfg.shared(name) {
-		return []byte(bindingLabel + name)
+// checkVersion checks Config.MinVersion.
+func checkVersion(v uint16) error {
+	if !slices.Contains([]uint16{0, tls.VersionTLS12, tls.VersionTLS13}, v) {
+		return fmt.Errorf("proxy: Config.MinVersion is %#x: use tls.VersionTLS12 or tls.VersionTLS13", v)
 	}
 	return nil
-}
-
-// bound says whether a session was bound to what the server name stands for now. Without this, a ticket that was issued on
-// one tenant's host resumes on another's, and with it whatever was verified in the first handshake (case X07).
-func (s *Server) bound(ss *tls.SessionState, serverName string) bool {
-	want := s.binding(serverName)
-	if want == nil {
-		return false
-	}
-	for _, b := range ss.Extra {
-		if bytes.HasPrefix(b, []byte(bindingLabel)) {
-			return bytes.Equal(b, want)
-		}
-	}
-	return false
 }

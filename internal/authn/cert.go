@@ -66,6 +66,18 @@ func ParsePool(text string) error {
 	return err
 }
 
+// ClientPool returns the authorities of a PEM text that ParsePool accepts.
+func ClientPool(text string) (*x509.CertPool, error) { return parsePool(text) }
+
+// VerifyClient verifies the chain that a client presented against one authority, with the bounds of the authenticators, and
+// returns until when it stands.
+func VerifyClient(pool *x509.CertPool, chain []*x509.Certificate, now time.Time) (until time.Time, err error) {
+	if len(chain) == 0 || len(chain) > maxChain {
+		return time.Time{}, refusal("no certificate, or too long a chain")
+	}
+	return verifyChain(pool, chain, now)
+}
+
 func parsePool(text string) (*x509.CertPool, error) {
 	pool, rest := x509.NewCertPool(), []byte(text)
 	for n := 1; ; n++ {
