@@ -109,10 +109,14 @@ func checkPairs(files []CertificateFile, hosts []string, check PairCheck) Errors
 	if check == nil {
 		check = func(chain, key []byte, hosts []string) error { return CheckPair(chain, key, hosts, time.Now()) }
 	}
-	pairs, _, errs := ReadCertificates(files)
-	for _, p := range pairs {
-		if err := check(p.Chain, p.Key, hosts); err != nil {
-			errs = append(errs, p.Wrong(err))
+	var errs Errors
+	for _, f := range files {
+		p, err := f.read()
+		if err == nil {
+			err = check(p.Chain, p.Key, hosts)
+		}
+		if err != nil {
+			errs = append(errs, f.wrong(err))
 		}
 	}
 	return errs
@@ -186,4 +190,20 @@ func namesOf(leaf *x509.Certificate) string {
 		return "no DNS name"
 	}
 	return clip(strings.Join(leaf.DNSNames, ", "))
+}
+
+// Doubts are what tenants declare that cannot do what it seems meant for, given the platform's own settings; and their warnings.
+func (t *Tenants) Doubts(p *Platform) Errors {
+	c := &collector{file: t.Path}
+	c.take(t.Warnings)
+	for i := range t.List {
+		d := &t.List[i]
+		if s := d.Record.Certificates; s != nil && s.Source == tenant.SourceACME && p.Certificates.Source != string(tenant.SourceACME) && !p.challenge() {
+			c.add(d.at, "tenant %q: certificates.source is acme, but no challenge can work: see certificates.acme.challenges and listen.plain in polygate.yaml", d.Record.ID)
+		}
+		if v := d.Record.TLS; v != nil && v.MinVersion != "" && v.MinVersion < p.TLS.MinVersion {
+			c.add(d.at, "tenant %q: tls.min_version is %s, less than the platform's %s, which counts", d.Record.ID, v.MinVersion, p.TLS.MinVersion)
+		}
+	}
+	return c.list
 }

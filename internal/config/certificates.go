@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 
 	"github.com/goccy/go-yaml/ast"
@@ -140,7 +141,12 @@ func onlyPEM(text string) string {
 // dedicatedTLS reads how the connection to a tenant's own gateway is secured.
 func (r *tenantsReader) dedicatedTLS(n ast.Node, f *dedicatedForm, t *Tenant) {
 	d := t.Record.Dedicated
-	d.ServerName = f.ServerName
+	if d.ServerName = f.ServerName; f.ServerName != "" && net.ParseIP(f.ServerName) == nil {
+		if err := tenant.CheckHost(f.ServerName); err != nil {
+			r.add(place(find(n, "dedicated.server_name")), "dedicated.server_name: %s", reason(err))
+			return
+		}
+	}
 	d.CA = r.pemRoots(n, "dedicated.ca_file", f.CAFile)
 	switch {
 	case f.ClientCertificate == "local":

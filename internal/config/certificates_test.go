@@ -7,9 +7,17 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // pair is a certificate with its key, as PEM.
@@ -47,4 +55,202 @@ func newPair(t testing.TB, o pairOptions) pair {
 
 func pemText(kind string, der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
+
+// TestDeepIsNotLong: how deep a file is nested does not grow with its length.
+func TestDeepIsNotLong(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("tenants:\n")
+	for i := range 200 {
+		fmt.Fprintf(&text, "  - id: t%d\n    api_keys:\n      - name: ci\n        key_hash: sha256:%064d\n    quotas:\n      per_key:\n        burst: 0\n", i, i+1)
+	}
+	if ts := loadTenants(t, write(t, "tenants.yaml", text.String())); len(ts.List) != 200 {
+		t.Errorf("got %d tenants", len(ts.List))
+	}
+}
+
+// TestCertificatesAreNotReadAtLoad: a broken pair must not hold up other tenants.
+func TestCertificatesAreNotReadAtLoad(t *testing.T) {
+	path := files(t, [2]string{"tenants.yaml", "tenants: [{id: a, certificates: {files: [{cert_file: c/a.pem, key_file: c/a.key}]}}, {id: b}]"})
+	ts := loadTenants(t, path)
+	if len(ts.List) != 2 || ts.List[0].Record.Certificates != nil {
+		t.Errorf("got %+v", ts.List)
+	}
+	for _, want := range []string{"c/a.pem", "c/a.key"} {
+		if !slices.Contains(ts.Files, filepath.Join(filepath.Dir(path), want)) {
+			t.Errorf("%s is not watched: %v", want, ts.Files)
+		}
+	}
+	pairs, digest, errs := config.ReadCertificates(ts.List[0].CertificateFiles)
+	if len(pairs) != 0 || digest == "" || len(errs) != 1 || !strings.Contains(errs[0].Error(), "tenants.yaml:1:") || !strings.Contains(errs[0].Msg, "the first cannot open") {
+		t.Errorf("got %v, %q, %v", pairs, digest, errs)
+	}
+}
+
+func TestReadCertificates(t *testing.T) {
+	one, two := newPair(t, pairOptions{names: []string{"a.example.com"}}), newPair(t, pairOptions{names: []string{"x.example.org"}})
+	path := files(t, [2]string{"tenants.yaml", "tenants: [{id: a, certificates: {files: [{cert_file: 1.pem, key_file: 1.key}, {cert_file: 2.pem, key_file: 2.key}]}}]"},
+		[2]string{"1.pem", one.chain}, [2]string{"1.key", one.key})
+	list := loadTenants(t, path).List[0].CertificateFiles
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() (int, string, int) {
+		pairs, digest, errs := config.ReadCertificates(list)
+		return len(pairs), digest, len(errs)
+	}
+	n, first, bad := read()
+	if n != 1 || bad != 1 {
+		t.Errorf("with one of two there: %d pairs, %d errors", n, bad)
+	}
+	put("2.pem", two.chain)
+	put("2.key", two.key)
+	n, second, bad := read()
+	if n != 2 || bad != 0 || second == first {
+		t.Errorf("with both: %d pairs, %d errors, digest %s after %s", n, bad, second, first)
+	}
+	put("2.key", strings.Repeat("x", 70<<10))
+	if n, third, bad := read(); n != 1 || bad != 1 || third == second {
+		t.Errorf("with a key that is too large: %d pairs, %d errors, digest %s", n, bad, third)
+	}
+	if _, digest, _ := config.ReadCertificates(nil); digest != "" {
+		t.Errorf("of no file: %q", digest)
+	}
+}
+
+// TestCheckCertificates: what is wrong with each pair is told with the place at which it is named, in `config check` alone.
+func TestCheckCertificates(t *testing.T) {
+	now := time.Now()
+	good := newPair(t, pairOptions{names: []string{"a.example.com"}})
+	text := "tenants:\n  - id: a\n    hosts: [x.example.org]\n    certificates:\n      files:\n"
+	list := [][2]string{{"tenants.yaml", ""}}
+	for i, tt := range []struct {
+		name, want string
+		pair       pair
+	}{
+		{"own", "", good},
+		{"custom", "", newPair(t, pairOptions{names: []string{"*.example.org"}})},
+		{"other", "is for y.example.org, and none of the hosts: a.example.com, x.example.org", newPair(t, pairOptions{names: []string{"y.example.org"}})},
+		{"expired", "expired at", newPair(t, pairOptions{names: []string{"a.example.com"}, before: now.Add(-2 * time.Hour), after: now.Add(-time.Hour)})},
+		{"early", "is valid from", newPair(t, pairOptions{names: []string{"a.example.com"}, before: now.Add(time.Hour), after: now.Add(2 * time.Hour)})},
+		{"mixed", "do not fit together", pair{good.chain, newPair(t, pairOptions{}).key}},
+		{"authority", "an authority's", newPair(t, pairOptions{names: []string{"a.example.com"}, ca: true})},
+		{"swapped", "does not begin with a PEM certificate", pair{good.key, good.chain}},
+		{"garbage", "does not begin with a PEM certificate", pair{"hunter2", "hunter2"}},
+		{"nameless", "is for no DNS name", newPair(t, pairOptions{})},
+	} {
+		list = append(list, [2]string{tt.name + ".pem", tt.pair.chain}, [2]string{tt.name + ".key", tt.pair.key})
+		one := fmt.Sprintf("        - {cert_file: %[1]s.pem, key_file: %[1]s.key}\n", tt.name)
+		single := [][2]string{{"tenants.yaml", text + one}, list[len(list)-2], list[len(list)-1]}
+		errs := loadTenants(t, files(t, single...)).CheckCertificates("example.com", nil)
+		switch {
+		case tt.want == "" && len(errs) > 0:
+			t.Errorf("%s: %v", tt.name, errs)
+		case tt.want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Msg, tt.want) || errs[0].Line != 6 || strings.Contains(errs[0].Msg, "hunter2")):
+			t.Errorf("%s (%d): got %v, want %q in line 6", tt.name, i, errs, tt.want)
+		}
+	}
+}
+
+func TestPlatformCertificates(t *testing.T) {
+	wild := newPair(t, pairOptions{names: []string{"*.example.com"}})
+	dir := filepath.Dir(files(t, [2]string{"w.pem", wild.chain}, [2]string{"w.key", wild.key}, [2]string{"ca.pem", root(t, "acme")},
+		[2]string{"eab", "bWFj\n"}, [2]string{"empty", ""}, [2]string{"tsig", "c2VjcmV0\n"}))
+	load := func(text string) *config.Platform {
+		t.Helper()
+		p, err := config.LoadPlatform(write(t, "polygate.yaml", "base_domain: example.com\ncertificates:\n"+strings.ReplaceAll(text, "DIR", dir)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := load("  files: [{cert_file: DIR/w.pem, key_file: DIR/w.key}]\n  source: acme\n  acme:\n    {email: o@example.com, ca_file: DIR/ca.pem, eab_key_id: k, eab_key_file: DIR/eab, profile: p, wildcard: true, " +
+		"dns: {provider: rfc2136, rfc2136: {server: '127.0.0.1:53', key_name: k., key_file: DIR/tsig}}}\n")
+	if errs := p.CheckCertificates(nil); len(errs) > 0 || len(p.Warnings()) > 0 {
+		t.Errorf("%v %v", errs, p.Warnings())
+	}
+	d, err := p.Certificates.Default()
+	if err != nil || d.Source != tenant.SourceACME || d.ACME.EABKey != "bWFj" || d.ACME.EABKeyID != "k" || !strings.HasPrefix(d.ACME.CA, "-----BEGIN") || d.ACME.Profile != "p" {
+		t.Errorf("%v: %+v %+v", err, d, d.ACME)
+	}
+	if d, err := config.Default().Certificates.Default(); err != nil || d.Source != tenant.SourceLocalCA || d.ACME.Validate("acme") != nil {
+		t.Errorf("by default: %v, %+v", err, d)
+	}
+	p = load("  files: [{cert_file: DIR/w.key, key_file: DIR/w.key}, {cert_file: DIR/none, key_file: DIR/w.key}]\n  acme:\n    {ca_file: DIR/eab, eab_key_id: k, eab_key_file: DIR/empty, " +
+		"dns: {provider: webhook, webhook: {url: 'https://dns.example.com/', token_file: DIR/none, ca_file: DIR/none}}}\n")
+	var told []string
+	for _, e := range p.CheckCertificates(nil) {
+		told = append(told, strings.ReplaceAll(e.Error(), dir, "DIR"))
+	}
+	all := strings.Join(told, "\n")
+	for _, want := range []string{
+		`polygate.yaml:3:11: cert_file "DIR/w.key", key_file "DIR/w.key": the first does not begin`, `cert_file "DIR/none", key_file`,
+		"certificates.acme.eab_key_file: ", "certificates.acme.ca_file: ", "certificates.acme.dns.webhook.token_file: ", "certificates.acme.dns.webhook.ca_file: ",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is not told:\n%s", want, all)
+		}
+	}
+	if _, err := p.Certificates.Default(); err == nil {
+		t.Error("an account with an empty key is taken")
+	}
+}
+
+func TestPlatformWarnings(t *testing.T) {
+	for text, want := range map[string]string{
+		"certificates: {source: acme}\n":                                                                                                            "",
+		"certificates: {source: acme}\nlisten: {plain: ''}\n":                                                                                       "",
+		"certificates: {source: acme, acme: {challenges: []}}\n":                                                                                    "2:24: certificates.source: is acme, but no challenge can work",
+		"certificates: {source: acme, acme: {challenges: [http-01]}}\nlisten: {plain: ''}\n":                                                        "2:24: certificates.source: is acme, but no challenge can work, so that no certificate will be issued: http-01",
+		"certificates: {acme: {wildcard: true}}\n":                                                                                                  "2:33: certificates.acme.wildcard: is true, but a wildcard is proven by DNS alone",
+		"certificates: {source: acme, acme: {wildcard: true}}\n":                                                                                    "2:47: certificates.acme.wildcard: is true, but a wildcard is proven by DNS alone",
+		"certificates: {acme: {wildcard: true, dns: {provider: webhook, webhook: {url: 'https://d.example.com'}}}}\n":                               "source is local",
+		"certificates: {source: acme, acme: {challenges: [], wildcard: true, dns: {provider: webhook, webhook: {url: 'https://d.example.com'}}}}\n": "2:49: certificates.acme.challenges: certificates.acme.challenges is empty: the wildcard is ordered, but no other host",
+	} {
+		p, err := config.LoadPlatform(write(t, "polygate.yaml", "base_domain: example.com\n"+text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := p.Warnings().Error(); !strings.Contains(got, want) || (want == "") != (got == "") {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestSecretsNeedSeal: without what seals them, secrets are read and left out, and what belongs to them too.
+func TestSecretsNeedSeal(t *testing.T) {
+	p := newPair(t, pairOptions{})
+	path := files(t, [2]string{"tenants.yaml", "tenants: [{id: a, mode: dedicated, dedicated: {upstream: 'https://u.example.org', client_cert_file: c.pem, client_key_file: c.key}, " +
+		"certificates: {source: acme, acme: {directory: 'https://acme.example.org', eab_key_id: k, eab_key_file: eab}}}]"},
+		[2]string{"c.pem", p.chain}, [2]string{"c.key", p.key}, [2]string{"eab", "bWFj"})
+	opt := testOptions()
+	opt.Seal = nil
+	ts, err := config.LoadTenants(path, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ts.List[0].Record
+	if r.Dedicated.Client != (tenant.ClientCertificate{}) || r.Certificates.ACME.EABKey != "" || r.Certificates.ACME.EABKeyID != "" || len(ts.Warnings) != 1 {
+		t.Errorf("%+v %+v %v", r.Dedicated, r.Certificates.ACME, ts.Warnings)
+	}
+}
+
+func TestTenantDoubts(t *testing.T) {
+	ts := loadTenants(t, write(t, "tenants.yaml", "tenants:\n  - {id: a, tls: {min_version: 1.2}}\n  - {id: b, certificates: {source: acme}}\n"+
+		"  - {id: c, mode: dedicated, dedicated: {upstream: 'https://u.example.org', client_certificate: local}}\n"))
+	p := config.Default()
+	if got := ts.Doubts(p); len(got) != 1 {
+		t.Errorf("got %v, want what is said of c's client certificate alone", got)
+	}
+	p.TLS.MinVersion, p.Certificates.ACME.Challenges = "1.3", nil
+	got := ts.Doubts(p).Error()
+	for _, want := range []string{`tenants.yaml:2:10: tenant "a": tls.min_version is 1.2`, `tenants.yaml:3:10: tenant "b": certificates.source is acme, but no challenge`, `tenants.yaml:4:28: tenant "c": its upstream`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
+	}
 }
