@@ -248,7 +248,7 @@ func TestTenantDoubts(t *testing.T) {
 	}
 	p.TLS.MinVersion, p.Certificates.ACME.Challenges = "1.3", nil
 	got := ts.Doubts(p).Error()
-	for _, want := range []string{`tenants.yaml:2:10: tenant "a": tls.min_version is 1.2`, `tenants.yaml:3:10: tenant "b": certificates.source is acme, but no challenge`, `tenants.yaml:4:28: tenant "c": its upstream`} {
+	for _, want := range []string{`tenants.yaml:2:10: tenant "a": tls.min_version is 1.2`, `tenants.yaml:3:10: tenant "b": certificates.source is acme, but no challenge`, `tenants.yaml:4:41: tenant "c": its upstream`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %s\nwant %s", got, want)
 		}
