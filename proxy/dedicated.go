@@ -14,7 +14,7 @@ import (
 
 // dedicated decides on a request to the own host of a tenant that has a gateway of its own: admitted, it is relayed there.
 func (f *flight) dedicated(e *tenant.Entry) (exchange.Decision, error) {
-	target := dedicatedTarget(e)
+	target := dedicatedTarget(e, f.s.cfg.ClientCertificates)
 	permit, err := f.visit.Admit(guard.Effect{Action: f.relayAction(), Resource: "gateway/" + target.Authority})
 	if err != nil {
 		return nil, err
@@ -47,13 +47,17 @@ func (f *flight) relayAction() authz.Action {
 
 // dedicatedTarget returns the tenant's own gateway. Its connections are shared within this tenant, not with one of the same
 // id that comes after it.
-func dedicatedTarget(e *tenant.Entry) exchange.Target {
+func dedicatedTarget(e *tenant.Entry, certs ClientCertificates) exchange.Target {
 	scheme, authority, _ := strings.Cut(e.Record.Dedicated.Upstream, "://") // validated: scheme://host[:port] and slashes
-	return exchange.Target{
+	t := exchange.Target{
 		Scheme: strings.ToLower(scheme), Authority: strings.TrimRight(authority, "/"),
 		Pool:    e.Scope.UID() + " " + e.Record.Dedicated.Upstream,
 		Trusted: e.Record.Source == tenant.SourceFile,
 	}
+	if t.Scheme == "https" {
+		t.Secure = dedicatedSecurity(e, certs)
+	}
+	return t
 }
 
 // principalHeader tells a dedicated gateway who asks, beside the name: kind and id. Names are for people: two issuers, a key

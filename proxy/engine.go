@@ -136,9 +136,12 @@ func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	forward(out.Header, c.client)
 	c.attach(out)
-	k := poolKey{pool: c.d.Target.Pool, trusted: c.d.Target.Trusted, upgrade: c.d.Upgrade}
+	transport, err := c.e.pools.get(&c.d.Target, c.d.Upgrade)
+	if err != nil {
+		return nil, err
+	}
 	c.arm()
-	res, err := c.e.pools.get(k).RoundTrip(out)
+	res, err := transport.RoundTrip(out)
 	c.header.Store(true)
 	c.timer.Stop()
 	if err != nil {
@@ -301,6 +304,9 @@ func (c *call) classify(err error) *fault.Error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return known
+	}
+	if detail := explainTLS(err, c.d.Target.Secure); detail != "" {
+		return fault.Wrap(fault.BadUpstream, err, "%s", detail)
 	}
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {

@@ -10,14 +10,18 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/polygate/polygate/internal/exchange"
 )
 
 // poolKey names connections that may be shared. trusted is in it because the two are dialed differently; upgrade, because
-// a connection on which an upgrade was tried is not used again.
+// a connection on which an upgrade was tried is not used again; secure, so that a change of it takes new connections at once,
+// and none that was opened with one certificate is used with another (case X38).
 type poolKey struct {
 	pool    string
 	trusted bool
 	upgrade bool
+	secure  secureKey
 }
 
 // pools holds the connections to upstreams: an http.Transport per pool, the longest unused of which is closed where there
@@ -37,28 +41,33 @@ func newPools(size int, cfg EngineConfig) (*pools, error) {
 	return p, err
 }
 
-// get returns the transport of a pool. Requests on a transport that was evicted meanwhile finish; their connections are
+// get returns the transport of a target's pool. Requests on a transport that was evicted meanwhile finish; their connections are
 // closed after them.
-func (p *pools) get(k poolKey) *http.Transport {
-	if t, ok := p.lru.Get(k); ok {
-		return t
+func (p *pools) get(t *exchange.Target, upgrade bool) (*http.Transport, error) {
+	k := poolKey{pool: t.Pool, trusted: t.Trusted, upgrade: upgrade, secure: secureKeyOf(t)}
+	if tr, ok := p.lru.Get(k); ok {
+		return tr, nil
+	}
+	secure, err := p.secure(t)
+	if err != nil {
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t, ok := p.lru.Get(k); ok {
-		return t
+	if tr, ok := p.lru.Get(k); ok {
+		return tr, nil
 	}
-	t := p.transport(k)
-	p.lru.Add(k, t)
-	return t
+	tr := p.transport(k, secure)
+	p.lru.Add(k, tr)
+	return tr, nil
 }
 
 // transport makes the transport of a pool. It takes no proxy from the environment, follows no redirect (an http.Client
 // would), and asks for no compression of its own, so that bodies pass as they are.
-func (p *pools) transport(k poolKey) *http.Transport {
+func (p *pools) transport(k poolKey, secure *tls.Config) *http.Transport {
 	return &http.Transport{
 		DialContext:            p.dial(k.trusted),
-		TLSClientConfig:        &tls.Config{RootCAs: p.roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        secure,
 		TLSHandshakeTimeout:    10 * time.Second,
 		ForceAttemptHTTP2:      !k.upgrade,
 		DisableKeepAlives:      k.upgrade, // an upstream that answers an upgrade otherwise may have more to say on it (case X20)

@@ -5,6 +5,7 @@ package exchange
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net/netip"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Header holds header fields by canonical name (textproto.CanonicalMIMEHeaderKey).
@@ -109,6 +111,22 @@ type Target struct {
 	Pool string
 	// Trusted is true for an upstream that an operator declared in a file: it is exempt from the dial guard.
 	Trusted bool
+	// Secure says how an https upstream is known and how we show ourselves to it; nil = by the engine's roots and the name in
+	// Authority, and not at all. It is ignored for http: nothing of it goes out in the clear.
+	Secure *Security
+}
+
+// Security is the TLS of an upstream. All its fields but Client key the connections beside Pool: a change of any of them is
+// in force for the next request.
+type Security struct {
+	CA         string // PEM roots of the upstream's certificate; "" = the engine's
+	ServerName string // the name in it; "" = the host of Authority
+	// Identity says which certificate Client returns: two that differ in it share no connection. The zero value is none, and
+	// Client is not called then.
+	Identity tenant.ClientCertificate
+	// Client returns our certificate, for each new connection whose upstream asks for one. ctx ends with its handshake. An
+	// error fails the connection: it is not tried without.
+	Client func(ctx context.Context) (*tls.Certificate, error)
 }
 
 // Outcome is how a Relay ended.
