@@ -102,6 +102,7 @@ type Config struct {
 	BaseDomain         string             // each tenant's own host is <id>.<BaseDomain>: where logins end. "" = each host has logins of its own
 	Challenge          http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
 	Limits             Limits             // a zero field is its default
+	Passthrough        Passthrough        // a zero field is its default; without Dial, such tenants are not served
 	Replica            string             // this replica's name, for the log
 	Metrics            *telemetry.Metrics // nil = none are kept
 	Tracer             *tracing.Tracer    // nil = no traces

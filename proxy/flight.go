@@ -31,14 +31,16 @@ type flight struct {
 	r  *http.Request       // with ctx, once registered
 	id string              // the request id: always our own
 
-	began   time.Time
-	host    string // as named by the client: lower case, with port if it sent one
-	name    string // host without the port
-	upgrade string
-	target  target
-	place   place
-	proof   authn.Evidence // what authenticators may judge
-	who     tenant.Principal
+	began     time.Time
+	host      string // as named by the client: lower case, with port if it sent one
+	name      string // host without the port
+	upgrade   string
+	target    target
+	directory Directory // what it is resolved with
+	leave     bool      // its connection is to be given up: it is of before a change of mode
+	place     place
+	proof     authn.Evidence // what authenticators may judge
+	who       tenant.Principal
 	// admission is how the connection was let in, where that takes a certificate, and shownUntil when that one ends.
 	admission  *admission
 	shownUntil time.Time
@@ -82,6 +84,9 @@ func (f *flight) WriteHeader(status int) {
 	h["X-Request-Id"] = f.idValue[:]
 	f.begin(status)
 	f.settleBody(h)
+	if f.leave {
+		h["Connection"] = []string{"close"} // on HTTP/2 net/http makes a GOAWAY of it
+	}
 	f.w.WriteHeader(status)
 }
 

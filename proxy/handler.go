@@ -44,6 +44,7 @@ func newRequestID() string {
 }
 
 func (f *flight) serve() error {
+	f.findDirectory()
 	in, err := f.judge()
 	if err != nil {
 		return err
@@ -51,7 +52,7 @@ func (f *flight) serve() error {
 	if err := f.judgeConnection(in.host); err != nil {
 		return f.refuse(err)
 	}
-	f.place, err = resolve(f.s.cfg.Directory, f.s.cfg.shared(in.host), in)
+	f.place, err = resolve(f.directory, f.s.cfg.shared(in.host), in)
 	if err != nil {
 		return f.refuse(err)
 	}
@@ -156,7 +157,7 @@ func (f *flight) signals(host string) (in signals, err error) {
 	}
 	secret, ok := authn.Credential(f.r.Header)
 	if ok {
-		e, k, ok := f.s.cfg.Directory.ByKey(tenant.HashKey(secret))
+		e, k, ok := f.directory.ByKey(tenant.HashKey(secret))
 		if ok && !k.Expired(f.began) {
 			in.owner, in.key = e, k
 		}

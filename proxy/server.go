@@ -32,10 +32,11 @@ const frameSize = 16 << 10
 
 // Server is the front. It is made by New and does its work in Run.
 type Server struct {
-	cfg    Config
-	limits Limits
-	log    *slog.Logger
-	live   *live
+	cfg     Config
+	limits  Limits
+	log     *slog.Logger
+	live    *live
+	splices *splices
 
 	handshakes *handshakes
 	admissions *admissions
@@ -55,7 +56,11 @@ func New(cfg Config) (*Server, error) {
 	if err := limits.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive(), admissions: newAdmissions()}
+	cfg.Passthrough = cfg.Passthrough.withDefaults()
+	if err := cfg.Passthrough.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive(), splices: newSplices(), admissions: newAdmissions()}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -79,7 +84,7 @@ func (s *Server) Run(ctx context.Context) error {
 	all.Go(func() { s.sweep(sweep) })
 	all.Go(func() { s.watchAdmissions(sweep) })
 	all.Go(func() {
-		failed <- public.ServeTLS(netutil.LimitListener(s.cfg.Public, s.limits.Connections), "", "")
+		failed <- public.ServeTLS(newDoor(s.cfg.Public, s.limits.Connections), "", "")
 	})
 	if s.cfg.Plain != nil {
 		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
@@ -98,11 +103,15 @@ func (s *Server) Run(ctx context.Context) error {
 // shutdown ends what is open, the impatient way for streams and the patient way for the rest.
 func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
 	s.draining.Store(true)
+	s.splices.close()
 	grace, cancel := context.WithTimeout(base, s.limits.ShutdownGrace)
 	defer cancel()
 	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.kill(errShutdown) })
 	err := shutdownAll(grace, public, plain)
-	s.waitHandlers(grace)
+	waitFor(grace, &s.handlers)
+	if n := s.splices.shutdown(grace); n > 0 {
+		s.log.Warn("spliced connections were cut at shutdown", slog.Int("connections", n))
+	}
 	s.live.each(func(*flight) bool { return true }, func(f *flight) { f.kill(errShutdown) })
 	if err != nil {
 		s.log.Warn("requests were broken off at shutdown", slog.Any("error", err))
@@ -123,11 +132,11 @@ func shutdownAll(grace context.Context, servers ...*http.Server) error {
 	return errors.Join(errs...)
 }
 
-// waitHandlers waits for the requests in flight, but not beyond ctx.
-func (s *Server) waitHandlers(ctx context.Context) {
+// waitFor waits for a group, but not beyond ctx.
+func waitFor(ctx context.Context, group *sync.WaitGroup) {
 	done := make(chan struct{})
-	go func() { // ends with the last request, which shutdown waits for
-		s.handlers.Wait()
+	go func() { // ends with the last of the group, which shutdown waits for
+		group.Wait()
 		close(done)
 	}()
 	select {
@@ -206,5 +215,6 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 			f.lift()
 		})
+		s.splices.sweep(clock.UnixNano(), &s.cfg.Passthrough)
 	}
 }

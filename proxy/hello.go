@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// maxHello bounds what is kept of a connection until its ClientHello is whole. crypto/tls takes a hello of 64 KiB; the rest
+// is for records that are small. It is a client's to say how small: without a bound of our own, records of one byte make
+// 400 KiB of a hello, kept for each connection that dawdles.
+const maxHello = 80 << 10
+
+// helloBuffer is what most hellos fit into, those with a post-quantum key share too.
+const helloBuffer = 4 << 10
+
+var errHelloTooLong = errors.New("the ClientHello, or the records that it comes in, are too long")
+
+// door is the public listener. It bounds the connections that are open, as netutil.LimitListener does, which is not of use
+// here: it hides the TCP connection below, and a spliced one has to keep its place after net/http has let go of it.
+type door struct {
+	net.Listener
+	slots   chan struct{} // one for each open connection
+	closed  chan struct{}
+	once    sync.Once // closes closed
+	buffers sync.Pool // of *[]byte
+}
+
+func newDoor(l net.Listener, n int) *door {
+	return &door{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener. It waits while as many connections are open as there may be.
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case <-d.closed: // select takes any way that is open: this one comes first
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
+	case d.slots <- struct{}{}:
+	case <-d.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := d.Listener.Accept()
+	if err != nil {
+		<-d.slots
+		return nil, err
+	}
+	return &helloConn{Conn: c, door: d}, nil
+}
+
+// Close implements net.Listener.
+func (d *door) Close() error {
+	err := d.Listener.Close()
+	d.once.Do(func() { close(d.closed) })
+	return err
+}
+
+func (d *door) buffer() *[]byte {
+	if b, ok := d.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, helloBuffer)
+	return &b
+}
+
+// release takes a buffer back. Large ones are left to the garbage collector.
+func (d *door) release(b *[]byte) {
+	if b == nil || cap(*b) > 4*helloBuffer {
+		return
+	}
+	*b = (*b)[:0]
+	d.buffers.Put(b)
+}
+
+// What a helloConn is.
+const (
+	helloRecording  uint32 = iota // nobody knows yet whose it is: what is read is kept
+	helloTerminated               // TLS ends here
+	helloSpliced                  // it is not net/http's any more, though net/http does not know
+	helloClosed                   // and its place given back
+)
+
+// helloConn is a connection as net/http and crypto/tls have it. Until the hello has named a host, it keeps what is read, of
+// which crypto/tls may have taken more than the hello: data of 0-RTT follow at once. Then it either passes everything on,
+// or it is taken: the connection below goes on without those two, to whom it now looks as if it took all that they write,
+// had no more to read, and could be closed.
+type helloConn struct {
+	net.Conn
+	door  *door
+	state atomic.Uint32
+	// The goroutine that does the handshake alone uses hello, and sets entry before the handshake ends.
+	hello *[]byte
+	entry *tenant.Entry // whose the server name was; nil = no tenant's
+}
+
+// Read implements net.Conn.
+func (c *helloConn) Read(p []byte) (int, error) {
+	switch c.state.Load() {
+	case helloTerminated:
+		return c.Conn.Read(p)
+	case helloSpliced:
+		return 0, errSpliced
+	}
+	n, err := c.Conn.Read(p)
+	if n == 0 {
+		return n, err
+	}
+	if c.hello == nil {
+		c.hello = c.door.buffer()
+	}
+	*c.hello = append(*c.hello, p[:n]...)
+	if len(*c.hello) > maxHello {
+		return 0, errHelloTooLong
+	}
+	return n, err
+}
+
+// Write implements net.Conn. What the handshake that ended says to a client that is not its own is dropped: an alert would
+// break the client's handshake with somebody else.
+func (c *helloConn) Write(p []byte) (int, error) {
+	if c.state.Load() == helloSpliced {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// Close implements net.Conn.
+func (c *helloConn) Close() error {
+	for {
+		now := c.state.Load()
+		if now == helloSpliced {
+			return nil
+		}
+		if now == helloClosed || c.state.CompareAndSwap(now, helloClosed) {
+			err := c.Conn.Close()
+			if now != helloClosed {
+				<-c.door.slots
+			}
+			return err
+		}
+	}
+}
+
+// SetDeadline implements net.Conn.
+func (c *helloConn) SetDeadline(t time.Time) error {
+	if c.state.Load() == helloSpliced {
+		return nil
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *helloConn) SetReadDeadline(t time.Time) error {
+	if c.state.Load() == helloSpliced {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *helloConn) SetWriteDeadline(t time.Time) error {
+	if c.state.Load() == helloSpliced {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// terminate lets the handshake go on, on a host of e's; nil if it is no tenant's.
+func (c *helloConn) terminate(e *tenant.Entry) {
+	if !c.state.CompareAndSwap(helloRecording, helloTerminated) {
+		return
+	}
+	c.entry = e
+	c.forget()
+}
+
+// take takes the connection away from net/http and crypto/tls: what was read of it is in hello, and it stays open until
+// leave. ok is false if it was closed meanwhile. The deadlines that net/http set for the handshake are lifted.
+func (c *helloConn) take() (ok bool) {
+	if !c.state.CompareAndSwap(helloRecording, helloSpliced) {
+		return false
+	}
+	_ = c.Conn.SetDeadline(time.Time{}) // fails for a connection that is closed, which shows soon enough
+	return true
+}
+
+// forget gives back the memory of what was read.
+func (c *helloConn) forget() {
+	c.door.release(c.hello)
+	c.hello = nil
+}
+
+// leave gives back the place of a connection that was taken and is closed.
+func (c *helloConn) leave() {
+	c.forget()
+	<-c.door.slots
+}
