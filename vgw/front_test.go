@@ -36,6 +36,8 @@ type world struct {
 	mux    *vgw.Mux
 	kek    *seal.KEK
 
+	dns      *dns                            // in which hosts are proven
+	certs    *certStore                      // who keeps certificates
 	guardsOf *guardsOf                       // what the Mux asks
 	ids      map[tenant.ID]map[string]string // what each of two tenants has, by parameter
 }

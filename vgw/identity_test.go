@@ -115,11 +115,13 @@ func patient() policy.Limits {
 func full(t testing.TB, edit ...func(*vgw.Config)) *world {
 	t.Helper()
 	var w *world
-	l := &log{}
+	l, d, k := &log{}, &dns{txt: map[string][]string{}}, &certStore{of: map[tenant.Scope]map[string]tenant.Certificate{}}
 	w = newWorld(t, append([]func(*vgw.Config){func(c *vgw.Config) {
 		c.Policies, c.Secrets, c.Audit, c.KeyUse = vgw.NewPolicies(patient()), secrets{}, l, keyUse{}
+		c.Certificates, c.HostProof, c.ReservedHost, c.BaseDomain = k, d.prove, reservedHost, "gw.test"
 	}}, edit...)...)
-	l.w = w
+	l.w, w.dns, w.certs = w, d, k
+	k.store = w.store
 	w.guards = guard.NewSet(guard.Config{Recorder: w.rec, Replica: "r1", OpenPolicy: w.openPolicy(policy.NewLibrary(patient()))})
 	w.guardsOf.Set = w.guards
 	return w

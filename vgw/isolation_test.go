@@ -62,6 +62,9 @@ func twoTenants(t *testing.T) *world {
 		ids["{grant}"] = make("/api/v1/grants", `{"to":"user:idp-OF/alice","action":"mcp.call","object":"server/OF"}`, "id")
 		ids["{digest}"] = make("/api/v1/policies", `{"modules":{"OF.rego":"package polygate.authz\n\nallow := true\n"}}`, "digest")
 		w.must(t, id, admin, del("/api/v1/policies/active"), 204)
+		ids["{host}"] = w.haveHost(t, id, x+".example.com")
+		w.must(t, id, admin, post("/api/v1/hosts", `{"host":"next-`+x+`.example.com"}`), 201)
+		w.must(t, id, admin, pair("CHAIN of "+x, "KEY of "+x).to(ids["{host}"]), 200)
 		w.ids[id] = ids
 	}
 	return w
@@ -70,7 +73,7 @@ func twoTenants(t *testing.T) *world {
 // state returns what a tenant has, as its admin sees it.
 func (w *world) state(t *testing.T, id tenant.ID) string {
 	var all []string
-	for _, path := range []string{"servers", "keys", "authenticators", "members", "bots", "grants", "policies"} {
+	for _, path := range []string{"servers", "keys", "authenticators", "members", "bots", "grants", "policies", "hosts", "certificates"} {
 		got := w.as(tenant.Admin, id, get("/api/v1/"+path))
 		if got.status != 200 || strings.Contains(got.body, `"items":[]`) {
 			t.Fatalf("%s of %s: %d %s", path, id, got.status, got.body)
@@ -91,7 +94,7 @@ func nowhere() map[string]string {
 	const id = "3b241101-e2bb-4255-8caf-4136c566a962"
 	return map[string]string{
 		"{name}": "none", "{server}": "none", "{key}": id, "{member}": id, "{bot}": id, "{grant}": id, "{authenticator}": "idp-no-x",
-		"{digest}": "sha256:" + strings.Repeat("0", 64),
+		"{digest}": "sha256:" + strings.Repeat("0", 64), "{host}": "of-none.example.com",
 	}
 }
 
@@ -154,6 +157,11 @@ func bodies() map[string][]string {
 			`{"to":"bot:{bot}","action":"mcp.call","object":"server/both"}`, `{"to":"key:{key}","action":"mcp.call","object":"server/both"}`,
 			`{"to":"user:{authenticator}/x","action":"mcp.call","object":"server/both"}`,
 		},
+		"PUT /api/v1/certificates/{host}":         {pair("CHAIN", "KEY").body},
+		"POST /api/v1/certificates/{host}/renew":  {``, `{}`},
+		"POST /api/v1/certificates/{host}/revoke": {``, `{}`, `{"reason":4}`},
+		"POST /api/v1/hosts":                      {`{"host":"probe.example.net"}`},
+		"POST /api/v1/hosts/{host}/verify":        {``, `{}`},
 		"POST /api/v1/policies":                   {bundle},
 		"POST /api/v1/policies/check":             {bundle},
 		"POST /api/v1/policies/test":              {`{"bundle":` + bundle + `}`, `{"digest":"{digest}"}`},

@@ -111,6 +111,13 @@ func (s *store) UpdateTenant(_ context.Context, id tenant.ID, _ int64, edit func
 	if err := edit(r); err != nil {
 		return nil, fmt.Errorf("update %s: %w", id, err)
 	}
+	for other, have := range s.entries {
+		for _, h := range r.Hosts {
+			if other != id && slices.Contains(have.Record.Hosts, h) {
+				return nil, fault.New(fault.Conflict, "host %s is in use", h)
+			}
+		}
+	}
 	s.revision++
 	r.Revision = s.revision
 	s.entriesA = append(s.entriesA, e)
