@@ -97,6 +97,9 @@ func (v *Vault) commitOn(ctx context.Context, l *vaultLane, c *vaultChange, plan
 	}
 	ses := v.store.session.Load()
 	if ses == nil || !ses.live() {
+		if len(c.batch.Fences) > 0 { // what was locked is lost with the session: to wait for the next one is of no use
+			return 0, fenced(c.batch.Fences[0])
+		}
 		return 0, v.store.noSession()
 	}
 	if l.lease != ses.lease {
@@ -167,7 +170,7 @@ func (c *vaultChange) refused(l *vaultLane, res outcome) (int64, error) {
 	}
 	for _, f := range c.batch.Fences {
 		if res.Else[lockKey(f.Name)].ModRevision != f.Revision {
-			return 0, fault.Wrap(fault.Conflict, vault.ErrFenced, "the lock %s was lost before the change: take it anew, and read again what the change was made from", f.Name)
+			return 0, fenced(f)
 		}
 	}
 	for _, i := range c.batch.If {
@@ -181,6 +184,10 @@ func (c *vaultChange) refused(l *vaultLane, res outcome) (int64, error) {
 		}
 	}
 	return 0, errRace
+}
+
+func fenced(l vault.Lock) error {
+	return fault.Wrap(fault.Conflict, vault.ErrFenced, "the lock %s was lost before the change: take it anew, and read again what the change was made from", l.Name)
 }
 
 func changedSince(c vault.Compare, got int64) error {

@@ -136,10 +136,15 @@ func (b *Backend) Txn(ctx context.Context, t *registry.Txn) (*registry.TxnResult
 			return b.read(t.Else), nil
 		}
 	}
+	for _, p := range t.Puts {
+		if p.Lease != 0 && b.leases[p.Lease] == nil {
+			return nil, fmt.Errorf("put %s: %w", p.Key, registry.ErrLeaseNotFound)
+		}
+	}
 	return &registry.TxnResult{OK: true, Revision: b.write(t)}, nil
 }
 
-// check refuses what etcd refuses.
+// check refuses what etcd refuses whether or not the comparisons hold.
 func (b *Backend) check(t *registry.Txn) error {
 	put := make(map[string]bool, len(t.Puts))
 	for _, p := range t.Puts {
@@ -147,9 +152,6 @@ func (b *Backend) check(t *registry.Txn) error {
 			return fmt.Errorf("duplicate key %q in a transaction", p.Key)
 		}
 		put[p.Key] = true
-		if p.Lease != 0 && b.leases[p.Lease] == nil {
-			return fmt.Errorf("put %s: %w", p.Key, registry.ErrLeaseNotFound)
-		}
 		for _, prefix := range t.DeletePrefixes {
 			if strings.HasPrefix(p.Key, prefix) {
 				return fmt.Errorf("duplicate key %q in a transaction", p.Key)

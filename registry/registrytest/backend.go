@@ -92,6 +92,10 @@ func testRange(t *testing.T, b Backend) {
 	if want := []string{"t/t1/s/c"}; !slices.Equal(got, want) || res.More {
 		t.Errorf("second page as of the first: got %v more=%v, want %v", got, res.More, want)
 	}
+	got, res = keysOf(t, b, registry.Range{Prefix: "t/t1/", After: "t/t1/s/a", Before: "t/t1/s/c", Limit: 2})
+	if want := []string{"t/t1/s/b"}; !slices.Equal(got, want) || res.More {
+		t.Errorf("up to a key: got %v more=%v, want %v", got, res.More, want)
+	}
 	got, _ = keysOf(t, b, registry.Range{Prefix: "t/", ByCreation: true})
 	if want := []string{"t/t10/s/a", "t/t1/s/a", "t/t1/s/b", "t/t1-x/s/a", "t/t1/s/d"}; !slices.Equal(got, want) {
 		t.Errorf("by creation: got %v, want %v", got, want)

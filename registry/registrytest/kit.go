@@ -199,15 +199,16 @@ func WantKind(t testing.TB, what string, err error, want fault.Kind) {
 	}
 }
 
-// Unfenced is the planted defect: a backend that forgets the comparison of a commit with its epoch. Under it the commit
-// of a stale owner must pass, or the test of the fence proves nothing.
+// Unfenced is the planted defect: a backend that forgets the comparison of a commit with its epoch, and of a change of
+// the vault with its lock. Under it the change of a stale owner or holder must pass, or the test of the fence proves
+// nothing.
 type Unfenced struct{ registry.Backend }
 
 // Txn implements registry.Backend without the fence.
 func (u Unfenced) Txn(ctx context.Context, t *registry.Txn) (*registry.TxnResult, error) {
 	c := *t
 	c.If = slices.DeleteFunc(slices.Clone(t.If), func(c registry.Cmp) bool {
-		return strings.HasPrefix(c.Key, "o/") && c.Kind == registry.ModIs
+		return c.Kind == registry.ModIs && (strings.HasPrefix(c.Key, "o/") || strings.HasPrefix(c.Key, "c/lock/"))
 	})
 	return u.Backend.Txn(ctx, &c)
 }
