@@ -91,7 +91,7 @@ func (k *certStore) begin(op string, e *tenant.Entry, host string, args ...any) 
 			return k.mu.Unlock, err
 		}
 	}
-	if host != "" && !slices.Contains(append(e.Record.Hosts, tenant.OwnHost(e.Scope.ID(), "gw.test")), host) {
+	if host != "" && !slices.Contains(append(slices.Clone(e.Record.Hosts), tenant.OwnHost(e.Scope.ID(), "gw.test")), host) {
 		return k.mu.Unlock, fault.New(fault.NotFound, "none of the tenant's")
 	}
 	return k.mu.Unlock, nil
