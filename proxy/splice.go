@@ -214,13 +214,16 @@ func (x *splice) relay(up net.Conn) error {
 	there, back := newPump(x, x.client, up), newPump(x, up, x.client)
 	there.inward = true
 	done := make(chan error, 1)
-	go func() { done <- x.protect(there.run) }() // ends with its source, or by kill
-	err := x.protect(back.run)
+	go func() { done <- x.orKill(there.run) }() // ends with its source, or by kill
+	err := x.orKill(back.run)
+	return errors.Join(err, <-done)
+}
+
+// orKill kills the connection, and with it the pump of the other way, where do fails.
+func (x *splice) orKill(do func() error) error {
+	err := x.protect(do)
 	if err != nil {
 		x.kill(err)
-	}
-	if other := <-done; err == nil {
-		err = other
 	}
 	return err
 }
