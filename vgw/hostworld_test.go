@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -147,6 +148,9 @@ func (k *certStore) Import(_ context.Context, e *tenant.Entry, host string, chai
 		return tenant.Certificate{}, err
 	}
 	k.keys = append(k.keys, string(key))
+	if strings.Contains(string(chain), "PRIVATE KEY") {
+		return tenant.Certificate{}, fault.New(fault.Invalid, "chain holds a PRIVATE KEY: certificates alone belong there")
+	}
 	return k.commit(e, tenant.Certificate{
 		Host: host, Source: tenant.SourceProvided, State: tenant.CertificateReady, Names: []string{host}, Chain: string(chain),
 		NotAfter: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
