@@ -47,7 +47,8 @@ type Host struct {
 	OCSPUntil time.Time `json:"ocsp_until,omitzero"` // when the one there is ends
 	Order     Order     `json:"order,omitzero"`
 
-	unknown map[string]json.RawMessage // what a newer version wrote and this one does not know
+	unknown      map[string]json.RawMessage // what a newer version wrote and this one does not know
+	unknownOrder map[string]json.RawMessage // the same within Order
 }
 
 // Order is how far the efforts to get a certificate are.
@@ -97,9 +98,10 @@ func checkHost(host string) error {
 func (h *Host) encode(sealed []byte) ([]byte, error) {
 	c := *h
 	c.V = max(h.V, version)
-	b, err := json.Marshal(record{Host: &c, Chain: string(h.Chain), Key: sealed})
-	if err == nil && len(h.unknown) > 0 {
-		b, err = merge(b, h.unknown)
+	r := record{Host: &c, Chain: string(h.Chain), Key: sealed}
+	b, err := json.Marshal(r)
+	if err == nil && h.V > version {
+		b, err = r.encodeNewer()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encode the certificate of %s: %w", h.Host, err)
@@ -125,7 +127,39 @@ func decodeHost(host string, b []byte) (h *Host, sealed []byte, err error) {
 	h = r.Host
 	h.Chain = []byte(r.Chain)
 	if h.V > version {
-		h.unknown = unknown(b, reflect.TypeFor[Host](), "chain", "key")
+		h.decodeNewer(b)
 	}
 	return h, r.Key, nil
+}
+
+// newerRecord is a record of the next version, whose order may hold more than this version knows.
+type newerRecord struct {
+	record
+	Order json.RawMessage `json:"order,omitempty"`
+}
+
+// decodeNewer notes what this version does not know.
+func (h *Host) decodeNewer(b []byte) {
+	var r newerRecord
+	if json.Unmarshal(b, &r) != nil {
+		return // b has been read already
+	}
+	h.unknown = unknown(b, reflect.TypeFor[Host](), "chain", "key")
+	h.unknownOrder = unknown(r.Order, reflect.TypeFor[Order]())
+}
+
+// encodeNewer adds what this version does not know again.
+func (r record) encodeNewer() ([]byte, error) {
+	order, err := json.Marshal(r.Host.Order)
+	if err != nil {
+		return nil, err
+	}
+	if order, err = merge(order, r.unknownOrder); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(newerRecord{r, order})
+	if err != nil {
+		return nil, err
+	}
+	return merge(b, r.unknown)
 }

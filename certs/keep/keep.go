@@ -59,7 +59,7 @@ type Vault interface {
 	TryLock(ctx context.Context, name string) (vault.Lock, bool, error)
 	// Lock waits for a lock.
 	Lock(ctx context.Context, name string) (vault.Lock, error)
-	// Unlock gives a lock back; one that was lost is no error.
+	// Unlock gives a lock back; one that was lost is no error. After an error it is given back as soon as that can be done.
 	Unlock(ctx context.Context, l vault.Lock) error
 }
 

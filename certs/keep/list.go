@@ -2,10 +2,7 @@ package keep
 
 import (
 	"context"
-	"io/fs"
 	"strings"
-
-	"github.com/polygate/polygate/internal/fault"
 )
 
 // filePage is how many files are read at once.
@@ -36,17 +33,17 @@ func (s *Storage) List(ctx context.Context, path string, recursive bool) ([]stri
 		}
 		more = left && len(items) > 0
 	}
-	if path != "" && !w.found {
-		return nil, s.explain("list", path, fault.Wrap(fault.NotFound, fs.ErrNotExist, "there is nothing of that name"))
+	if path == "" || len(w.names) > 0 {
+		return w.names, nil
 	}
-	return w.names, nil
+	_, err := s.keeper.vault.Get(ctx, s.owner, key) // a file: nothing is below it
+	return nil, s.explain("list", path, err)
 }
 
 // walk collects the names of a listing.
 type walk struct {
 	path      string
 	recursive bool
-	found     bool // there is a file of this path, or something below it
 	names     []string
 	seen      map[string]bool
 }
@@ -57,7 +54,6 @@ func (w *walk) add(key string) {
 	if !ok {
 		return
 	}
-	w.found = true
 	rest := name
 	if w.path != "" {
 		if rest, ok = strings.CutPrefix(name, w.path+"/"); !ok {

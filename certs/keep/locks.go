@@ -11,7 +11,7 @@ import (
 	"github.com/polygate/polygate/internal/vault"
 )
 
-// unlockTimeout bounds how long it is tried to give a lock back; if that fails it ends with the replica's session.
+// unlockTimeout bounds how long a caller waits for a lock to be given back.
 const unlockTimeout = 10 * time.Second
 
 // Lock implements certmagic.Locker: it waits until no replica, this one included, holds the owner's lock of this name.
@@ -43,7 +43,7 @@ func (s *Storage) TryLock(ctx context.Context, name string) (bool, error) {
 }
 
 // Unlock implements certmagic.Locker. The end of ctx does not keep a lock from being given back. A lock that was lost is no
-// error; one that was not taken through this view is.
+// error; one that was not taken through this view is. After any other error the vault goes on trying.
 func (s *Storage) Unlock(ctx context.Context, name string) error {
 	l, ok := s.drop(name)
 	if !ok {
@@ -52,7 +52,6 @@ func (s *Storage) Unlock(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()
 	if err := s.keeper.vault.Unlock(ctx, l); err != nil {
-		s.hold(name, l)
 		return fmt.Errorf("unlock %q of %s: %w", name, s.owner.Segment(), err)
 	}
 	return nil

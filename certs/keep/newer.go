@@ -32,6 +32,9 @@ func merge(object []byte, fields map[string]json.RawMessage) ([]byte, error) {
 	if err != nil || len(fields) == 0 {
 		return object, err
 	}
+	if string(object) == "{}" {
+		return b, nil
+	}
 	out := append(slices.Clone(object[:len(object)-1]), ',')
 	return append(out, b[1:]...), nil
 }
