@@ -25,9 +25,9 @@ import (
 const (
 	defaultRequestTime = 30 * time.Second
 	defaultOrderTime   = 10 * time.Minute
-	maxNames           = 100             // of one order: what public authorities take
-	maxBody            = 1 << 20         // bytes of one answer
-	maxChain           = 64 << 10        // bytes of a certificate chain: what the keeper takes too
+	maxNames           = 100              // of one order: what public authorities take
+	maxBody            = 1 << 20          // bytes of one answer
+	maxChain           = 64 << 10         // bytes of a certificate chain: what the keeper takes too
 	cleanUpTime        = 15 * time.Second // for taking one challenge back, whatever became of the order
 )
 
@@ -59,7 +59,7 @@ type Config struct {
 // and is safe for concurrent use.
 type Engine struct {
 	cfg Config
-	dns *dnsSolver // nil = no dns-01
+	dns *certmagic.DNS01Solver // nil = no dns-01
 }
 
 // New returns an engine, or says which of the settings is wrong.
