@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/egress"
 	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/hostproof"
 	"github.com/polygate/polygate/internal/openapi"
 	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/seal"
@@ -88,12 +88,14 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openRegistry,
 		d.openAudit, // before anything that records
 		d.openTracing,
-		d.openCerts,
+		d.openEgress,
+		d.openCerts,    // hosts have certificates before the front serves; none is ordered yet
 		d.openIdentity, // the gateways and the front ask it
 		d.openGateways,
 		d.openFront,     // follows the index from here on, and serves nothing yet
 		d.openTenants,   // before the front serves: the first request finds its tenant
 		d.serve,         // last to serve, first to stop
+		d.runCerts,      // challenges of ACME are answered from here on
 		d.openTelemetry, // after the front, so that "ready" is the truth
 		d.welcome,
 	} {
@@ -188,32 +190,6 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	return d.checkKEK(ctx)
 }
 
-func (d *daemon) openCerts(ctx context.Context) (err error) {
-	d.certs, err = certs.New(certs.Config{
-		Store: d.store.Platform(), Wrapper: d.kek, Known: d.knownHost, ExtraHosts: d.cfg.SharedHosts, LeafLife: d.cfg.Certificates.LeafLife,
-		Resident: d.cfg.Limits.ResidentCertificates, AdminHosts: d.cfg.Admin.Hosts,
-	})
-	if err != nil {
-		return err
-	}
-	if err := d.certs.Open(ctx); err != nil {
-		return err
-	}
-	if err := writeFile(d.caFile(), string(d.certs.RootPEM())); err != nil {
-		return fmt.Errorf("cannot write %s: %w: make its folder writable", d.caFile(), cause(err))
-	}
-	return nil
-}
-
-// caFile is where the local authority's certificate lies, for clients to trust.
-func (d *daemon) caFile() string { return filepath.Join(d.cfg.DataDir, "ca.pem") }
-
-// knownHost says whether a host is a tenant's.
-func (d *daemon) knownHost(host string) bool {
-	_, ok := d.store.Index().ByHost(host)
-	return ok
-}
-
 func (d *daemon) openGateways(ctx context.Context) (err error) {
 	d.gatherer = prometheus.NewRegistry()
 	d.gatherer.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -233,13 +209,14 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
 		Audit: auditLog{d.records, d.drain}, OpenAPI: openapi.Tenant(),
+		Certificates: d.certs, HostProof: hostproof.New(d.cfg.Certificates.Resolvers).Check, ReservedHost: d.reservedHost, BaseDomain: d.cfg.BaseDomain,
 	})
 	if err != nil {
 		return err
 	}
 	d.metrics.Observe(telemetry.Sources{
 		Tenants: d.store.Index().Len, Claims: func() int { return d.mux.Stats().Open },
-		AuditDropped: d.buffer.Dropped, AuditWritten: d.drain.Written, AuditLag: d.drain.Lag, Certificates: d.certs.Len,
+		AuditDropped: d.buffer.Dropped, AuditWritten: d.drain.Written, AuditLag: d.drain.Lag, Certificates: d.certs.Len, Expiries: d.certs.Expiries,
 		Guards:      func() int { return d.guards.Stats().Guards },
 		CallerBytes: func() int64 { return d.guards.Stats().TableBytes }, LentRequests: func() int64 { return d.guards.Stats().LentRequests },
 		LentStreams: func() int64 { return d.guards.Stats().LentStreams },
@@ -271,7 +248,8 @@ func (d *daemon) openFront(context.Context) error {
 	d.parts.onStop("upstream connections", func() error { engine.Close(); return nil })
 	d.front, err = proxy.New(proxy.Config{
 		Public: d.listen.public, Plain: d.listen.plain, SharedHosts: d.cfg.SharedHosts,
-		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs,
+		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs, Challenge: d.certs.Challenge(), MinVersion: tlsVersion(d.cfg.TLS.MinVersion),
+		ClientCertificates: d.certs, Passthrough: d.passthrough(),
 		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log, Tracer: d.tracer,
 		Authenticator: d.authn, Records: d.store, BaseDomain: d.cfg.BaseDomain, Used: d.uses.mark,
 		Limits: proxy.Limits{
@@ -300,6 +278,7 @@ func (d *daemon) serve(ctx context.Context) error {
 // tenantChanged follows a change of a routing record through the parts that hold something of the tenant: requests in
 // flight, its gateway, its guard and its metrics. e is nil when the tenant is gone.
 func (d *daemon) tenantChanged(id tenant.ID, e *tenant.Entry) {
+	d.certs.TenantChanged(id, e)
 	d.authn.Changed(id, e)
 	d.guards.Changed(id, e)
 	d.front.Revalidate(id, e)

@@ -18,9 +18,15 @@ import (
 	"github.com/polygate/polygate/vgw"
 )
 
+// openEgress makes what connects to addresses that others name, and what opens their sealed secrets.
+func (d *daemon) openEgress(context.Context) (err error) {
+	d.dial = egress.New(egress.Config{Allow: d.cfg.Egress.Allow, Timeout: d.cfg.Limits.DialTimeout})
+	d.secrets, err = authn.NewSecrets(d.secret)
+	return err
+}
+
 // openIdentity makes what says who asks, and what tenants' policies say of it.
 func (d *daemon) openIdentity(ctx context.Context) (err error) {
-	d.dial = egress.New(egress.Config{Allow: d.cfg.Egress.Allow, Timeout: d.cfg.Limits.DialTimeout})
 	reviewer, err := d.openReviewer()
 	if err != nil {
 		return err
@@ -33,9 +39,6 @@ func (d *daemon) openIdentity(ctx context.Context) (err error) {
 		return err
 	}
 	d.parts.onStop("authenticators", func() error { d.authn.Close(); return nil })
-	if d.secrets, err = authn.NewSecrets(d.secret); err != nil {
-		return err
-	}
 	d.policies = policy.NewLibrary(d.cfg.Policy.Limits())
 	d.uses = &lastUses{store: d.store, log: d.log.With("part", "last uses")}
 	d.parts.start(ctx, "last uses", d.uses.run)

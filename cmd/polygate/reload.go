@@ -50,6 +50,7 @@ func (d *daemon) openTenants(ctx context.Context) error {
 	r := &reloader{
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
 		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, secrets: d.secrets, watch: w,
+		certs: d.certs, taken: make(map[tenant.Scope]stamps),
 	}
 	d.declared, d.stateDeclared = r.declares, r.declaresState
 	d.parts.start(ctx, "file watch", w.run)
@@ -72,6 +73,8 @@ type reloader struct {
 	secret  []byte
 	secrets *authn.Secrets // seals the client secrets of authenticators
 	watch   *watcher
+	certs   importer
+	taken   map[tenant.Scope]stamps            // of the certificate files that were taken in, by tenant
 	sound   map[string]bool                    // digests of policies that compiled, of the load before
 	known   stamps                             // of the files that were read last
 	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare, and whether with a state
@@ -154,8 +157,9 @@ func (r *reloader) tell(err error, failure string) {
 // carryOut applies what the files declare. A tenant that cannot be changed is passed over, and the error is then an
 // incomplete one; without the registry nothing can be, and it ends at once.
 func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
+	var refused []error
 	if err := r.watch.follow(want.Files); err != nil {
-		return err
+		refused = append(refused, err) // a folder of certificates, of some tenant: all others were read from
 	}
 	ids := make(map[tenant.ID]bool, len(want.List))
 	for i := range want.List {
@@ -168,7 +172,6 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 		return err
 	}
 	defer visit.Leave()
-	var refused []error
 	for _, clash := range clashes {
 		refused = append(refused, clash)
 	}
@@ -190,7 +193,7 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 		}
 		refused = append(refused, err)
 	}
-	for _, apply := range []func(context.Context, *guard.Visit, *config.Tenants) error{r.applyCatalogs, r.applyPolicies} {
+	for _, apply := range []func(context.Context, *guard.Visit, *config.Tenants) error{r.applyCatalogs, r.applyPolicies, r.applyCertificates} {
 		if err := apply(ctx, visit, want); broken(ctx, err) {
 			return err
 		} else if err != nil {

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/polygate/polygate/internal/audit"
+	"github.com/polygate/polygate/internal/authz"
+	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
+)
+
+// fileLook is how often the platform's certificate files are looked at.
+const fileLook = 2 * time.Second
+
+// importer takes certificates that somebody else made.
+type importer interface {
+	ImportFile(ctx context.Context, e *tenant.Entry, chain, key []byte, entry audit.Entry) (hosts []string, err error)
+}
+
+// platformFiles takes in the certificates of the platform's own hosts whenever another tool renews their files.
+type platformFiles struct {
+	files []config.CertificateFile
+	certs importer
+	entry func(e *tenant.Entry, a authz.Action, resource, outcome string) (audit.Entry, error)
+	log   *slog.Logger
+
+	known stamps // of the files as they were taken in last
+	taken string // digest of what was
+}
+
+// run looks at the files until ctx ends. What is wrong with one is logged once for each change, and the certificate that was
+// taken in before stays.
+func (w *platformFiles) run(ctx context.Context) error {
+	tick := time.NewTicker(fileLook)
+	defer tick.Stop()
+	for {
+		w.look(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (w *platformFiles) look(ctx context.Context) {
+	if w.known != nil && !w.known.changed() {
+		return
+	}
+	paths := pathsOf(w.files)
+	before := stamps{}.of(paths).now().of(paths)
+	pairs, digest, wrong := config.ReadCertificates(w.files)
+	for _, err := range wrong {
+		w.log.Error("a certificate file is not taken in", "error", err.Error())
+	}
+	if digest != w.taken && !w.take(ctx, pairs) {
+		return // the registry is away: again soon
+	}
+	w.known, w.taken = before, digest
+}
+
+// take reports false where it is worth trying again without a change of the files.
+func (w *platformFiles) take(ctx context.Context, pairs []config.CertificatePair) bool {
+	for _, p := range pairs {
+		entry, err := w.entry(nil, authz.CertificateUpdate, "certificate", audit.OutcomeOK)
+		if err == nil {
+			var hosts []string
+			if hosts, err = w.certs.ImportFile(ctx, nil, p.Chain, p.Key, entry); err == nil {
+				w.log.Info("certificate taken in", "file", p.File.Cert, "hosts", hosts)
+				continue
+			}
+		}
+		if broken(ctx, err) {
+			return false
+		}
+		w.log.Error("a certificate file is not taken in: the one before stays", "error", p.Wrong(err).Error())
+	}
+	return true
+}
+
+func pathsOf(files []config.CertificateFile) []string {
+	var list []string
+	for _, f := range files {
+		list = append(list, f.Cert, f.Key)
+	}
+	return list
+}
+
+// applyCertificates takes in the certificate files of each tenant whose files are others than before. One that is broken is its
+// tenant's affair: what was taken in before stays, and it is tried again at the next change.
+func (r *reloader) applyCertificates(ctx context.Context, visit *guard.Visit, want *config.Tenants) error {
+	var errs []error
+	for i := range want.List {
+		t := &want.List[i]
+		e, ok := r.store.Index().ByID(t.Record.ID)
+		if !ok || e.Record.Source != tenant.SourceFile {
+			continue
+		}
+		if err := r.applyFiles(ctx, visit, e, t.CertificateFiles); err != nil {
+			if broken(ctx, err) {
+				return err
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *reloader) applyFiles(ctx context.Context, visit *guard.Visit, e *tenant.Entry, files []config.CertificateFile) error {
+	paths := pathsOf(files)
+	before := stamps{}.of(paths).now().of(paths)
+	was := ""
+	if e.Record.Certificates != nil {
+		was = e.Record.Certificates.Digest
+	}
+	if seen, ok := r.taken[e.Scope]; ok && was != "" && len(seen) == len(before) && !seen.changed() {
+		return nil // with thousands of tenants, most reloads are about none of these files
+	}
+	pairs, digest, wrong := config.ReadCertificates(files)
+	if digest == was {
+		r.taken[e.Scope] = before
+		return nil
+	}
+	var errs []error
+	for _, err := range wrong {
+		errs = append(errs, err)
+	}
+	for _, p := range pairs {
+		if err := r.takeFile(ctx, visit, e, p); err != nil {
+			if broken(ctx, err) {
+				return err
+			}
+			errs = append(errs, p.Wrong(err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...) // the digest stays: tried again
+	}
+	if digest == "" {
+		r.log.Warn("certificates: the files of the tenant are declared no more: what was taken in from them stays until it ends, or is removed with polygate cert remove", "tenant", string(e.Record.ID))
+	}
+	err := r.apply(ctx, visit, config.Change{Kind: config.Update, ID: e.Record.ID, Edit: func(rec *tenant.Record) error {
+		if rec.Certificates == nil {
+			rec.Certificates = new(tenant.Certificates)
+		}
+		rec.Certificates.Digest = digest
+		return nil
+	}})
+	if err == nil {
+		r.taken[e.Scope] = before
+	}
+	return err
+}
+
+func (r *reloader) takeFile(ctx context.Context, visit *guard.Visit, e *tenant.Entry, p config.CertificatePair) error {
+	permit, err := visit.Admit(guard.Effect{Action: authz.CertificateUpdate, Resource: "certificate", Subject: e.Scope})
+	if err != nil {
+		return err
+	}
+	hosts, err := r.certs.ImportFile(ctx, e, p.Chain, p.Key, permit.Entry(audit.OutcomeOK))
+	if err = permit.Settle(err); err != nil {
+		return err
+	}
+	slices.Sort(hosts)
+	r.log.Info("applied", "change", "certificate", "tenant", string(e.Record.ID), "hosts", hosts)
+	return nil
+}
