@@ -49,11 +49,11 @@ func (f *flight) serve() error {
 	if err != nil {
 		return err
 	}
-	if err := f.judgeConnection(in.host); err != nil {
-		return f.refuse(err)
-	}
 	f.place, err = resolve(f.directory, f.s.cfg.shared(in.host), in)
 	if err != nil {
+		return f.refuse(err)
+	}
+	if err := f.judgeConnection(in.host); err != nil {
 		return f.refuse(err)
 	}
 	if done, err := f.serveOpen(); done || err != nil {

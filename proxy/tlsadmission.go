@@ -180,9 +180,13 @@ func (s *Server) watchAdmissions(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		for _, id := range s.admissions.tenants() {
-			e, _ := s.cfg.Directory.ByID(id)
-			s.Revalidate(id, e)
-		}
+		s.checkAdmissions()
+	}
+}
+
+func (s *Server) checkAdmissions() {
+	for _, id := range s.admissions.tenants() {
+		e, _ := s.cfg.Directory.ByID(id)
+		s.Revalidate(id, e)
 	}
 }
