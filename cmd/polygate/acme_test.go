@@ -263,7 +263,7 @@ func (a *acmeGateway) traffic(host string) (end func() (n, bad int)) {
 	var done sync.WaitGroup
 	done.Go(func() {
 		for ctx.Err() == nil {
-			if got := do(c, "GET", "https://"+net.JoinHostPort(host, port(a.public))+"/healthz", nil); got.Status != 200 {
+			if got := do(c, "GET", "https://"+net.JoinHostPort(host, portText(a.public))+"/healthz", nil); got.Status != 200 {
 				bad++
 			}
 			n++
@@ -274,7 +274,7 @@ func (a *acmeGateway) traffic(host string) (end func() (n, bad int)) {
 	return func() (int, int) { cancel(); done.Wait(); return n, bad }
 }
 
-func port(addr string) string {
+func portText(addr string) string {
 	_, p, _ := net.SplitHostPort(addr)
 	return p
 }
@@ -401,7 +401,7 @@ func TestHostProof(t *testing.T) {
 	keys := map[string]string{"t0": a.key("t0"), "t1": a.key("t1")}
 	c := a.client()
 	tenantAPI := func(id, method, path string, body any) answer {
-		return do(c, method, "https://"+net.JoinHostPort("localhost", port(a.public))+"/tenant/"+id+"/api/v1"+path, body,
+		return do(c, method, "https://"+net.JoinHostPort("localhost", portText(a.public))+"/tenant/"+id+"/api/v1"+path, body,
 			append(bearer(keys[id]), "Host", "gw.test")...)
 	}
 	ask := func(id string) (token string) {
@@ -484,7 +484,7 @@ func startEtcd(t *testing.T) string {
 func (a *acmeGateway) replica(name, etcd string) *acmeGateway {
 	a.t.Helper()
 	g := newGateway(a.t, "tenants: []\n")
-	g.public, g.plain = "127.0.0.2:"+port(a.public), "127.0.0.2:"+port(a.plain)
+	g.public, g.plain = "127.0.0.2:"+portText(a.public), "127.0.0.2:"+portText(a.plain)
 	b := &acmeGateway{gateway: g, acme: a.acme, roots: a.roots}
 	tenants, err := os.ReadFile(filepath.Join(a.dir, "tenants.yaml"))
 	if err != nil {

@@ -136,7 +136,7 @@ func splicedClient(t *testing.T, ca *testCA, certs ...tls.Certificate) *http.Cli
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: ca.pool(), Certificates: certs, MinVersion: tls.VersionTLS12},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+port(addr))
+			return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+portText(addr))
 		},
 		DisableKeepAlives: true,
 	}
@@ -164,7 +164,7 @@ tenants:
 	g := newGateway(t, fmt.Sprintf(file, mutual, behind, ""))
 	g.edit("polygate.yaml", func(s string) string { return s + "passthrough: {max_drain: 3s}\n" })
 	g.start()
-	at := func(host string) string { return "https://" + host + ":" + port(g.public) }
+	at := func(host string) string { return "https://" + host + ":" + portText(g.public) }
 
 	alice := splicedClient(t, ca, users.client("alice"))
 	for _, host := range []string{"mutual.localhost", "MuTuAl.localhost", "mcp.example.org"} {
@@ -301,7 +301,7 @@ tenants:
 		{"wrong-name", "", 502},
 		{"without", "", 502},
 	} {
-		got := do(c, "GET", "https://"+want.host+".localhost:"+port(g.public)+"/", nil)
+		got := do(c, "GET", "https://"+want.host+".localhost:"+portText(g.public)+"/", nil)
 		if got.Status != want.status || !strings.Contains(string(got.Body), want.says) {
 			t.Errorf("%s: %d %s %v, want %d %q", want.host, got.Status, got.Body, got.Err, want.status, want.says)
 		}
