@@ -1,9 +1,10 @@
 package keep_test
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/polygate/polygate/certs/keep/keeptest"
 	"github.com/polygate/polygate/internal/seal"
-	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/internal/vault"
 	"github.com/polygate/polygate/registry"
 	"github.com/polygate/polygate/registry/etcd"
@@ -79,11 +79,60 @@ func kek(t testing.TB) *seal.KEK {
 	return k
 }
 
+// stoppable is a backend whose callers stand still for a while and then go on, as a process does between SIGSTOP and SIGCONT.
+type stoppable struct {
+	registrytest.Backend
+	mu   sync.Mutex    // guards gate
+	gate chan struct{} // nil = open
+}
+
+func (s *stoppable) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = make(chan struct{})
+}
+
+func (s *stoppable) goOn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.gate)
+	s.gate = nil
+}
+
+func (s *stoppable) pass() {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+}
+
+func (s *stoppable) Range(ctx context.Context, q registry.Range) (*registry.RangeResult, error) {
+	s.pass()
+	return s.Backend.Range(ctx, q)
+}
+
+func (s *stoppable) Txn(ctx context.Context, t *registry.Txn) (*registry.TxnResult, error) {
+	s.pass()
+	return s.Backend.Txn(ctx, t)
+}
+
+func (s *stoppable) Grant(ctx context.Context, ttl time.Duration) (registry.LeaseID, time.Duration, error) {
+	s.pass()
+	return s.Backend.Grant(ctx, ttl)
+}
+
+func (s *stoppable) KeepAlive(ctx context.Context, id registry.LeaseID) (time.Duration, error) {
+	s.pass()
+	return s.Backend.KeepAlive(ctx, id)
+}
+
 // world starts two replicas, the first of which can be stopped.
 func world(t testing.TB, b registrytest.Backend) *keeptest.World {
 	t.Helper()
-	faulty := &registrytest.Faulty{Backend: b}
-	one := registrytest.Start(t, faulty, "one", registrytest.TTL(time.Second))
+	stopped := &stoppable{Backend: b}
+	one := registrytest.Start(t, stopped, "one", registrytest.TTL(time.Second))
 	two := registrytest.Start(t, b, "two", registrytest.TTL(10*time.Second))
 	w := &keeptest.World{
 		A: one.Vault(), B: two.Vault(), KEK: kek(t), Other: kek(t),
@@ -91,9 +140,9 @@ func world(t testing.TB, b registrytest.Backend) *keeptest.World {
 		T10: vault.Of(registrytest.Create(t, two, "t10").Scope),
 		Raw: func() [][]byte { return values(t, b) },
 	}
-	w.Pause = func() { faulty.Hang(true) }
+	w.Pause = func() { stopped.stop() }
 	w.Resume = func() {
-		faulty.Hang(false)
+		stopped.goOn()
 		registrytest.Eventually(t, "the stopped replica writes again", func() bool {
 			_, err := w.A.Commit(t.Context(), vault.Owner{}, vault.Batch{Puts: []vault.Put{{Key: "resumed", Value: []byte("x")}}})
 			return err == nil
@@ -106,13 +155,13 @@ func world(t testing.TB, b registrytest.Backend) *keeptest.World {
 		return vault.Of(registrytest.Create(t, two, "t1").Scope)
 	}
 	w.Audits = func() (actions []string) {
-		for _, kv := range registrytest.Dump(t, b) {
-			var e struct {
-				Tenant tenant.ID `json:"tenant"`
-				Action string    `json:"action"`
-			}
-			if json.Unmarshal(kv.Value, &e) == nil && e.Tenant == "t1" {
-				actions = append(actions, e.Action)
+		pending, err := two.Outbox().Pending(t.Context(), 100)
+		if err != nil {
+			t.Fatalf("Pending: %v", err)
+		}
+		for _, p := range pending {
+			if p.Entry.Tenant == "t1" {
+				actions = append(actions, p.Entry.Action)
 			}
 		}
 		return actions

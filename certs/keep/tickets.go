@@ -36,9 +36,9 @@ type ticketKey struct {
 // TicketKeys returns the platform's session ticket keys at a time: the first encrypts, all of them decrypt. They are the same
 // for all replicas whose clocks agree, and a key is stored a rotation (after a standstill of the platform an eighth of one)
 // before anybody encrypts with it: if every replica asks at least each rotate/16, and when IsTickets says so, and clocks differ
-// by no more than that, no replica meets a ticket that it cannot open. A replica with a clock that is further off takes part
-// with keys of its own, that all others can open; it does not hold up their rotation. When it fails, go on with the keys there
-// are: nothing is made anew over keys that do not open.
+// by no more than that, no replica meets a ticket that it cannot open. A replica whose clock is off by more than two rotations
+// makes keys of its own beside those of the others, which costs some resumptions, and does not hold up their rotation. When
+// this fails, go on with the keys there are: nothing is made anew over keys that do not open.
 func (k *Keeper) TicketKeys(ctx context.Context, now time.Time, rotate time.Duration) ([][32]byte, error) {
 	if rotate < time.Second {
 		return nil, fault.New(fault.Invalid, "a rotation of session ticket keys each %s: at least 1s is needed", rotate)
@@ -88,7 +88,7 @@ func (r ring) rotated(now time.Time, rotate time.Duration, make func() []byte) (
 		add(from)
 	}
 	changed = len(keys) != len(r.Keys)
-	// By age of making, not by From: keys of a replica whose clock is wrong must not push out those in use.
+	// By age of making, not by From: keys of a replica whose clock is ahead must not push out those of all others.
 	keys = keys[max(0, len(keys)-MaxTicketKeys):]
 	return ring{V: max(r.V, version), Keys: keys, unknown: r.unknown}, changed
 }
