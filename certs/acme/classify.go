@@ -19,15 +19,15 @@ func (c *call) classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	var own *Error
+	if !errors.As(err, &own) {
+		own = &Error{Err: err} // said by others: it is the cause
+	}
 	e := c.sort(ctx, err)
+	if e.Err = nil; own.Err != nil {
+		e.Err = &cause{text: c.clean(own.Err.Error()), err: own.Err}
+	}
 	e.Detail = c.clean(e.Detail)
-	inner := err
-	if e.Err != nil {
-		inner = e.Err
-	}
-	if inner != error(e) {
-		e.Err = &cause{text: c.clean(inner.Error()), err: inner}
-	}
 	return e
 }
 

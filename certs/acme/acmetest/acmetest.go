@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -172,19 +173,26 @@ func (s *Server) get(path string) []byte {
 	return body
 }
 
-// FreePorts returns n ports of 127.0.0.1 that nobody listens on just now.
+// FreePorts returns n ports of 127.0.0.1 that nobody listens on just now. They lie below those that outgoing connections
+// get, else one of these would take a port between here and the start of the program that is to listen there.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
+	const low, high = 16000, 32000
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		if len(ports) == n {
+			return ports
+		}
+		port := low + mathrand.IntN(high-low)
+		l, err := net.Listen("tcp", loopback(port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close() // all at once, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
-	return ports
+	t.Fatal("acmetest: no free ports")
+	return nil
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
