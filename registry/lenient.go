@@ -24,11 +24,33 @@ func readRecord(b []byte) (*tenant.Record, error) {
 			return nil, err
 		}
 	}
-	known := (r.State == tenant.StateActive || r.State == tenant.StateSuspended) && (r.Mode == tenant.ModeVirtual || r.Mode == tenant.ModeDedicated)
-	if !known {
+	if !understood(r) {
 		r.State, r.SuspendReason = tenant.StateSuspended, reasonNewer
 	}
 	return r, nil
+}
+
+// understood says whether this build knows the words that say whether and how a tenant is served, and what its handshakes
+// demand.
+func understood(r *tenant.Record) bool {
+	switch r.State {
+	case tenant.StateActive, tenant.StateSuspended:
+	default:
+		return false
+	}
+	switch r.Mode {
+	case tenant.ModeVirtual, tenant.ModeDedicated, tenant.ModePassthrough:
+	default:
+		return false
+	}
+	if r.TLS != nil {
+		switch r.TLS.MinVersion {
+		case "", "1.2", "1.3":
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // readUnknownRoles decodes a record that could not be decoded because of why, with roles that it may not know. It costs

@@ -437,7 +437,7 @@ func testNewerWords(t *testing.T, b Backend) {
 		t.Errorf("a role that is not known cannot be replaced: %v", err)
 	}
 
-	for field, word := range map[string]string{"state": "frozen", "mode": "mirrored"} {
+	for field, word := range map[string]any{"state": "frozen", "mode": "mirrored", "tls": map[string]any{"min_version": "1.4"}} {
 		was := next[field]
 		next[field] = word
 		put()
