@@ -1,4 +1,4 @@
-// Package admin is the operators' listener: tenants, their API keys and members over HTTPS, for platform operators and
+// Package admin is the operators' listener: tenants, their API keys, members and certificates over HTTPS, for platform operators and
 // auditors. Who they are, a token or their issuer says; being one, they are members of no tenant. It decides nothing about
 // tenants' traffic and keeps no state: every change is one transaction of the registry together with its
 // audit record, and every answer is made from the index. It is a separate listener, so that nothing of it can be
@@ -119,6 +119,14 @@ type Config struct {
 	// Ceilings are quotas that no tenant may be given more than; a zero field is none. A quota above is refused, not cut: who
 	// asks for it should know. Ceilings bind where quotas are enforced too, so one that is lowered needs no change here.
 	Ceilings tenant.Quotas
+
+	// BaseDomain is that of tenants' own hosts, which are listed with the others. Optional: without it, they are not.
+	BaseDomain string
+	// Seal seals a secret of a tenant for its record: the same again gives the same text. Optional: without it, tenants cannot be
+	// given secrets here.
+	Seal func(id tenant.ID, name, plain string) (string, error)
+	// Certificates keeps the certificates of hosts. Optional: without it, they cannot be seen or changed here (503).
+	Certificates Certificates
 
 	KeyUse  KeyUse // optional: without it, keys are listed without last_used
 	Audits  Audits // optional: without it, GET /api/v1/audit is 404

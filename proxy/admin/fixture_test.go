@@ -40,6 +40,7 @@ type fixture struct {
 	log     *syncBuffer
 	records *recorder
 	servers *counts
+	certs   *certKeeper
 }
 
 // store is what the fixture needs of a registry.
@@ -53,6 +54,7 @@ type store interface {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{t: t, store: newStore(t), log: &syncBuffer{}, records: &recorder{}, servers: &counts{n: map[tenant.ID]int{}}}
+	f.certs = &certKeeper{kept: map[string]tenant.Certificate{}}
 	cfg := f.config()
 	s, err := admin.New(cfg)
 	if err != nil {
@@ -69,6 +71,7 @@ func (f *fixture) config() admin.Config {
 		Token:          func() tenant.Hash { return tenant.HashKey(token) },
 		Hosts:          []string{"admin.localhost", "127.0.0.1"},
 		Tenants:        f.store, Index: f.store, Heads: f.store, Counts: f.servers,
+		BaseDomain: "localhost", Seal: sealing, Certificates: f.certs,
 		Guards: guard.NewSet(guard.Config{Recorder: f.records, Replica: "r1"}),
 		Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
 	}

@@ -100,6 +100,9 @@ func (s *Server) refuse(c *call, op *Route) error {
 		return nil
 	}
 	effect := guard.Effect{Action: op.Action, Resource: "tenant"}
+	if strings.HasPrefix(op.Pattern, platformCertificates) {
+		effect.Resource = "certificate"
+	}
 	if id, err := tenant.ParseID(c.args["id"]); err == nil {
 		effect.Resource += "/" + string(id)
 		if e, ok := s.cfg.Index.ByID(id); ok {

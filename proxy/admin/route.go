@@ -13,6 +13,9 @@ import (
 // healthPath answers without a token: it says that the listener is up and nothing else.
 const healthPath = "/healthz"
 
+// platformCertificates is where the certificates of the platform's own hosts are.
+const platformCertificates = "/api/v1/certificates"
+
 // Route is one operation of the surface. Routes are data, so that tests and documents are made from them.
 type Route struct {
 	Method  string
@@ -33,7 +36,7 @@ func (s *Server) table() []Route {
 		keys    = one + "/keys"
 		members = one + "/members"
 	)
-	return []Route{
+	return slices.Concat([]Route{
 		{http.MethodGet, healthPath, "", "whether the listener is up", func(*call) (*answer, error) { return nil, notFound() }},
 		{http.MethodGet, tenants, authz.TenantList, "list tenants", s.listTenants},
 		{http.MethodPost, tenants, authz.TenantCreate, "create a tenant", s.createTenant},
@@ -55,6 +58,20 @@ func (s *Server) table() []Route {
 		{http.MethodGet, "/api/v1/audit", authz.AuditRead, "query the platform's own audit records", s.auditQuery},
 		{http.MethodGet, "/api/v1/openapi.json", authz.OpenAPIRead, "read the description of this API", s.openAPI},
 		{http.MethodGet, "/api/v1/audit/heads", authz.AuditRead, "read the anchored heads of all audit chains", s.auditHeads},
+		{http.MethodGet, one + "/hosts", authz.HostList, "list a tenant's hosts, and those that it asked for", s.listHosts},
+	}, s.certificateRoutes(one+"/certificates", "a tenant's certificate"), s.certificateRoutes(platformCertificates, "a certificate of the platform's own"))
+}
+
+// certificateRoutes are the same for those of a tenant and the platform's own.
+func (s *Server) certificateRoutes(all, what string) []Route {
+	one := all + "/{host}"
+	return []Route{
+		{http.MethodGet, all, authz.CertificateList, "list " + what + " of each host, without keys", s.listCertificates},
+		{http.MethodGet, one, authz.CertificateRead, "read " + what + ", with its chain", s.getCertificate},
+		{http.MethodPut, one, authz.CertificateUpdate, "provide " + what + " with its key", s.putCertificate},
+		{http.MethodDelete, one, authz.CertificateDelete, "take back " + what + " that is stored", s.deleteCertificate},
+		{http.MethodPost, one + "/renew", authz.CertificateRenew, "have " + what + " ordered anew", s.renewCertificate},
+		{http.MethodPost, one + "/revoke", authz.CertificateRevoke, "revoke " + what + ", which is not served any more", s.revokeCertificate},
 	}
 }
 

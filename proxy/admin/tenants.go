@@ -118,9 +118,19 @@ func shown(status int, e *tenant.Entry) *answer {
 	return &answer{status: status, body: renderTenant(e.Record), etag: e.Record.Revision}
 }
 
+// decodeSpec reads a body that may hold secrets. What is wrong with it is told without its cause, which may quote a value, and
+// would go to the log.
+func decodeSpec(r *http.Request) (spec TenantSpec, err error) {
+	if err = decode(r, &spec, false); err != nil {
+		e := fault.From(err)
+		err = fault.New(e.Kind, "%s", e.Detail)
+	}
+	return spec, err
+}
+
 func (s *Server) createTenant(c *call) (*answer, error) {
-	var spec TenantSpec
-	if err := decode(c.http, &spec, false); err != nil {
+	spec, err := decodeSpec(c.http)
+	if err != nil {
 		return nil, err
 	}
 	id, err := tenant.ParseID(spec.ID)
@@ -130,7 +140,7 @@ func (s *Server) createTenant(c *call) (*answer, error) {
 	r := &tenant.Record{ID: id, State: tenant.StateActive, Source: tenant.SourceAPI}
 	var e *tenant.Entry
 	err = c.change(authz.TenantCreate, "tenant/"+string(id), tenant.Scope{}, func(record audit.Entry) error {
-		if err := cmp.Or(s.checkHosts(spec.Hosts), checkCeilings(spec.Quotas, tenant.Quotas{}, s.cfg.Ceilings), spec.apply(r, s.cfg.Now())); err != nil {
+		if err := cmp.Or(s.checkHosts(spec.Hosts), checkCeilings(spec.Quotas, tenant.Quotas{}, s.cfg.Ceilings), spec.apply(r, s.cfg.Now(), s.cfg.Seal)); err != nil {
 			return err
 		}
 		record.Tenant = id // the tenant has no scope yet; its chain begins with this entry
@@ -160,7 +170,7 @@ func (s *Server) repeated(r *http.Request, spec *TenantSpec, id tenant.ID) *tena
 		return nil
 	}
 	want := e.Record.Clone()
-	if err := spec.apply(want, s.cfg.Now()); err != nil || !sameDeclared(want, e.Record) {
+	if err := spec.apply(want, s.cfg.Now(), s.cfg.Seal); err != nil || !sameDeclared(want, e.Record) {
 		return nil
 	}
 	return e
@@ -170,12 +180,13 @@ func (s *Server) repeated(r *http.Request, spec *TenantSpec, id tenant.ID) *tena
 func sameDeclared(a, b *tenant.Record) bool {
 	return a.DisplayName == b.DisplayName && a.Namespace == b.Namespace && a.State == b.State && a.SuspendReason == b.SuspendReason &&
 		a.Mode == b.Mode && reflect.DeepEqual(a.Dedicated, b.Dedicated) && slices.Equal(a.Hosts, b.Hosts) &&
+		reflect.DeepEqual(a.Passthrough, b.Passthrough) && reflect.DeepEqual(a.TLS, b.TLS) && reflect.DeepEqual(a.Certificates, b.Certificates) &&
 		a.Quotas == b.Quotas && slices.Equal(a.AllowedOrigins, b.AllowedOrigins) && slices.Equal(a.Keys, b.Keys)
 }
 
 func (s *Server) putTenant(c *call) (*answer, error) {
-	var spec TenantSpec
-	if err := decode(c.http, &spec, false); err != nil {
+	spec, err := decodeSpec(c.http)
+	if err != nil {
 		return nil, err
 	}
 	if id := c.args["id"]; spec.ID != "" && spec.ID != id {
@@ -195,7 +206,7 @@ func (s *Server) putTenant(c *call) (*answer, error) {
 			if err := fromFile(r); err != nil {
 				return err
 			}
-			return spec.apply(r, s.cfg.Now())
+			return spec.apply(r, s.cfg.Now(), s.cfg.Seal)
 		})
 	if err != nil {
 		return nil, err
@@ -254,22 +265,18 @@ func (s *Server) checkServers(c *call, quota int) error {
 }
 
 // apply sets what the spec declares in r.
-func (spec *TenantSpec) apply(r *tenant.Record, now time.Time) error {
+func (spec *TenantSpec) apply(r *tenant.Record, now time.Time, seal sealFunc) error {
 	r.DisplayName, r.Namespace, r.Quotas = spec.DisplayName, spec.Namespace, spec.Quotas
 	r.Mode = cmp.Or(spec.Mode, tenant.ModeVirtual)
-	r.Hosts = nil
-	if len(spec.Hosts) > 0 {
-		r.Hosts = slices.Clone(spec.Hosts)
-	}
 	r.AllowedOrigins = nil
 	if len(spec.Origins) > 0 {
 		r.AllowedOrigins = slices.Clone(spec.Origins)
 	}
-	r.Dedicated = nil
-	if spec.Dedicated != nil {
-		d := *spec.Dedicated
-		d.Auth = cmp.Or(d.Auth, tenant.AuthUpstream)
-		r.Dedicated = &d
+	if err := spec.applyHosts(r); err != nil {
+		return err
+	}
+	if err := spec.applyTLS(r, seal); err != nil {
+		return err
 	}
 	if err := spec.applyState(r); err != nil {
 		return err

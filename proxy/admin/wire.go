@@ -27,24 +27,28 @@ const (
 
 // Tenant is a tenant as operators see it.
 type Tenant struct {
-	ID              tenant.ID         `json:"id"`
-	UID             string            `json:"uid"` // tells it from an earlier tenant of the same id
-	DisplayName     string            `json:"display_name,omitempty"`
-	Namespace       string            `json:"namespace,omitempty"`
-	State           tenant.State      `json:"state"`
-	SuspendReason   string            `json:"suspend_reason,omitempty"`
-	Mode            tenant.Mode       `json:"mode"`
-	Dedicated       *tenant.Dedicated `json:"dedicated,omitempty"`
-	Hosts           []string          `json:"hosts"`
-	Quotas          tenant.Quotas     `json:"quotas"`
-	AllowedOrigins  []string          `json:"allowed_origins,omitempty"`
-	Authenticators  []string          `json:"authenticators,omitempty"` // their names, which members are given roles by
-	Source          tenant.Source     `json:"source"`
-	File            string            `json:"file,omitempty"`
-	Keys            []Key             `json:"keys"`
-	Created         time.Time         `json:"created"`
-	Updated         time.Time         `json:"updated"`
-	ResourceVersion string            `json:"resource_version"` // also the ETag
+	ID              tenant.ID            `json:"id"`
+	UID             string               `json:"uid"` // tells it from an earlier tenant of the same id
+	DisplayName     string               `json:"display_name,omitempty"`
+	Namespace       string               `json:"namespace,omitempty"`
+	State           tenant.State         `json:"state"`
+	SuspendReason   string               `json:"suspend_reason,omitempty"`
+	Mode            tenant.Mode          `json:"mode"`
+	Dedicated       *tenant.Dedicated    `json:"dedicated,omitempty"`
+	Passthrough     *tenant.Passthrough  `json:"passthrough,omitempty"`
+	TLS             *tenant.TLS          `json:"tls,omitempty"`
+	Certificates    *CertificateSettings `json:"certificates,omitempty"`
+	Hosts           []string             `json:"hosts"`
+	ProvenHosts     []string             `json:"proven_hosts,omitempty"` // those of hosts that the tenant asked for and proved to own
+	Quotas          tenant.Quotas        `json:"quotas"`
+	AllowedOrigins  []string             `json:"allowed_origins,omitempty"`
+	Authenticators  []string             `json:"authenticators,omitempty"` // their names, which members are given roles by
+	Source          tenant.Source        `json:"source"`
+	File            string               `json:"file,omitempty"`
+	Keys            []Key                `json:"keys"`
+	Created         time.Time            `json:"created"`
+	Updated         time.Time            `json:"updated"`
+	ResourceVersion string               `json:"resource_version"` // also the ETag
 }
 
 // Key is an API key, or a bot's, as operators see it. Key itself is there once, in the answer to its creation.
@@ -134,17 +138,21 @@ type KeyList struct {
 
 // TenantSpec is what a creation or a replacement declares of a tenant. An empty field is the default.
 type TenantSpec struct {
-	ID            string            `json:"id,omitempty"` // in a replacement it may be left out, or must be the path's
-	DisplayName   string            `json:"display_name,omitempty"`
-	Namespace     string            `json:"namespace,omitempty"`
-	State         tenant.State      `json:"state,omitempty"` // default: active; in a replacement: as it is
-	SuspendReason string            `json:"suspend_reason,omitempty"`
-	Mode          tenant.Mode       `json:"mode,omitempty"` // default: virtual
-	Dedicated     *tenant.Dedicated `json:"dedicated,omitempty"`
-	Hosts         []string          `json:"hosts,omitempty"`
-	Quotas        tenant.Quotas     `json:"quotas,omitzero"`
-	Origins       []string          `json:"allowed_origins,omitempty"` // web origins beside its own that may call it from a browser
-	APIKeys       *[]KeySpec        `json:"api_keys,omitempty"`        // nil: the keys stay as they are. Those of bots always do
+	ID            string               `json:"id,omitempty"` // in a replacement it may be left out, or must be the path's
+	DisplayName   string               `json:"display_name,omitempty"`
+	Namespace     string               `json:"namespace,omitempty"`
+	State         tenant.State         `json:"state,omitempty"` // default: active; in a replacement: as it is
+	SuspendReason string               `json:"suspend_reason,omitempty"`
+	Mode          tenant.Mode          `json:"mode,omitempty"` // default: virtual
+	Dedicated     *tenant.Dedicated    `json:"dedicated,omitempty"`
+	Passthrough   *tenant.Passthrough  `json:"passthrough,omitempty"`
+	TLS           *tenant.TLS          `json:"tls,omitempty"`
+	Certificates  *CertificateSettings `json:"certificates,omitempty"`
+	Hosts         []string             `json:"hosts,omitempty"`
+	ProvenHosts   *[]string            `json:"proven_hosts,omitempty"` // nil: they stay, whether hosts names them or not. Else those that it does not name are taken away
+	Quotas        tenant.Quotas        `json:"quotas,omitzero"`
+	Origins       []string             `json:"allowed_origins,omitempty"` // web origins beside its own that may call it from a browser
+	APIKeys       *[]KeySpec           `json:"api_keys,omitempty"`        // nil: the keys stay as they are. Those of bots always do
 }
 
 // KeySpec declares an API key by the hash of it.
@@ -171,7 +179,8 @@ type KeyRequest struct {
 func renderTenant(r *tenant.Record) Tenant {
 	t := Tenant{
 		ID: r.ID, UID: r.UID, DisplayName: r.DisplayName, Namespace: r.Namespace, State: r.State, AllowedOrigins: r.AllowedOrigins,
-		SuspendReason: r.SuspendReason, Mode: r.Mode, Dedicated: r.Dedicated, Hosts: r.Hosts, Quotas: r.Quotas,
+		SuspendReason: r.SuspendReason, Mode: r.Mode, Dedicated: renderDedicated(r.Dedicated), Hosts: r.Hosts, Quotas: r.Quotas,
+		Passthrough: r.Passthrough, TLS: r.TLS, Certificates: renderSettings(r.Certificates), ProvenHosts: r.ProvenHosts,
 		Source: r.Source, File: r.File, Keys: make([]Key, len(r.Keys)), Created: r.Created, Updated: r.Updated,
 		ResourceVersion: strconv.FormatInt(r.Revision, 10),
 	}
