@@ -168,6 +168,11 @@ func (ca *authority) issue(names []string, addrs []netip.Addr, life time.Duratio
 	for _, a := range addrs {
 		template.IPAddresses = append(template.IPAddresses, net.IP(a.AsSlice()))
 	}
+	return ca.finish(template, key)
+}
+
+// finish signs a template for a key. Nothing outlives the authority.
+func (ca *authority) finish(template *x509.Certificate, key *ecdsa.PrivateKey) (*tls.Certificate, error) {
 	if template.NotAfter.After(ca.cert.NotAfter) {
 		template.NotAfter = ca.cert.NotAfter
 	}

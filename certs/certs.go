@@ -1,6 +1,7 @@
-// Package certs answers a TLS handshake with the certificate of the server name that it asks for: from memory, else from the
-// sources in turn, the last of which is the platform's local authority. It gives out nothing for a name that no tenant has.
-// ACME comes through certmagic as one more Source in the same place; who owns which name is decided by the registry's index.
+// Package certs answers a TLS handshake with the certificate of the server name that it asks for: from memory, else from what
+// is kept for all replicas, else from the platform's local authority, and has missing ones ordered meanwhile, never inside a
+// handshake. It gives out nothing for a name that no tenant has. How an ACME server is spoken to is left to package acme, how
+// keys are sealed and kept to package keep, and who owns which name to the registry's index.
 package certs
 
 import (
@@ -8,10 +9,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
-	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
@@ -22,37 +25,45 @@ var (
 	ErrNoName      = errors.New("certs: the handshake names no host (SNI), or an address")
 	ErrUnknownHost = errors.New("certs: no tenant has this host")
 	ErrNotOpen     = errors.New("certs: Open has not succeeded yet")
+	ErrPending     = errors.New("certs: the host has no certificate yet: it is being ordered, see its status")
+	ErrNone        = errors.New("certs: nobody provided a certificate for the host, or it is over: import one")
+	errWildcard    = errors.New("certs: the wildcard certificate cannot be read")
+	ErrNoChallenge = errors.New("certs: no ACME challenge is open for the host")
 )
 
-// ErrNotMine is a Source's answer for a host that it does not serve: the next one is asked.
-var ErrNotMine = errors.New("certs: not a host of this source")
-
-// Source provides the certificates of some hosts, such as those that an ACME account may ask for.
-type Source interface {
-	// Certificate returns a valid certificate for host, which is known and in lower case, or ErrNotMine. It is asked
-	// once for all handshakes that wait, and again when a third of the certificate's life is left. ctx ends with the
-	// time that one handshake may take, not with that handshake.
-	Certificate(ctx context.Context, host string) (*tls.Certificate, error)
-}
-
-// Manager holds the certificates. It is safe for concurrent use and runs nothing of its own.
+// Manager holds the certificates. It is safe for concurrent use, and runs nothing but in Run.
 type Manager struct {
-	cfg   Config
-	extra map[string]bool
-	ca    atomic.Pointer[authority] // nil until Open
-	admin atomic.Pointer[resident]  // certificate of the operators' listener
-	cache *lru.Cache[string, *resident]
-	group singleflight.Group // one issuance per host at a time
+	cfg        Config
+	extra      map[string]bool
+	extraHosts []string
+	wildHost   string                    // *.<base domain>; "" = none
+	ca         atomic.Pointer[authority] // nil until Open
+	admin      atomic.Pointer[resident]  // certificate of the operators' listener
+	cache      *lru.Cache[string, *resident]
+	group      singleflight.Group         // one read or issuance per host at a time
+	issuers    *lru.Cache[string, []byte] // intermediates, which certificates share
+
+	seed     maphash.Seed
+	changes  *[slots]atomic.Uint32 // of records, by the hash of their host
+	wildSlot *atomic.Uint32        // of changes: the wildcard's
+	epoch    atomic.Uint32         // counts times at which anything may have changed
+
+	board      *board
+	seen       *lru.Cache[string, plan] // hosts that were enqueued since their plan changed
+	unsaved    sync.Map                 // host -> pending
+	troubles   *lru.Cache[string, trouble]
+	challenges chan struct{} // bounds answers to challenges in progress
+	clients    *lru.Cache[string, client]
+	ocsp       *http.Client
+	ticketWake chan struct{}
 }
 
-// resident is a certificate in memory.
-type resident struct {
-	cert  *tls.Certificate
-	renew time.Time // from when on a handshake gets a new one
-}
-
-// sourceTimeout bounds what a source may take for one certificate.
-const sourceTimeout = time.Minute
+const (
+	sharedIssuers = 128  // intermediates that are shared
+	maxTroubles   = 1024 // hosts with a trouble that is told of
+	maxSeen       = 16384
+	maxChallenges = 64
+)
 
 // New checks cfg and returns a Manager, which serves once Open has succeeded.
 func New(cfg Config) (*Manager, error) {
@@ -64,9 +75,20 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certs: %w", err)
 	}
-	m := &Manager{cfg: cfg, extra: make(map[string]bool), cache: cache}
+	m := &Manager{
+		cfg: cfg, extra: make(map[string]bool), wildHost: cfg.wildcardHost(), cache: cache, seed: maphash.MakeSeed(), changes: new([slots]atomic.Uint32),
+		board: newBoard(&cfg), challenges: make(chan struct{}, maxChallenges), ocsp: newOCSPClient(&cfg), ticketWake: make(chan struct{}, 1),
+	}
+	m.wildSlot = m.slot(m.wildHost)
+	m.issuers, _ = lru.New[string, []byte](sharedIssuers) // these fail only for a size of 0
+	m.seen, _ = lru.New[string, plan](maxSeen)
+	m.troubles, _ = lru.New[string, trouble](maxTroubles)
+	m.clients, _ = lru.New[string, client](residentClients)
 	for _, h := range cfg.ExtraHosts {
-		m.extra[strings.ToLower(h)] = true
+		if h = strings.ToLower(h); !m.extra[h] {
+			m.extra[h] = true
+			m.extraHosts = append(m.extraHosts, h)
+		}
 	}
 	return m, nil
 }
@@ -82,6 +104,27 @@ func (m *Manager) Open(ctx context.Context) error {
 	return nil
 }
 
+// Run puts the platform's own hosts on the queue, orders and renews what is due, and hands out ticket keys, until ctx ends. It
+// returns when everything that it started has ended.
+func (m *Manager) Run(ctx context.Context) error {
+	var parts sync.WaitGroup
+	if m.cfg.Keeper != nil {
+		for _, host := range m.hostsOf(nil) {
+			m.enqueue(host, nil, m.cfg.planFor(host, nil))
+		}
+		for range kickers {
+			parts.Go(func() { m.kick(ctx) })
+		}
+		parts.Go(func() { m.poll(ctx) })
+		if m.cfg.TicketKeys != nil {
+			parts.Go(func() { m.tickets(ctx) })
+		}
+	}
+	<-ctx.Done()
+	parts.Wait()
+	return nil
+}
+
 // RootPEM returns the certificate of the local authority, for clients to trust; nil before Open.
 func (m *Manager) RootPEM() []byte {
 	ca := m.ca.Load()
@@ -89,105 +132,6 @@ func (m *Manager) RootPEM() []byte {
 		return nil
 	}
 	return ca.pem()
-}
-
-// GetCertificate is for tls.Config. Known is asked first, for what is in memory too: a host that was taken from a tenant
-// ends with the next handshake. An unknown name costs no issuance, or anyone could have the gateway sign without end.
-func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	host := strings.ToLower(hello.ServerName) // DNS names are compared without case (RFC 6066 §3)
-	if host == "" || len(host) > 253 || isAddress(host) {
-		return nil, ErrNoName
-	}
-	if !m.extra[host] && !m.known(host) {
-		m.cache.Remove(host)
-		return nil, ErrUnknownHost
-	}
-	if r, ok := m.cache.Get(host); ok && m.cfg.Now().Before(r.renew) {
-		return r.cert, nil
-	}
-	r, err := m.once(hello, host, func() (*resident, error) { return m.obtain(host) })
-	if err != nil {
-		return nil, err
-	}
-	return r.cert, nil
-}
-
-func (m *Manager) known(host string) bool { _, ok := m.cfg.Lookup(host); return ok }
-
-// isAddress says whether a name is an IP address, which SNI must not hold (RFC 6066 §3): it has a colon, or its last label
-// is a number.
-func isAddress(host string) bool {
-	if strings.Contains(host, ":") {
-		return true
-	}
-	last := host[strings.LastIndexByte(host, '.')+1:]
-	for i := range len(last) {
-		if last[i] < '0' || last[i] > '9' {
-			return false
-		}
-	}
-	return true
-}
-
-// once runs make for all handshakes of one key that wait, and lets each wait only as long as its own context. make runs in a
-// goroutine of its own, where a panic would end the process: it becomes an error.
-func (m *Manager) once(hello *tls.ClientHelloInfo, key string, make func() (*resident, error)) (*resident, error) {
-	ch := m.group.DoChan(key, func() (_ any, err error) {
-		defer func() {
-			if r := recover(); r != nil {
-				err = fmt.Errorf("certs: panic: %v", r)
-			}
-		}()
-		return make()
-	})
-	var gone <-chan struct{}
-	if ctx := hello.Context(); ctx != nil { // nil outside a handshake
-		gone = ctx.Done()
-	}
-	select {
-	case res := <-ch:
-		if res.Err != nil {
-			return nil, res.Err
-		}
-		return res.Val.(*resident), nil
-	case <-gone:
-		return nil, context.Cause(hello.Context())
-	}
-}
-
-// obtain asks the sources for a host's certificate, then the local authority, and keeps what it gets. If a renewal fails
-// while the certificate in memory is still good, that one stays.
-func (m *Manager) obtain(host string) (*resident, error) {
-	old, ok := m.cache.Get(host)
-	if ok && m.cfg.Now().Before(old.renew) {
-		return old, nil // another handshake was quicker
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), sourceTimeout) // not of the handshake: others wait too
-	defer cancel()
-	cert, err := m.ask(ctx, host)
-	if err != nil {
-		if ok && m.cfg.Now().Before(old.cert.Leaf.NotAfter) {
-			return old, nil
-		}
-		return nil, fmt.Errorf("certs: certificate of %s: %w", host, err)
-	}
-	r := newResident(cert)
-	m.cache.Add(host, r)
-	return r, nil
-}
-
-func (m *Manager) ask(ctx context.Context, host string) (*tls.Certificate, error) {
-	for _, s := range []Source{} {
-		cert, err := s.Certificate(ctx, host)
-		if errors.Is(err, ErrNotMine) {
-			continue
-		}
-		if err == nil && cert.Leaf == nil {
-			err = errors.New("the source gave no parsed leaf")
-		}
-		return cert, err
-	}
-	return m.issue([]string{host}, nil)
 }
 
 // issue makes a certificate of the local authority.
@@ -199,24 +143,19 @@ func (m *Manager) issue(names []string, addrs []netip.Addr) (*tls.Certificate, e
 	return ca.issue(names, addrs, m.cfg.LeafLife, m.cfg.Now())
 }
 
-// newResident is renewed when a third of its life is left.
-func newResident(cert *tls.Certificate) *resident {
-	life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-	return &resident{cert: cert, renew: cert.Leaf.NotAfter.Add(-life / 3)}
-}
-
 // AdminCertificate is for the tls.Config of the operators' listener. That is reached under its address as often as by name,
 // so one certificate has all of them, and no server name is asked for.
 func (m *Manager) AdminCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if r := m.admin.Load(); r != nil && m.cfg.Now().Before(r.renew) {
+	if r := m.admin.Load(); r != nil && m.cfg.Now().Before(r.check) {
 		return r.cert, nil
 	}
-	r, err := m.once(hello, "", func() (*resident, error) { // no host is empty
+	r, err := m.once(hello, "", nil, func() (*resident, error) { // no host is empty
 		cert, err := m.issue(m.adminNames())
 		if err != nil {
 			return nil, err
 		}
-		r := newResident(cert)
+		s := ownServed(cert)
+		r := &resident{served: s, check: warnAt(s.notBefore, s.notAfter)}
 		m.admin.Store(r)
 		return r, nil
 	})

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -112,6 +111,16 @@ func (w *world) roots(t testing.TB) *x509.CertPool {
 	return pool
 }
 
+// leafOf parses a certificate's leaf: the manager keeps none.
+func leafOf(t testing.TB, c *tls.Certificate) *x509.Certificate {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(c.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
 func hello(name string) *tls.ClientHelloInfo { return &tls.ClientHelloInfo{ServerName: name} }
 
 func TestLeafVerifies(t *testing.T) {
@@ -123,26 +132,23 @@ func TestLeafVerifies(t *testing.T) {
 			continue
 		}
 		host := strings.ToLower(sni)
-		if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: host}); err != nil {
+		if _, err := leafOf(t, cert).Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: host}); err != nil {
 			t.Errorf("%s: %v", sni, err)
 		}
-		if got := fmt.Sprint(cert.Leaf.DNSNames, cert.Leaf.IPAddresses, cert.Leaf.EmailAddresses, cert.Leaf.URIs); got != fmt.Sprintf("[%s] [] [] []", host) {
+		if got := fmt.Sprint(leafOf(t, cert).DNSNames, leafOf(t, cert).IPAddresses, leafOf(t, cert).EmailAddresses, leafOf(t, cert).URIs); got != fmt.Sprintf("[%s] [] [] []", host) {
 			t.Errorf("%s: the certificate is for %s", sni, got)
 		}
-		if cert.Leaf.IsCA || cert.Leaf.SerialNumber.BitLen() < 64 {
-			t.Errorf("%s: CA %v, serial number of %d bits", sni, cert.Leaf.IsCA, cert.Leaf.SerialNumber.BitLen())
+		if leafOf(t, cert).IsCA || leafOf(t, cert).SerialNumber.BitLen() < 64 {
+			t.Errorf("%s: CA %v, serial number of %d bits", sni, leafOf(t, cert).IsCA, leafOf(t, cert).SerialNumber.BitLen())
 		}
-		if early := w.now.Load().Sub(cert.Leaf.NotBefore); early < time.Hour || early > time.Hour+time.Second {
+		if early := w.now.Load().Sub(leafOf(t, cert).NotBefore); early < time.Hour || early > time.Hour+time.Second {
 			t.Errorf("%s: valid since %s, want 1 h", sni, early)
 		}
 	}
 }
 
 func TestRefusesWithoutIssuing(t *testing.T) {
-	asked := atomic.Int32{}
-	w := newWorld(t, func(c *certs.Config) {
-		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) { asked.Add(1); return nil, certs.ErrNotMine })}
-	})
+	w := newWorld(t, nil)
 	w.known.Store("127.0.0.1", true) // even if the index erred
 	for sni, want := range map[string]error{
 		"": certs.ErrNoName, "127.0.0.1": certs.ErrNoName, "::1": certs.ErrNoName, "10.1": certs.ErrNoName, "2130706433": certs.ErrNoName,
@@ -155,8 +161,8 @@ func TestRefusesWithoutIssuing(t *testing.T) {
 			t.Errorf("%q: got %v, %v; want %v", sni, cert, err, want)
 		}
 	}
-	if n := asked.Load(); n != 0 {
-		t.Errorf("a source was asked %d times for hosts that nobody has", n)
+	if n := w.Len(); n != 0 {
+		t.Errorf("%d certificates were made for hosts that nobody has", n)
 	}
 }
 
@@ -200,111 +206,6 @@ func TestRenewal(t *testing.T) {
 	}
 	if get() != second {
 		t.Error("renewed twice")
-	}
-}
-
-// TestOneIssuance holds handshakes for one host inside a source until all of them wait.
-func TestOneIssuance(t *testing.T) {
-	kek := newKEK(t)
-	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int32
-		leave := make(chan struct{})
-		w := newWorld(t, func(c *certs.Config) {
-			c.Wrapper = kek
-			c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
-				asked.Add(1)
-				<-leave
-				return nil, certs.ErrNotMine
-			})}
-		})
-		got := make([]*tls.Certificate, 50)
-		var wg sync.WaitGroup
-		for i := range got {
-			wg.Go(func() { got[i], _ = w.GetCertificate(hello("team-a.localhost")) })
-		}
-		synctest.Wait()
-		close(leave)
-		wg.Wait()
-		for _, c := range got {
-			if c == nil || c != got[0] {
-				t.Fatal("handshakes at once got different certificates")
-			}
-		}
-		if n := asked.Load(); n != 1 {
-			t.Errorf("the source was asked %d times, want once", n)
-		}
-	})
-}
-
-type source func(host string) (*tls.Certificate, error)
-
-func (s source) Certificate(_ context.Context, host string) (*tls.Certificate, error) { return s(host) }
-
-func TestSources(t *testing.T) {
-	other := newWorld(t, nil)
-	fail := errors.New("the account is locked")
-	w := newWorld(t, func(c *certs.Config) {
-		c.Sources = []certs.Source{source(func(h string) (*tls.Certificate, error) {
-			switch h {
-			case "team-a.localhost":
-				return other.GetCertificate(hello(h))
-			case "fails.example.com":
-				return nil, fail
-			}
-			return nil, certs.ErrNotMine
-		})}
-	})
-	w.known.Store("fails.example.com", true)
-	w.known.Store("local.example.com", true)
-	theirs, _ := other.GetCertificate(hello("team-a.localhost"))
-	if got, err := w.GetCertificate(hello("team-a.localhost")); err != nil || got != theirs {
-		t.Errorf("got %v, want the source's certificate", err)
-	}
-	if _, err := w.GetCertificate(hello("fails.example.com")); !errors.Is(err, fail) {
-		t.Errorf("got %v, want the source's error", err)
-	}
-	got, err := w.GetCertificate(hello("local.example.com"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := got.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t)}); err != nil {
-		t.Errorf("a host of no source is not the local authority's: %v", err)
-	}
-}
-
-func TestSourcePanics(t *testing.T) {
-	w := newWorld(t, func(c *certs.Config) {
-		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) { panic("boom") })}
-	})
-	if _, err := w.GetCertificate(hello("team-a.localhost")); err == nil || !strings.Contains(err.Error(), "boom") {
-		t.Errorf("got %v", err)
-	}
-}
-
-// TestFailedRenewalKeepsTheOld until it expires.
-func TestFailedRenewalKeepsTheOld(t *testing.T) {
-	var fail atomic.Bool
-	w := newWorld(t, func(c *certs.Config) {
-		c.LeafLife = 9 * time.Hour
-		c.Sources = []certs.Source{source(func(string) (*tls.Certificate, error) {
-			if fail.Load() {
-				return nil, errors.New("down")
-			}
-			return nil, certs.ErrNotMine
-		})}
-	})
-	first, err := w.GetCertificate(hello("team-a.localhost"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fail.Store(true)
-	w.pass(8 * time.Hour)
-	if got, err := w.GetCertificate(hello("team-a.localhost")); err != nil || got != first {
-		t.Errorf("still valid: got %v, want the old certificate", err)
-	}
-	w.pass(2 * time.Hour)
-	if _, err := w.GetCertificate(hello("team-a.localhost")); err == nil {
-		t.Error("an expired certificate is served")
 	}
 }
 
@@ -421,7 +322,7 @@ func TestAdminCertificate(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"localhost", "127.0.0.1", "::1", "admin.example.com", "10.1.2.3"} {
-			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: name}); err != nil {
+			if _, err := leafOf(t, cert).Verify(x509.VerifyOptions{Roots: w.roots(t), DNSName: name}); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -57,8 +57,10 @@ type Vault interface {
 	Unlock(ctx context.Context, l vault.Lock) error
 	// Due returns what is due until then, oldest first; next is where to go on, "" = there is no more.
 	Due(ctx context.Context, until time.Time, after string, limit int) (list []vault.Due, next string, err error)
-	// Forget removes one mark.
+	// Forget removes a mark of a tenant that is gone; fault.Conflict if there is one.
 	Forget(ctx context.Context, d vault.Due) error
+	// Commit is used to move marks alone; everything else is changed through the Keeper.
+	Commit(ctx context.Context, o vault.Owner, b vault.Batch) (rev int64, err error)
 }
 
 // Issuer obtains certificates from ACME servers. *acme.Engine is one; see there.

@@ -1,0 +1,352 @@
+package certs
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/polygate/polygate/certs/keep"
+	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/vault"
+)
+
+const (
+	pollEvery = 2 * time.Second // how soon another replica finds what is due
+	pageDue   = 256             // marks of one read
+	pagesPoll = 16              // reads of one poll; the next one goes on where it ended
+	maxWaits  = 16384           // hosts that wait to be put on the queue
+	kickers   = 4               // of them at once
+	lostLock  = 2 * time.Second // until a host is looked at again whose lock another replica holds
+	badLook   = time.Minute     // until a host is looked at again whose look failed before it could be written down
+)
+
+// wait is a host that may have to be put on the queue.
+type wait struct {
+	host  string
+	entry *tenant.Entry
+	plan  plan
+}
+
+// board is what this replica's queue has in hand. It is safe for concurrent use.
+type board struct {
+	mu      sync.Mutex
+	waits   map[string]wait      // guarded by mu
+	busy    map[string]bool      // guarded by mu: owner/host of looks in progress
+	held    map[string]time.Time // guarded by mu: owner/host not to be looked at before
+	issuers map[string]*issuer   // guarded by mu: by directory
+	rates   *rates               // guarded by mu
+	cursor  string               // of the poll loop alone: where the next poll goes on
+
+	kicked chan struct{} // something is in waits
+	wake   chan struct{} // something may be due, or a place is free
+}
+
+// issuer is what this replica knows of an ACME server.
+type issuer struct {
+	active  int
+	failing bool // the last order failed for a reason of its own
+}
+
+func newBoard(cfg *Config) *board {
+	return &board{
+		waits: make(map[string]wait), busy: make(map[string]bool), held: make(map[string]time.Time), issuers: make(map[string]*issuer),
+		rates: newRates(cfg.Limits, cfg.Replicas), kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+	}
+}
+
+// poke sends unless something is there already.
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// enqueue has a host put on the queue, if it needs to be. It does not block, and forgets what is too much: the next handshake
+// asks again.
+func (m *Manager) enqueue(host string, e *tenant.Entry, p plan) {
+	if m.cfg.Keeper == nil || !p.ordered {
+		return
+	}
+	key := name(p.owner.Segment(), host)
+	m.board.mu.Lock()
+	_, ok := m.board.waits[key]
+	if ok || len(m.board.waits) < maxWaits {
+		m.board.waits[key] = wait{host, e, p}
+	}
+	m.board.mu.Unlock()
+	poke(m.board.kicked)
+}
+
+// name of a host of an owner, on the board and as a lock.
+func name(owner, host string) string { return owner + "/" + host }
+
+// next takes a wait.
+func (b *board) next() (wait, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, w := range b.waits {
+		delete(b.waits, key)
+		return w, true
+	}
+	return wait{}, false
+}
+
+// kick puts waiting hosts on the queue until ctx ends.
+func (m *Manager) kick(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.board.kicked:
+		}
+		for w, ok := m.board.next(); ok && ctx.Err() == nil; w, ok = m.board.next() {
+			poke(m.board.kicked) // the others help
+			if err := m.ensure(ctx, w); err != nil && ctx.Err() == nil {
+				m.cfg.Logger.Warn("a host cannot be put on the queue for its certificate; its next handshake tries again", "host", w.host,
+					"tenant", w.plan.owner.Segment(), "error", err)
+			}
+		}
+	}
+}
+
+// ensure puts a host on the durable queue unless it is there, or has what it needs.
+func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
+	defer caught(&err)
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	if w.plan.wild && m.wildcard(ctx).serves(plan{}, m.cfg.Now()) {
+		return nil
+	}
+	h, ifRev, err := m.loadOrNew(ctx, w.host, w.plan)
+	if err != nil {
+		return err
+	}
+	now := m.cfg.Now()
+	if h.Revision != 0 && !overdue(h, w.plan, now) {
+		return nil
+	}
+	was := h.Order.Next
+	if h.Order.Next = mark(earliest(nextLook(h, w.plan, now), now)); h.Order.Next.After(now) {
+		return nil
+	}
+	err = m.cfg.Keeper.Save(ctx, w.plan.owner, h, keep.SaveOptions{IfRevision: ifRev, WasDue: was, Due: h.Order.Next})
+	if fault.Is(err, fault.PreconditionFailed) || isNotFound(err) { // another replica did, or the tenant is gone
+		return nil
+	}
+	poke(m.board.wake)
+	return err
+}
+
+// loadOrNew returns a host's record, or a new one if there is none or it is damaged, and the revision that a change of it
+// asks for.
+func (m *Manager) loadOrNew(ctx context.Context, host string, p plan) (*keep.Host, *int64, error) {
+	h, err := m.cfg.Keeper.Load(ctx, p.owner, host)
+	switch {
+	case err == nil:
+	case isNotFound(err):
+		h = &keep.Host{Host: host, Source: p.source}
+	case isDamaged(err):
+		return &keep.Host{Host: host, Source: p.source}, nil, nil
+	default:
+		return nil, nil, err
+	}
+	rev := h.Revision
+	return h, &rev, nil
+}
+
+// TenantChanged is to be called with each new or changed record, not for each tenant at the start: hosts that need an order
+// are put on the queue. It does not block.
+func (m *Manager) TenantChanged(_ tenant.ID, e *tenant.Entry) {
+	if e == nil || m.cfg.Keeper == nil {
+		return
+	}
+	for _, host := range m.hostsOf(e) {
+		p := m.cfg.planFor(host, e)
+		if known, ok := m.seen.Get(host); ok && known == p || !p.ordered {
+			continue // something else of the record changed
+		}
+		m.seen.Add(host, p)
+		m.enqueue(host, e, p)
+	}
+}
+
+// hostsOf returns the hosts of a tenant, its own first; of the platform for nil.
+func (m *Manager) hostsOf(e *tenant.Entry) []string {
+	if e == nil {
+		list := append([]string(nil), m.extraHosts...)
+		if m.wildHost != "" && m.cfg.Wildcard {
+			list = append(list, m.wildHost)
+		}
+		return list
+	}
+	var list []string
+	if m.cfg.BaseDomain != "" {
+		list = append(list, tenant.OwnHost(e.Record.ID, m.cfg.BaseDomain))
+	}
+	return append(list, e.Record.Hosts...)
+}
+
+// poll looks at what is due until ctx ends, and then waits for the looks in progress.
+func (m *Manager) poll(ctx context.Context) {
+	var looks sync.WaitGroup
+	defer looks.Wait()
+	for {
+		if err := m.pollOnce(ctx, &looks); err != nil && ctx.Err() == nil {
+			m.cfg.Logger.Warn("what certificates are due cannot be read", "error", err)
+		}
+		t := time.NewTimer(pollEvery - pollEvery/4 + rand.N(pollEvery/2)) //nolint:gosec // spreads load
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		case <-m.board.wake:
+			t.Stop()
+		}
+	}
+}
+
+// pollOnce starts looks at what is due, oldest first, as far as there are places. What must wait is passed over, and a poll
+// that sees too much of it goes on the next time, so that it hides nobody.
+func (m *Manager) pollOnce(ctx context.Context, looks *sync.WaitGroup) (err error) {
+	defer caught(&err)
+	for range pagesPoll {
+		list, next, err := m.cfg.Vault.Due(ctx, m.cfg.Now(), m.board.cursor, pageDue)
+		if err != nil {
+			return fmt.Errorf("certs: %w", err)
+		}
+		for _, d := range list {
+			if !m.offer(ctx, d, looks) {
+				m.board.cursor = ""
+				return nil
+			}
+		}
+		if m.board.cursor = next; next == "" {
+			return nil
+		}
+	}
+	return nil
+}
+
+// offer starts a look if there is a place for it. false = nobody can have one.
+func (m *Manager) offer(ctx context.Context, d vault.Due, looks *sync.WaitGroup) bool {
+	e, owns, exists := m.ownerOf(d)
+	p := m.cfg.planFor(d.Name, e)
+	key := name(d.Owner, d.Name)
+	switch m.board.admit(key, d.Owner, p, &m.cfg) {
+	case notAny:
+		return false
+	case notThis:
+		return true
+	}
+	l := &look{m: m, due: d, host: d.Name, entry: e, owns: owns, exists: exists, plan: p, key: key}
+	looks.Go(func() {
+		defer m.board.leave(key, p.directory)
+		l.guarded(ctx)
+	})
+	return true
+}
+
+// admit takes a place for a look: of all, and of its issuer.
+func (b *board) admit(key, owner string, p plan, cfg *Config) verdict {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := cfg.Now()
+	if until, ok := b.held[key]; ok && now.Before(until) || b.busy[key] {
+		return notThis
+	}
+	delete(b.held, key)
+	if len(b.busy) >= cfg.Limits.Concurrent {
+		return notAny
+	}
+	i := b.issuer(p.directory)
+	if i.active >= cfg.Limits.PerIssuer {
+		return notThis
+	}
+	if p.ordered {
+		if v := b.rates.may(owner, i.failing, now); v != yes {
+			return v
+		}
+	}
+	b.busy[key] = true
+	i.active++
+	return yes
+}
+
+// issuer returns the state of a directory. The caller holds mu.
+func (b *board) issuer(directory string) *issuer {
+	i := b.issuers[directory]
+	if i == nil {
+		i = new(issuer)
+		b.issuers[directory] = i
+	}
+	return i
+}
+
+// leave gives the place back.
+func (b *board) leave(key, directory string) {
+	b.mu.Lock()
+	delete(b.busy, key)
+	i := b.issuer(directory)
+	if i.active--; i.active == 0 && !i.failing {
+		delete(b.issuers, directory)
+	}
+	b.mu.Unlock()
+	poke(b.wake)
+}
+
+// hold keeps a host from being looked at for a while, on this replica.
+func (b *board) hold(key string, now time.Time, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.held) >= maxWaits {
+		for k, until := range b.held {
+			if !now.Before(until) {
+				delete(b.held, k)
+			}
+		}
+	}
+	if len(b.held) < maxWaits {
+		b.held[key] = now.Add(d)
+	}
+}
+
+// release ends a hold: somebody changed the host.
+func (b *board) release(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.held, key)
+}
+
+// take spends the rates of one order.
+func (b *board) take(owner string, p plan, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rates.take(owner, p.owner.Platform(), b.issuer(p.directory).failing, now)
+}
+
+// ended notes how an order at an issuer ended.
+func (b *board) ended(directory string, failing bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.issuer(directory).failing = failing
+}
+
+// ownerOf finds whose a mark is, by the index: owns says whether the host is the owner's now, exists whether the owner is
+// still there. A tenant is found through the host that it always has.
+func (m *Manager) ownerOf(d vault.Due) (e *tenant.Entry, owns, exists bool) {
+	if d.Owner == vault.PlatformOwner {
+		return nil, m.extra[d.Name] || d.Name == m.wildHost && m.wildHost != "", true
+	}
+	if e, ok := m.lookup(d.Name); ok && e != nil && string(e.Scope.ID()) == d.Owner {
+		return e, true, true
+	}
+	if e, ok := m.lookup(tenant.OwnHost(tenant.ID(d.Owner), m.cfg.BaseDomain)); ok && e != nil && string(e.Scope.ID()) == d.Owner {
+		return e, false, true
+	}
+	return nil, false, false
+}
