@@ -24,9 +24,9 @@ func newConfigCommand() *cobra.Command {
 func configCheck() *cobra.Command {
 	return &cobra.Command{
 		Use: "check <polygate.yaml> [tenants.yaml]", Short: "Find every mistake, with file, line and column",
-		Long: `Check polygate.yaml, and tenants.yaml with its catalog files, certificates, secrets and policies: the one that polygate.yaml names as tenants_file, or the
-one given. Each mistake is one line on stderr, file:line:column: reason, and the exit code is 1. Nothing is changed and
-nothing is connected to.`,
+		Long: `Check polygate.yaml, and tenants.yaml with its catalog files, certificates, secrets and policies: the one that polygate.yaml names
+as tenants_file, or the one given. Each mistake is one line on stderr, file:line:column: reason, and the exit code is 1. A
+warning is such a line too, and changes no exit code. Nothing is changed and nothing is connected to.`,
 		Example: "  polygate config check polygate.yaml\n  polygate config check polygate.yaml new-tenants.yaml",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,18 +38,47 @@ nothing is connected to.`,
 			if len(args) == 2 {
 				path = args[1]
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: base domain %s, public %s, admin %s, %s\n", args[0], p.BaseDomain,
-				p.Listen.Public, cmp.Or(p.Listen.Admin, "none"), storeText(p))
-			if path == "" {
-				return nil
+			wrong := checkPlatform(cmd, args[0], p)
+			if path != "" {
+				wrong = errors.Join(wrong, checkTenants(cmd, path, p))
 			}
-			tenants, err := config.LoadTenants(path, checkOptions(cmd.Context(), p))
-			if err != nil {
-				return reportConfig(cmd.ErrOrStderr(), err)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", path, tenantsText(tenants))
-			return err
+			return wrong
 		},
+	}
+}
+
+// checkPlatform checks the files that polygate.yaml names, and tells how it stands.
+func checkPlatform(cmd *cobra.Command, path string, p *config.Platform) error {
+	warnOf(cmd, p.Warnings())
+	if errs := p.CheckCertificates(nil); len(errs) > 0 {
+		return reportConfig(cmd.ErrOrStderr(), errs)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: base domain %s, public %s, admin %s, %s\n", path, p.BaseDomain,
+		p.Listen.Public, cmp.Or(p.Listen.Admin, "none"), storeText(p))
+	return err
+}
+
+// checkTenants checks tenants.yaml with all that it names. A certificate that is wrong is an error here alone: the gateway
+// goes on without it.
+func checkTenants(cmd *cobra.Command, path string, p *config.Platform) error {
+	tenants, err := config.LoadTenants(path, checkOptions(cmd.Context(), p))
+	if err != nil {
+		return reportConfig(cmd.ErrOrStderr(), err)
+	}
+	warnOf(cmd, tenants.Doubts(p))
+	if errs := tenants.CheckCertificates(p.BaseDomain, nil); len(errs) > 0 {
+		return reportConfig(cmd.ErrOrStderr(), errs)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", path, tenantsText(tenants))
+	return err
+}
+
+// warnOf tells what is allowed, and is no mistake, but worth a look.
+func warnOf(cmd *cobra.Command, list config.Errors) {
+	for _, e := range list {
+		w := *e
+		w.Msg = "warning: " + w.Msg
+		fmt.Fprintln(cmd.ErrOrStderr(), clean(w.Error()))
 	}
 }
 

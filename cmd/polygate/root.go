@@ -59,8 +59,8 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		`Polygate is one gateway shared by many tenants: TLS, API keys, quotas and audit in front of each tenant's MCP servers.
 
 "polygate serve" runs it. The other commands are for its operators (tenant, config, audit), who hold an operator's token, for
-tenants themselves (bot, authenticator, grant, policy, server, whoami), who hold an API key or a token of their issuer, and for
-both (key, member, usage): operators name the tenant.
+tenants themselves (bot, authenticator, grant, host, policy, server, whoami), who hold an API key or a token of their issuer, and
+for both (cert, key, member, usage): operators name the tenant.
 
 Settings of the client commands, each also a flag, and in profiles (see polygate profile):
   POLYGATE_ADMIN_URL    the operators' listener (default https://localhost:9443)
@@ -75,7 +75,7 @@ Settings of the client commands, each also a flag, and in profiles (see polygate
 Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
 		newServeCommand(), newProfileCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
-		newServerCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newConfigCommand(), newVersionCommand())
+		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -1,0 +1,507 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// testPEM makes a certificate that vouches for itself, and its key.
+func testPEM(t *testing.T, change func(*x509.Certificate), names ...string) (chain, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(77), Subject: pkix.Name{CommonName: "a test"}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true,
+	}
+	if change != nil {
+		change(c)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}
+
+// put writes files into a folder of their own and returns it.
+func put(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// lines returns what a recorder was asked, one line each, without the paging.
+func (r *recorder) lines() string {
+	var out []string
+	for _, q := range r.asked {
+		line := q.method + " " + q.path
+		if q.body != nil {
+			b, _ := json.Marshal(q.body)
+			line += " " + string(b)
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
+
+// TestCertAndHostRequests: what each command line asks of which API, with which credential.
+func TestCertAndHostRequests(t *testing.T) {
+	chain, key := testPEM(t, nil, "a.example.org")
+	dir := put(t, map[string]string{"c.pem": chain, "k.pem": key})
+	rec := newRecorder(t, func(r request) (int, any) {
+		if r.method == http.MethodDelete {
+			return http.StatusNoContent, nil
+		}
+		item := map[string]any{"host": "a.example.org", "state": "ready", "chain": chain, "not_after": "2027-01-01T00:00:00Z"}
+		if strings.HasSuffix(r.path, "/certificates") || r.method == http.MethodGet && strings.HasSuffix(r.path, "/hosts") {
+			return http.StatusOK, map[string]any{"items": []any{item}}
+		}
+		return http.StatusOK, item
+	})
+	rec.settle(t)
+	t.Chdir(dir)
+	body, _ := json.Marshal(map[string]string{"chain": chain, "key": key})
+	for _, tt := range []struct{ line, want string }{
+		{"cert list", "GET /api/v1/certificates"},
+		{"cert list --tenant team-a", "GET /api/v1/tenants/team-a/certificates"},
+		{"cert list --platform", "GET /api/v1/certificates"},
+		{"cert show *.example.org --platform", "GET /api/v1/certificates/%2A.example.org"},
+		{"cert show a.example.org --chain", "GET /api/v1/certificates/a.example.org"},
+		{"cert renew a.example.org", "POST /api/v1/certificates/a.example.org/renew"},
+		{"cert renew a.example.org --tenant team-a", "POST /api/v1/tenants/team-a/certificates/a.example.org/renew"},
+		{"cert revoke a/b --yes", `POST /api/v1/certificates/a%2Fb/revoke {"reason":0}`},
+		{"cert revoke a --reason privilege-withdrawn --yes", `POST /api/v1/certificates/a/revoke {"reason":9}`},
+		{"cert remove a.example.org", "DELETE /api/v1/certificates/a.example.org"},
+		{"cert import --cert c.pem --key k.pem --host x.example.org", "PUT /api/v1/certificates/x.example.org " + string(body)},
+		{"cert import --cert c.pem --key k.pem", "GET /api/v1/certificates\nPUT /api/v1/certificates/a.example.org " + string(body)},
+		{"cert import --cert c.pem --key k.pem --tenant team-a", "GET /api/v1/tenants/team-a/certificates\nPUT /api/v1/tenants/team-a/certificates/a.example.org " + string(body)},
+		{"host list", "GET /api/v1/hosts"},
+		{"host list --tenant team-a", "GET /api/v1/tenants/team-a/hosts"},
+		{"host add a.example.org", `POST /api/v1/hosts {"host":"a.example.org"}`},
+		{"host verify a.example.org", "POST /api/v1/hosts/a.example.org/verify"},
+		{"host remove a.example.org", "DELETE /api/v1/hosts/a.example.org"},
+	} {
+		rec.asked = nil
+		stdout, stderr, code := here(t, "", strings.Fields(tt.line)...)
+		if got := strings.ReplaceAll(rec.lines(), "/*.", "/%2A."); code != 0 || got != tt.want {
+			t.Errorf("polygate %s: exit %d\ngot  %s\nwant %s\n%s", tt.line, code, got, tt.want, stderr)
+		}
+		credential := "Bearer a-key"
+		if strings.Contains(tt.line, "--tenant") || strings.Contains(tt.line, "--platform") {
+			credential = "Bearer a-token"
+		}
+		for _, q := range rec.asked {
+			if q.authorization != credential {
+				t.Errorf("polygate %s: it came with %q, want %q", tt.line, q.authorization, credential)
+			}
+		}
+		if strings.Contains(stdout+stderr, "PRIVATE KEY") {
+			t.Errorf("polygate %s shows a key", tt.line)
+		}
+		if strings.Contains(tt.line, "--chain") && stdout != chain {
+			t.Errorf("the chain is printed as %q", stdout)
+		}
+	}
+}
+
+// TestCertWrongLines: what the commands refuse before they ask anybody.
+func TestCertWrongLines(t *testing.T) {
+	rec := newRecorder(t, func(request) (int, any) { return http.StatusOK, map[string]any{} })
+	rec.settle(t)
+	leaf, key := testPEM(t, nil, "a.example.org")
+	over, _ := testPEM(t, func(c *x509.Certificate) { c.IsCA, c.NotAfter = true, time.Now().Add(-time.Minute) })
+	t.Chdir(put(t, map[string]string{"leaf.pem": leaf, "key.pem": key, "over.pem": over, "large.pem": strings.Repeat("x", maxCertFile+1), "words.pem": "hello\n"}))
+	for _, tt := range []struct{ line, want string }{
+		{"cert list --platform --tenant team-a", "choose one"},
+		{"cert list -o xml", "table, json or yaml"},
+		{"cert revoke a.example.org", "--yes"},
+		{"cert revoke a.example.org --yes --reason because", "key-compromise"},
+		{"cert renew a.example.org --wait --timeout 0s", "not positive"},
+		{"cert import --cert leaf.pem", "required flag"},
+		{"cert import --cert - --key -", "both -"},
+		{"cert import --cert none.pem --key key.pem", "read the certificate: open none.pem"},
+		{"cert import --cert leaf.pem --key large.pem", "read the key: large.pem is over 65536 bytes"},
+		{"cert import --cert words.pem --key key.pem", "is it the right file"},
+		{"cert import --cert key.pem --key leaf.pem", "is it the right file"},
+		{"cert trust", "no root"},
+		{"cert trust --root words.pem", "holds no PEM certificate"},
+		{"cert trust --root key.pem", "only certificates belong in it"},
+		{"cert trust --root leaf.pem", "no authority's certificate"},
+		{"cert trust --root over.pem --install", "expired at"},
+		{"cert trust --root over.pem --install --uninstall", "install uninstall"},
+		{"cert trust --config none.yaml", "none.yaml"},
+		{"host verify a.example.org --timeout -1s", "not positive"},
+		{"host add", "accepts 1 arg"},
+	} {
+		rec.asked = nil
+		_, stderr, code := here(t, "", strings.Fields(tt.line)...)
+		if code == 0 || !strings.Contains(stderr, tt.want) || len(rec.asked) > 0 {
+			t.Errorf("polygate %s: exit %d and %d requests, want none and %q\n%s", tt.line, code, len(rec.asked), tt.want, stderr)
+		}
+	}
+}
+
+// TestCertImportForSome: without --host every host that the certificate names gets it; if one is refused, the others go on.
+func TestCertImportForSome(t *testing.T) {
+	chain, key := testPEM(t, nil, "*.example.org", "b.example.net")
+	t.Chdir(put(t, map[string]string{"c.pem": chain, "k.pem": key}))
+	rec := newRecorder(t, func(r request) (int, any) {
+		if r.method == http.MethodGet {
+			var items []any
+			for _, h := range []string{"a.example.org", "b.example.net", "b.a.example.org", "*.example.org", "*.example.net", "team-a.gateway"} {
+				items = append(items, map[string]any{"host": h})
+			}
+			return http.StatusOK, map[string]any{"items": items}
+		}
+		if strings.HasSuffix(r.path, "b.example.net") {
+			return http.StatusConflict, map[string]any{}
+		}
+		return http.StatusOK, map[string]any{"host": filepath.Base(r.path), "new_field": "kept"}
+	})
+	rec.settle(t)
+	out, stderr, code := here(t, "", "cert", "import", "--cert", "c.pem", "--key", "k.pem", "-o", "json")
+	var imported []string
+	for _, q := range rec.asked[1:] {
+		imported = append(imported, filepath.Base(strings.ReplaceAll(q.path, "%2A", "*")))
+	}
+	if want := []string{"a.example.org", "b.example.net", "*.example.org"}; code != 1 || !slices.Equal(imported, want) || strings.Count(out, "new_field") != 2 {
+		t.Errorf("exit %d, imported for %v, want %v\n%s", code, imported, want, out)
+	}
+	if !strings.Contains(stderr, `for "b.example.net"`) || !strings.Contains(stderr, "1 of 3 hosts did not take") {
+		t.Errorf("it tells %s", stderr)
+	}
+	chain, _ = testPEM(t, nil, "elsewhere.example")
+	t.Chdir(put(t, map[string]string{"c.pem": chain, "k.pem": key}))
+	if _, stderr, code := here(t, "", "cert", "import", "--cert", "c.pem", "--key", "k.pem"); code != 1 || !strings.Contains(stderr, "is for elsewhere.example, and for none of the hosts: a.example.org, ") {
+		t.Errorf("of no host: exit %d\n%s", code, stderr)
+	}
+}
+
+// runCert runs the certificate commands with short waits.
+func runCert(t *testing.T, change func(*certCommands), args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	s := &certCommands{scoped: newScoped(true), every: time.Millisecond}
+	if change != nil {
+		change(s)
+	}
+	cmd := commandGroup("cert", "x", "x", s.certRenew())
+	s.bind(cmd)
+	return carryOut(t.Context(), cmd, args...)
+}
+
+func carryOut(ctx context.Context, cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
+	var out, errs strings.Builder
+	cmd.SetOut(&out)
+	cmd.SetErr(&errs)
+	cmd.SetIn(strings.NewReader(""))
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(ctx)
+	return out.String(), errs.String(), err
+}
+
+// TestCertRenewWait follows an order through all that may come of it.
+func TestCertRenewWait(t *testing.T) {
+	old := map[string]any{"host": "h", "state": "ready", "fingerprint": "old", "not_after": "2999-01-01T00:00:00Z", "attempts": 0}
+	with := func(base map[string]any, change ...any) map[string]any {
+		m := map[string]any{}
+		for k, v := range base {
+			m[k] = v
+		}
+		for i := 0; i < len(change); i += 2 {
+			m[change[i].(string)] = change[i+1]
+		}
+		return m
+	}
+	fresh := with(old, "fingerprint", "new", "issuer", "Pebble")
+	for _, tt := range []struct {
+		name     string
+		before   map[string]any
+		begun    map[string]any
+		then     []any // an answer, or a status
+		want     string
+		wantErr  string
+		lookedAt int
+	}{
+		{"at once", old, fresh, nil, "is served: Pebble, until 2999", "", 0},
+		{"in a while", old, old, []any{old, 503, 429, with(old, "state", "pending"), fresh}, "is served", "", 5},
+		{"the first one", with(old, "fingerprint", "", "state", "pending"), with(old, "fingerprint", "", "state", "pending"), []any{fresh}, "is served", "", 1},
+		{"it fails", old, old, []any{with(old, "error", "CAA forbids it", "code", "caa", "attempts", 1, "next_attempt", "2999-01-02T00:00:00Z")},
+			"", "the order for h failed: CAA forbids it (caa); the gateway tries again at 2999-01-02T00:00:00Z; the certificate before it is served until 2999-01-01", 1},
+		{"an earlier failure is not this one's", with(old, "error", "x", "attempts", 3, "state", "failing", "fingerprint", ""), with(old, "error", "x", "attempts", 3, "state", "failing", "fingerprint", ""),
+			[]any{with(old, "error", "x", "attempts", 3, "state", "failing", "fingerprint", ""), fresh}, "is served", "", 2},
+		{"it fails again", with(old, "error", "x", "attempts", 3, "fingerprint", ""), with(old, "error", "x", "attempts", 3, "fingerprint", ""),
+			[]any{with(old, "error", "y", "attempts", 4, "fingerprint", "")}, "", "failed: y", 1},
+		{"begun anew, it fails", with(old, "error", "x", "attempts", 1), with(old, "error", "x", "attempts", 1),
+			[]any{old, with(old, "error", "y", "attempts", 1)}, "", "failed: y", 2},
+		{"the host is taken away", old, old, []any{404}, "", "not found", 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			looks := -1
+			rec := newRecorder(t, func(r request) (int, any) {
+				if r.method == http.MethodPost {
+					return http.StatusAccepted, tt.begun
+				}
+				if looks++; looks == 0 {
+					return http.StatusOK, tt.before
+				}
+				switch next := tt.then[min(looks, len(tt.then))-1].(type) {
+				case int:
+					return next, map[string]any{}
+				default:
+					return http.StatusOK, next
+				}
+			})
+			rec.settle(t)
+			_, stderr, err := runCert(t, nil, "renew", "h", "--wait", "--timeout", "30s")
+			switch {
+			case tt.wantErr == "" && (err != nil || !strings.Contains(stderr, tt.want)):
+				t.Errorf("got %v\n%s", err, stderr)
+			case tt.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tt.wantErr)):
+				t.Errorf("got %v, want %q", err, tt.wantErr)
+			}
+			if looks != tt.lookedAt {
+				t.Errorf("it looked %d times, want %d", looks, tt.lookedAt)
+			}
+		})
+	}
+}
+
+// TestCertRenewIsNotWaitedForForEver: the time is over, or the user has gone; the order goes on.
+func TestCertRenewIsNotWaitedForForEver(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var after func()
+	rec := newRecorder(t, func(r request) (int, any) {
+		if after != nil && r.method == http.MethodGet {
+			after()
+		}
+		return http.StatusOK, map[string]any{"host": "h", "state": "pending"}
+	})
+	rec.settle(t)
+	if _, _, err := runCert(t, nil, "renew", "h", "--wait", "--timeout", "20ms"); err == nil || !strings.Contains(err.Error(), "after 20ms: the order goes on") {
+		t.Errorf("got %v", err)
+	}
+	s := &certCommands{scoped: newScoped(true), every: time.Millisecond}
+	cmd := commandGroup("cert", "x", "x", s.certRenew())
+	s.bind(cmd)
+	n := 0
+	after = func() {
+		if n++; n == 3 {
+			cancel()
+		}
+	}
+	if _, _, err := carryOut(ctx, cmd, "renew", "h", "--wait"); err == nil || !strings.Contains(err.Error(), "the order for h goes on") {
+		t.Errorf("interrupted: got %v", err)
+	}
+}
+
+// TestHostVerifyWait: a proof is looked for until it is seen; what is missing is told once, not with each look.
+func TestHostVerifyWait(t *testing.T) {
+	notYet := map[string]any{"type": "urn:polygate:problem:conflict", "detail": "the TXT record holds nothing"}
+	var answers []any
+	rec := newRecorder(t, func(request) (int, any) {
+		next := answers[0]
+		if len(answers) > 1 {
+			answers = answers[1:]
+		}
+		if status, ok := next.(int); ok {
+			return status, notYet
+		}
+		return http.StatusOK, next
+	})
+	rec.settle(t)
+	verify := func(args ...string) (string, error) {
+		s := &hostCommands{scoped: newScoped(false), every: time.Millisecond}
+		cmd := s.hostVerify()
+		s.bind(cmd)
+		_, stderr, err := carryOut(t.Context(), cmd, args...)
+		return stderr, err
+	}
+	proven := map[string]any{"host": "h", "state": "active"}
+	answers = []any{409, 429, 409, 503, 409, proven}
+	if stderr, err := verify("h", "--wait"); err != nil || !strings.Contains(stderr, "is proven") || strings.Count(stderr, "looking again") > 4 {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	answers = []any{409, proven}
+	if _, err := verify("h"); err == nil || len(answers) != 1 {
+		t.Errorf("without --wait: %v", err)
+	}
+	answers = []any{404}
+	if _, err := verify("h", "--wait"); err == nil || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("no such host: %v", err)
+	}
+	answers = []any{409}
+	if _, err := verify("h", "--wait", "--timeout", "20ms"); err == nil || !strings.Contains(err.Error(), "is not proven after 20ms") {
+		t.Errorf("never proven: %v", err)
+	}
+}
+
+// TestHostAddShowsTheRecord alone on stdout, so that it can go into a zone file.
+func TestHostAddShowsTheRecord(t *testing.T) {
+	rec := newRecorder(t, func(request) (int, any) {
+		return http.StatusCreated, map[string]any{"host": "x.example.org", "state": "pending", "txt_name": "_polygate-challenge.x.example.org", "txt_value": "ab\x1b[2J12", "expires": "2027-01-01T00:00:00Z"}
+	})
+	rec.settle(t)
+	out, stderr, code := here(t, "", "host", "add", "x.example.org")
+	if want := "_polygate-challenge.x.example.org. 300 IN TXT \"ab\\u001b[2J12\"\n"; code != 0 || out != want || !strings.Contains(stderr, "before 2027-01-01") {
+		t.Errorf("exit %d\ngot  %q\nwant %q\n%s", code, out, want, stderr)
+	}
+	if out, _, code := here(t, "", "host", "add", "x.example.org", "-o", "yaml"); code != 0 || !strings.Contains(out, "state: pending") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+}
+
+// TestCertTables: what is wrong with a certificate is in the list, and nothing of it reaches the terminal as it is.
+func TestCertTables(t *testing.T) {
+	item := map[string]any{"host": "h", "state": "failing", "source": "acme", "error": "rate\x1b[2J limited", "code": "rate_limited", "attempts": 2,
+		"next_attempt": "2027-01-01T00:00:00Z", "names": []string{"h"}, "fingerprint": "abcd", "not_after": "2026-12-31T00:00:00Z"}
+	rec := newRecorder(t, func(r request) (int, any) {
+		if strings.HasSuffix(r.path, "/certificates") {
+			return http.StatusOK, map[string]any{"items": []any{item}}
+		}
+		return http.StatusOK, item
+	})
+	rec.settle(t)
+	out, _, code := here(t, "", "cert", "list")
+	if code != 0 || !strings.Contains(out, `failing  acme    2026-12-31T00:00:00Z  -       -       rate\u001b[2J limited`) {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	out, _, code = here(t, "", "cert", "show", "h")
+	if code != 0 || !strings.Contains(out, `limited (rate_limited)`) || !strings.Contains(out, "2 failed, the next at 2027-01-01T00:00:00Z") || strings.Contains(out, "\x1b") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if _, stderr, code := here(t, "", "cert", "show", "h", "--chain"); code != 1 || !strings.Contains(stderr, "has no certificate: it is failing") {
+		t.Errorf("no chain: exit %d\n%s", code, stderr)
+	}
+}
+
+// TestHostCompletion completes hosts of the right kind, of the right API.
+func TestHostCompletion(t *testing.T) {
+	rec := newRecorder(t, func(r request) (int, any) {
+		kind := filepath.Base(r.path)
+		return http.StatusOK, map[string]any{"items": []any{
+			map[string]any{"host": "a." + kind, "state": "pending"}, map[string]any{"host": "b." + kind, "state": "active"}, map[string]any{"host": "c\x1b", "state": "pending"}}}
+	})
+	rec.settle(t)
+	for line, want := range map[string]string{
+		"cert show ":                  "a.certificates b.certificates",
+		"cert renew b":                "b.certificates",
+		"cert show --platform ":       "a.certificates b.certificates",
+		"cert import --host ":         "a.certificates b.certificates",
+		"host verify ":                "a.hosts",
+		"host remove ":                "a.hosts b.hosts",
+		"cert show --tenant team-a a": "a.certificates",
+	} {
+		rec.asked = nil
+		args := append([]string{"__complete"}, strings.Split(line, " ")...)
+		out, _, _ := here(t, "", args...)
+		var got []string
+		for l := range strings.Lines(out) {
+			if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, ":") {
+				got = append(got, l)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("polygate %s: got %v, want %s", line, got, want)
+		}
+		tenants := strings.Contains(line, "--tenant")
+		for _, q := range rec.asked {
+			if strings.Contains(q.path, "/tenants/team-a/") != tenants {
+				t.Errorf("polygate %s asks %s", line, q.path)
+			}
+		}
+	}
+}
+
+// fakeTrust is a machine's trust store.
+type fakeTrust struct {
+	roots []string
+	fails error
+}
+
+func (f *fakeTrust) Install(root *x509.Certificate) error {
+	f.roots = append(f.roots, root.Subject.CommonName)
+	return f.fails
+}
+
+func (f *fakeTrust) Uninstall(root *x509.Certificate) error {
+	f.roots = slices.DeleteFunc(f.roots, func(s string) bool { return s == root.Subject.CommonName })
+	return f.fails
+}
+
+// TestCertTrust: the root is found where it lies, printed alone on stdout, and put into the trust store and out of it.
+func TestCertTrust(t *testing.T) {
+	rec := newRecorder(t, func(request) (int, any) { return http.StatusOK, nil })
+	rec.settle(t)
+	text, _ := testPEM(t, func(c *x509.Certificate) { c.IsCA = true })
+	dir := put(t, map[string]string{"ca.pem": "words before it\n" + text, "polygate.yaml": "base_domain: example.com\ndata_dir: .\n", "elsewhere.yaml": "base_domain: example.com\ndata_dir: data\n"})
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	store := &fakeTrust{}
+	trust := func(args ...string) (string, string, error) {
+		s := newScoped(true)
+		cmd := commandGroup("cert", "x", "x", newTrustCommand(&s.settings, store))
+		s.bind(cmd)
+		return carryOut(t.Context(), cmd, append([]string{"trust"}, args...)...)
+	}
+	if _, _, err := trust(); err == nil {
+		t.Error("a root is found where there is none")
+	}
+	t.Setenv("POLYGATE_CA", filepath.Join(dir, "ca.pem"))
+	if out, _, err := trust(); err != nil || out != text {
+		t.Errorf("of POLYGATE_CA: %v\n%s", err, out)
+	}
+	t.Setenv("POLYGATE_CA", "")
+	t.Chdir(dir)
+	for _, args := range [][]string{{}, {"--root", "ca.pem"}, {"--config", "polygate.yaml"}} {
+		if out, stderr, err := trust(args...); err != nil || out != text || !strings.Contains(stderr, "CN=a test, until ") {
+			t.Errorf("%v: %v\n%s%s", args, err, out, stderr)
+		}
+	}
+	if _, _, err := trust("--config", "elsewhere.yaml"); err == nil || !strings.Contains(err.Error(), "data/ca.pem") {
+		t.Errorf("before the first start: %v", err)
+	}
+	if out, _, err := trust("-o", "json"); err != nil || !strings.Contains(out, `"fingerprint"`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, stderr, err := trust("--install"); err != nil || len(store.roots) != 1 || !strings.Contains(stderr, "is trusted on this machine now") {
+		t.Errorf("%v, %v\n%s", err, store.roots, stderr)
+	}
+	if _, stderr, err := trust("--uninstall"); err != nil || len(store.roots) != 0 || !strings.Contains(stderr, "not trusted on this machine any more") {
+		t.Errorf("%v, %v\n%s", err, store.roots, stderr)
+	}
+	store.fails = fmt.Errorf("no rights")
+	if _, stderr, err := trust("--install"); err == nil || strings.Contains(stderr, "trusted") {
+		t.Errorf("a failure is told as %v\n%s", err, stderr)
+	}
+}
