@@ -145,7 +145,7 @@ func tail(s string) string { return s[max(0, len(s)-4000):] }
 // certificate asks the operators' API for a tenant's certificate.
 func (a *acmeGateway) certificate(id, host string) tenant.Certificate {
 	a.t.Helper()
-	got := a.operator(a.client(), "GET", "/v1/tenants/"+id+"/certificates/"+host, nil)
+	got := a.operator(a.client(), "GET", "/api/v1/tenants/"+id+"/certificates/"+host, nil)
 	var c tenant.Certificate
 	if err := json.Unmarshal(got.Body, &c); err != nil || got.Status != 200 {
 		a.t.Fatalf("certificate of %s: %d %s %v", host, got.Status, got.Body, got.Err)
@@ -194,7 +194,7 @@ func TestACMECertificates(t *testing.T) {
 	failed, stop := a.callAll(hosts)
 	c := a.client()
 	for i, h := range hosts {
-		if got := a.operator(c, "POST", fmt.Sprintf("/v1/tenants/t%d/certificates/%s/renew", i, h), nil); got.Status != 202 {
+		if got := a.operator(c, "POST", fmt.Sprintf("/api/v1/tenants/t%d/certificates/%s/renew", i, h), nil); got.Status != 202 {
 			t.Fatalf("renew %s: %d %s", h, got.Status, got.Body)
 		}
 	}
@@ -222,7 +222,7 @@ func TestACMECertificates(t *testing.T) {
 func (a *acmeGateway) certificateRecords(t *testing.T, tenants int) {
 	t.Helper()
 	await(t, 10*time.Second, "records of issued certificates", func() error {
-		got := a.operator(a.client(), "GET", "/v1/audit?action=certificate.issue&limit=200", nil)
+		got := a.operator(a.client(), "GET", "/api/v1/audit?action=certificate.issue&limit=200", nil)
 		if n := bytes.Count(got.Body, []byte(`"certificate.issue"`)); got.Status != 200 {
 			return fmt.Errorf("%d %s (%d)", got.Status, got.Body, n)
 		}
@@ -343,7 +343,7 @@ func TestX09IssuerTrouble(t *testing.T) {
 	}
 	a.acme.Down()
 	c := a.client()
-	if got := a.operator(c, "POST", "/v1/tenants/t0/certificates/"+host+"/renew", nil); got.Status != 202 {
+	if got := a.operator(c, "POST", "/api/v1/tenants/t0/certificates/"+host+"/renew", nil); got.Status != 202 {
 		t.Fatalf("renew: %d %s", got.Status, got.Body)
 	}
 	await(t, 30*time.Second, "a status that says what is wrong", func() error {
@@ -449,7 +449,7 @@ func TestHostProof(t *testing.T) {
 // key makes an admin's API key for a tenant.
 func (a *acmeGateway) key(id string) string {
 	a.t.Helper()
-	got := a.operator(a.client(), "POST", "/v1/tenants/"+id+"/keys", map[string]string{"name": "admin-" + id, "role": "admin"})
+	got := a.operator(a.client(), "POST", "/api/v1/tenants/"+id+"/keys", map[string]string{"name": "admin-" + id, "role": "admin"})
 	var k struct{ Key string }
 	if err := json.Unmarshal(got.Body, &k); err != nil || k.Key == "" {
 		a.t.Fatalf("make a key: %d %s", got.Status, got.Body)

@@ -302,7 +302,8 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
 		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
 		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
-		Declared: d.declared, StateDeclared: d.stateDeclared,
+		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs,
+		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {
