@@ -255,6 +255,12 @@ func TestPassthroughConnectionsOfBefore(t *testing.T) {
 	if got := <-seen; got != "name of p /x" {
 		t.Errorf("the dedicated gateway saw %q", got)
 	}
+	f.change("team-a", func(r *tenant.Record) { r.Hosts = []string{customP} })
+	moved := f.raw(customP)
+	f.change("team-a", func(r *tenant.Record) { r.Hosts = nil })
+	f.put(passthrough("team-p", g.addr(), k))
+	moved.send("GET /servers HTTP/1.1\nHost: " + customP + "\n" + bearer("key-of-team-p") + "\n\n")
+	check(t, "a host that such a tenant got from another", moved.answer().status, 421)
 	c := f.raw2(t, hostP, virtual("team-p", k), passthrough("team-p", g.addr())) // the key is revoked with the change
 	c.send(request)
 	check(t, "a key that is no more", c.answer().status, 401)

@@ -60,6 +60,9 @@ func resolve(d Directory, shared bool, in signals) (place, error) {
 	if !sameSite(d, in, onHost) {
 		return place{}, fault.New(fault.Misdirected, "host %s on a connection to %s", in.host, in.sni)
 	}
+	if own && onHost.Record.Mode == tenant.ModePassthrough { // not so on connections of before it was: see findDirectory
+		return place{}, fault.New(fault.Misdirected, "host %s is its tenant's own gateway's: TLS does not end here", in.host)
+	}
 	p := place{path: in.path, own: own}
 	named := p.read(in, onHost, shared)
 	if p.open = public(onHost, in.path, own && !p.conflict); p.open != closed {
