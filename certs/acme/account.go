@@ -79,8 +79,12 @@ func isHTTPS(s string) bool {
 
 // accountKey is where an account lies. Another directory, contact or external account is another account.
 func accountKey(a tenant.ACME) string {
+	return path.Join("acme", certmagic.StorageKeys.Safe(hostOf(a.Directory)), "account-"+accountSum(a)+".json")
+}
+
+func accountSum(a tenant.ACME) string {
 	sum := sha256.Sum256([]byte(withoutFragment(a.Directory) + "\n" + a.Email + "\n" + a.EABKeyID))
-	return path.Join("acme", certmagic.StorageKeys.Safe(hostOf(a.Directory)), "account-"+hex.EncodeToString(sum[:8])+".json")
+	return hex.EncodeToString(sum[:8])
 }
 
 // ensureAccount returns the account, registered. stale is the URL of one that the server has forgotten; "" = none.
@@ -92,7 +96,7 @@ func (c *call) ensureAccount(ctx context.Context, s certmagic.Storage, stale str
 	if c.account.EABKeyID == "" && c.dir.Meta != nil && c.dir.Meta.ExternalAccountRequired {
 		return a, &Error{Code: CodeEABRequired, Permanent: true, Detail: c.where() + " wants an external account: set certificates.acme.eab_key_id and the key"}
 	}
-	lock := accountKey(c.account)
+	lock := "acme-account-" + accountSum(c.account) // no '/': it is a name, not a place
 	if err := s.Lock(ctx, lock); err != nil {
 		return a, storageError("the lock of the ACME account cannot be had", err)
 	}

@@ -37,8 +37,9 @@ type call struct {
 	secrets []string   // what no error may show
 }
 
-// begin fetches the directory and returns the call, which is to be closed.
-func (e *Engine) begin(ctx context.Context, account tenant.ACME) (*call, error) {
+// begin fetches the directory and returns the call, which is to be closed. Without renewal the library does not learn that
+// the server gives renewal information: with each chain it would ask for it, and wait for it, and we do not use it then.
+func (e *Engine) begin(ctx context.Context, account tenant.ACME, renewal bool) (*call, error) {
 	tr, err := e.transport(account.CA)
 	if err != nil {
 		return nil, &Error{Code: CodeDirectoryInvalid, Permanent: true, Detail: "the roots given for the directory hold no certificate: correct certificates.acme.ca_file", Err: err}
@@ -48,6 +49,9 @@ func (e *Engine) begin(ctx context.Context, account tenant.ACME) (*call, error) 
 	if err := c.fetchDirectory(ctx); err != nil {
 		err = c.classify(ctx, err)
 		c.close()
+		return nil, err
+	}
+	if err := c.hand(renewal); err != nil {
 		return nil, err
 	}
 	c.client = &acmez.Client{Client: &acme.Client{
@@ -61,8 +65,23 @@ func (e *Engine) begin(ctx context.Context, account tenant.ACME) (*call, error) 
 
 func (c *call) close() { c.tr.base.CloseIdleConnections() }
 
-// fetchDirectory reads the directory (RFC 8555 §7.1.1) and hands it to the transport, from where the library takes it. The
-// tag is made of the content, so that the library, which keeps directories by URL for half a day, sees each change.
+// hand gives the directory to the transport, from where the library takes it. The tag is made of the content, so that the
+// library, which keeps directories by URL for half a day, sees each change.
+func (c *call) hand(renewal bool) error {
+	dir := c.dir
+	if !renewal {
+		dir.RenewalInfo = ""
+	}
+	data, err := json.Marshal(dir)
+	if err != nil {
+		return &Error{Code: CodeInternal, Detail: "the directory cannot be written", Err: err}
+	}
+	sum := sha256.Sum256(slices.Concat([]byte(c.account.CA), data))
+	c.tr.directory, c.tr.tag = data, hex.EncodeToString(sum[:8])
+	return nil
+}
+
+// fetchDirectory reads the directory (RFC 8555 §7.1.1).
 func (c *call) fetchDirectory(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, withoutFragment(c.account.Directory), nil)
 	if err != nil {
@@ -83,13 +102,7 @@ func (c *call) fetchDirectory(ctx context.Context) error {
 	if err := c.checkClock(resp.Header.Get("Date")); err != nil {
 		return err
 	}
-	if err := c.readDirectory(resp, body); err != nil {
-		return err
-	}
-	c.tr.directory, err = json.Marshal(c.dir)
-	sum := sha256.Sum256(slices.Concat([]byte(c.account.CA), c.tr.directory))
-	c.tr.tag = hex.EncodeToString(sum[:8])
-	return err
+	return c.readDirectory(resp, body)
 }
 
 func (c *call) readDirectory(resp *http.Response, body []byte) error {

@@ -36,16 +36,16 @@ func (c *call) sort(ctx context.Context, err error) *Error {
 	var own *Error
 	var p acme.Problem
 	switch {
-	// What the server asked for comes first: it is why whatever followed has failed.
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &Error{Code: CodeCanceled, Detail: "given up before the end"}
+	// What the server asked for is why whatever followed has failed.
 	case wait > 0 || status == 429 || isProblem(err, acme.ProblemTypeRateLimited):
 		return c.throttled(err, status, wait)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &Error{Code: CodeTimeout, Detail: c.where() + " did not finish in time: it is tried again"}
 	case errors.As(err, &own):
 		copied := *own
 		return &copied
-	case errors.Is(ctx.Err(), context.Canceled):
-		return &Error{Code: CodeCanceled, Detail: "given up before the end"}
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &Error{Code: CodeTimeout, Detail: c.where() + " did not finish in time: it is tried again"}
 	case errors.As(err, &p):
 		return c.problem(err, p)
 	}

@@ -181,6 +181,26 @@ func TestAccountForgottenByTheServer(t *testing.T) {
 	}
 }
 
+// Two replicas find out at once that the account is forgotten: one registers it again.
+func TestForgottenAccountIsRegisteredOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
+	r.issue(r.order("a.polygate.test"))
+	r.Restart()
+	var wg sync.WaitGroup
+	for _, name := range []string{"a.polygate.test", "b.polygate.test", "c.polygate.test"} {
+		wg.Go(func() {
+			if _, err := r.engine(nil).Obtain(t.Context(), r.order(name)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := strings.Count(r.Log(), "POST /sign-me-up -> calling handler()"); n != 1 {
+		t.Errorf("%d accounts were registered, want 1", n)
+	}
+}
+
 type account struct {
 	url string
 	key *ecdsa.PrivateKey

@@ -18,7 +18,7 @@ func (e *Engine) Obtain(ctx context.Context, o Order) (chainPEM []byte, err erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.OrderTime)
 	defer cancel()
-	c, err := e.begin(ctx, o.Account)
+	c, err := e.begin(ctx, o.Account, false)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (e *Engine) Revoke(ctx context.Context, account tenant.ACME, accounts certm
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.OrderTime)
 	defer cancel()
-	c, err := e.begin(ctx, account)
+	c, err := e.begin(ctx, account, false)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (c *call) revoke(ctx context.Context, accounts certmagic.Storage, leaf *x50
 func (e *Engine) RenewalInfo(ctx context.Context, account tenant.ACME, leaf *x509.Certificate) (start, end, pollAgain time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.OrderTime)
 	defer cancel()
-	c, err := e.begin(ctx, account)
+	c, err := e.begin(ctx, account, true)
 	if err != nil {
 		return start, end, pollAgain, err
 	}

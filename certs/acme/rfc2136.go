@@ -91,6 +91,9 @@ func (u *updater) send(ctx context.Context, m *dns.Msg) error {
 		if in, err = u.exchange(ctx, network, m); err == nil {
 			return u.judge(in)
 		}
+		if errors.Is(err, dns.ErrAuth) && in != nil {
+			return u.refusedKey(in) // nobody vouches for it, but it is bad news in any case
+		}
 		if errors.Is(err, dns.ErrSig) || errors.Is(err, dns.ErrTime) || ctx.Err() != nil {
 			break
 		}
@@ -136,8 +139,6 @@ func (u *updater) refusedKey(in *dns.Msg) error {
 
 func (u *updater) failed(err error) error {
 	switch {
-	case errors.Is(err, dns.ErrAuth):
-		return &Error{Code: CodeDNS, Permanent: true, Detail: "the DNS server " + u.Server + " does not take the signature: check dns.rfc2136.key_name, key_algorithm and the key", Err: err}
 	case errors.Is(err, dns.ErrTime):
 		return &Error{Code: CodeClock, Detail: "the DNS server " + u.Server + " signs for another time than " + stamp(u.now()) + ": set the clock (NTP), here or there", Err: err}
 	case errors.Is(err, dns.ErrSig), errors.Is(err, dns.ErrSecret), errors.Is(err, dns.ErrNoSig):

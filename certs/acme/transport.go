@@ -113,7 +113,11 @@ func (t *transport) begin(r *http.Request) error {
 // note remembers what the server wants, and lets the library see waits that make sense only: it would poll without a pause
 // for Retry-After: 0, and give up at one that it cannot read.
 func (t *transport) note(resp *http.Response) {
-	d, ok := ParseRetryAfter(resp.Header.Get("Retry-After"), t.now())
+	now := t.now()
+	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now = at // a date is meant by the server's clock
+	}
+	d, ok := ParseRetryAfter(resp.Header.Get("Retry-After"), now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.status = resp.StatusCode

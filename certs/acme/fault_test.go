@@ -1,0 +1,520 @@
+package acme
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/polygate/polygate/certs/acme/acmetest"
+)
+
+func TestBlockedName(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{Blocked: []string{"blocked.polygate.test"}}, nil)
+	e := r.refused(r.order("blocked.polygate.test"), CodeRejectedIdentifier)
+	if !e.Permanent {
+		t.Error("a name that the server does not issue for is to be tried again soon")
+	}
+	r.issue(r.order("a.polygate.test"))
+}
+
+// The name leads elsewhere: the server does not find the proof. Nothing stays, and the error does not tell the token.
+func TestChallengeFails(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	spy := &tokenSpy{memory: r.tokens}
+	real := r.e
+	r.e = r.engine(func(c *Config) {
+		c.TLSALPN01, c.HTTP01, c.DNS = false, false, &DNS{Provider: "webhook", Webhook: Webhook{URL: "http://127.0.0.1:1"}}
+	})
+	o := r.order("a.polygate.test")
+	o.Tokens = spy
+	_, err := real.Obtain(t.Context(), o)
+	e := r.is(err, CodeChallengeFailed)
+	if e.Permanent || !strings.Contains(e.Detail, "a.polygate.test") {
+		t.Errorf("error = %v, want the name, and another try", e)
+	}
+	spy.check(t, e.Error()+r.log.String())
+}
+
+// tokenSpy remembers the tokens that were stored.
+type tokenSpy struct {
+	*memory
+	tokens []string
+}
+
+func (s *tokenSpy) Store(ctx context.Context, key string, value []byte) error {
+	var v storedChallenge
+	if err := decodeStored(value, &v); err == nil && v.Token != "" {
+		s.tokens = append(s.tokens, v.Token, strings.TrimPrefix(v.KeyAuth, v.Token+"."))
+	}
+	return s.memory.Store(ctx, key, value)
+}
+
+func (s *tokenSpy) check(t *testing.T, text string) {
+	t.Helper()
+	if len(s.tokens) == 0 {
+		t.Error("no challenge was stored")
+	}
+	for _, token := range s.tokens {
+		if strings.Contains(text, token) {
+			t.Errorf("a token or thumbprint is told: %s", text)
+		}
+	}
+}
+
+// A proof that is wrong: the server quotes what it expected, which must not be shown.
+func TestWrongProofTellsNoToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, func(c *Config) { c.TLSALPN01 = false })
+	spy := &tokenSpy{memory: newMemory()}
+	liar := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprint(w, q.URL.Path[strings.LastIndex(q.URL.Path, "/")+1:]+".wrong")
+	}))
+	_ = liar.Listener.Close()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.3:%d", r.HTTPPort))
+	if err != nil {
+		t.Skip("this system has no 127.0.0.3")
+	}
+	liar.Listener = l
+	liar.Start()
+	defer liar.Close()
+	r.SetA("a.polygate.test", "127.0.0.3")
+	o := r.order("a.polygate.test")
+	o.Tokens = spy
+	_, err = r.e.Obtain(t.Context(), o)
+	e := r.is(err, CodeChallengeFailed)
+	if !strings.Contains(e.Detail, "[hidden]") {
+		t.Errorf("error = %v: the test is to meet a server that quotes the token", e)
+	}
+	spy.check(t, e.Error()+r.log.String())
+}
+
+func TestNameThatCannotBeLookedUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, func(c *Config) { c.HTTP01 = false })
+	r.ServFail("a.polygate.test", true)
+	_, err := r.e.Obtain(t.Context(), r.order("a.polygate.test"))
+	r.is(err, CodeChallengeFailed) // this server does not call it "dns"; see TestRefusals for one that does
+}
+
+func TestDirectoryDownAndUpAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	r.Down()
+	e := r.refused(r.order("a.polygate.test"), CodeDirectoryUnreachable)
+	if e.Permanent || !errors.Is(e, syscall.ECONNREFUSED) {
+		t.Errorf("error = %v, want connection refused, and another try", e)
+	}
+	r.Up()
+	r.issue(r.order("a.polygate.test"))
+}
+
+// The server hangs: the call ends by its own clock, and others are not held up by it.
+func TestDirectoryHangs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, func(c *Config) { c.RequestTime = time.Second })
+	other := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
+	r.Pause()
+	defer r.Resume()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := r.e.Obtain(context.Background(), r.order("a.polygate.test"))
+		failed <- err
+	}()
+	other.issue(other.order("b.polygate.test"))
+	r.is(<-failed, CodeDirectoryUnreachable)
+}
+
+func TestDirectoryNotTrusted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	r.account.CA = ""
+	if e := r.refused(r.order("a.polygate.test"), CodeDirectoryUnreachable); !e.Permanent || !strings.Contains(e.Detail, "ca_file") {
+		t.Errorf("error = %v, want it to name the setting", e)
+	}
+	r.account.CA = "no PEM"
+	r.refused(r.order("a.polygate.test"), CodeDirectoryInvalid)
+}
+
+// What a server answers that is no ACME server, or a broken one.
+func TestServersThatAreNone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, func(c *Config) { c.RequestTime = 2 * time.Second })
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	json := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, body)
+		}
+	}
+	at := func(path string, h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, q *http.Request) {
+			if strings.HasPrefix(q.URL.Path, path) {
+				h(w, q)
+			}
+		}
+	}
+	endless := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		for block := strings.Repeat(" ", 64<<10); ; {
+			if _, err := fmt.Fprint(w, block); err != nil {
+				return
+			}
+		}
+	}
+	slow := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		for tick := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-q.Context().Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				fmt.Fprint(w, " ")
+				_ = http.NewResponseController(w).Flush()
+			}
+		}
+	}
+	status := func(n int) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(n) } }
+	for _, tt := range []struct {
+		name string
+		play http.HandlerFunc
+		code string
+	}{
+		{"a web page", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Welcome</html>") }, CodeDirectoryInvalid},
+		{"other JSON", json(`{"hello":"world"}`), CodeDirectoryInvalid},
+		{"JSON of other types", json(`{"newNonce":7}`), CodeDirectoryInvalid},
+		{"URLs without TLS", json(`{"newNonce":"http://x/","newAccount":"http://x/","newOrder":"http://x/"}`), CodeDirectoryInvalid},
+		{"not found", status(404), CodeDirectoryInvalid},
+		{"a redirect", func(w http.ResponseWriter, q *http.Request) { http.Redirect(w, q, "https://elsewhere.test/", 302) }, CodeDirectoryInvalid},
+		{"a failure", status(500), CodeServer},
+		{"a directory without an end", endless, CodeDirectoryInvalid},
+		{"a directory that drips", slow, CodeDirectoryUnreachable},
+		{"an order without an end", at("/order-plz", endless), CodeDirectoryInvalid},
+		{"an authorization that drips", at("/authZ/", slow), CodeTimeout},
+		{"an order of garbage", at("/order-plz", json(`[1,2]`)), CodeServer},
+		{"an order that is a page", at("/order-plz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hm") }), CodeServer},
+		{"no nonces", at("/nonce-plz", status(500)), CodeServer},
+		{"a chain of garbage", at("/certZ/", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/pem-certificate-chain")
+			fmt.Fprint(w, "-----BEGIN NONSENSE-----\n-----END NONSENSE-----\n")
+		}), CodeServer},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stage.Play(tt.play)
+			r.t = t
+			start := time.Now()
+			r.refused(r.order("a.polygate.test"), tt.code)
+			if took := time.Since(start); took > 30*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+	r.t = t
+	stage.Play(nil)
+	r.issue(r.order("a.polygate.test"))
+}
+
+// Refusals that the real server for tests does not make, as RFC 8555 §6.7 words them.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	for _, tt := range []struct {
+		kind      string
+		status    int
+		header    string // Retry-After
+		code      string
+		permanent bool
+		after     time.Duration
+	}{
+		{kind: "caa", status: 403, code: CodeCAA, permanent: true},
+		{kind: "rejectedIdentifier", status: 400, code: CodeRejectedIdentifier, permanent: true},
+		{kind: "dns", status: 400, code: CodeDNS},
+		{kind: "externalAccountRequired", status: 403, code: CodeEABRequired, permanent: true},
+		{kind: "invalidProfile", status: 400, code: CodeProfile, permanent: true},
+		{kind: "unauthorized", status: 403, code: CodeUnauthorized, permanent: true},
+		{kind: "userActionRequired", status: 403, code: CodeAccount, permanent: true},
+		{kind: "serverInternal", status: 500, code: CodeServer},
+		{kind: "ofTomorrow", status: 400, code: CodeServer},
+		{kind: "rateLimited", status: 429, header: "3600", code: CodeRateLimited, after: time.Hour},
+		{kind: "rateLimited", status: 429, header: time.Now().Add(2 * time.Hour).UTC().Format(http.TimeFormat), code: CodeRateLimited, after: 2 * time.Hour},
+		{kind: "rateLimited", status: 429, header: "soon", code: CodeRateLimited},
+		{kind: "rateLimited", status: 429, code: CodeRateLimited},
+		{kind: "serverInternal", status: 503, header: "120", code: CodeServer, after: 2 * time.Minute},
+	} {
+		t.Run(fmt.Sprintf("%s %d %s", tt.kind, tt.status, tt.header), func(t *testing.T) {
+			r.t = t
+			before := stage.Hits("/order-plz")
+			stage.Play(func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == "/order-plz" {
+					if tt.header != "" {
+						w.Header().Set("Retry-After", tt.header)
+					}
+					acmetest.Problem(w, tt.status, tt.kind, "the words of the server")
+				}
+			})
+			e := r.refused(r.order("a.polygate.test"), tt.code)
+			if e.Permanent != tt.permanent {
+				t.Errorf("permanent = %v, want %v", e.Permanent, tt.permanent)
+			}
+			if d := (e.RetryAfter - tt.after).Abs(); d > 10*time.Second {
+				t.Errorf("retry after %v, want %v", e.RetryAfter, tt.after)
+			}
+			if tt.status < 500 && !strings.Contains(e.Detail, "the words of the server") {
+				t.Errorf("detail = %q, want what the server says", e.Detail)
+			}
+			// Who asks to be left alone is: the library would ask again at once.
+			if n := stage.Hits("/order-plz") - before; tt.after > 0 && n != 1 {
+				t.Errorf("the server was asked %d times, want once", n)
+			}
+		})
+	}
+	r.t = t
+	stage.Play(nil)
+	r.issue(r.order("a.polygate.test"))
+}
+
+// The server is rate limited at its directory already.
+func TestDirectoryLimited(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	stage.Play(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "90")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
+	if e := r.refused(r.order("a.polygate.test"), CodeRateLimited); e.RetryAfter.Round(time.Second) != 90*time.Second {
+		t.Errorf("retry after %v, want 90 s", e.RetryAfter)
+	}
+}
+
+// The caller gives up in the middle of a challenge: what was stored for it goes, and with it the record in the DNS.
+func TestCancelledOrderCleansUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{Sleep: 30 * time.Second}, nil)
+	r.e = r.engine(func(c *Config) {
+		c.DNS = &DNS{Provider: "webhook", Webhook: Webhook{URL: r.WebhookURL}, Propagation: -1}
+	})
+	for _, name := range []string{"a.polygate.test", "*.polygate.test"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := r.e.Obtain(ctx, r.order(name))
+			failed <- err
+		}()
+		await(t, "the challenge to be open", func() bool {
+			return len(r.tokens.keys())+len(r.TXT("_acme-challenge.polygate.test.")) > 0
+		})
+		cancel()
+		e := r.is(<-failed, CodeCanceled)
+		if !errors.Is(e, context.Canceled) {
+			t.Errorf("error = %v, want context.Canceled within", e)
+		}
+		if got := r.TXT("_acme-challenge.polygate.test."); len(got) > 0 {
+			t.Errorf("records left behind: %q", got)
+		}
+	}
+}
+
+func TestOrderThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, func(c *Config) { c.OrderTime = 2 * time.Second })
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	stage.Play(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasPrefix(q.URL.Path, "/authZ/") {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Retry-After", "0")
+			w.Header().Set("Replay-Nonce", "")
+			fmt.Fprint(w, `{"status":"pending","identifier":{"type":"dns","value":"a.polygate.test"},"challenges":[{"type":"http-01","url":"https://`+q.Host+`/chalZ/1","status":"pending","token":"0123456789012345678901234567890123"}]}`)
+		}
+		if strings.HasPrefix(q.URL.Path, "/chalZ/") {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"type":"http-01","status":"pending"}`)
+		}
+	})
+	r.refused(r.order("a.polygate.test"), CodeTimeout)
+}
+
+// A token that would leave its place, or run in a browser, is not stored.
+func TestTokenThatIsNone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	stage.Play(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasPrefix(q.URL.Path, "/authZ/") {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"status":"pending","identifier":{"type":"dns","value":"a.polygate.test"},"challenges":[{"type":"http-01","url":"https://`+q.Host+`/chalZ/1","status":"pending","token":"../<script>"}]}`)
+		}
+	})
+	r.refused(r.order("a.polygate.test"), CodeServer)
+}
+
+func TestStorageFaults(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	away, full := errors.New("etcd is away"), errors.New("etcdserver: mvcc: database space exceeded")
+	for _, tt := range []struct {
+		name string
+		at   func(op, key string) error
+		code string
+	}{
+		{"away", func(string, string) error { return away }, CodeStorage},
+		{"lock refused", func(op, _ string) error {
+			if op == "lock" {
+				return away
+			}
+			return nil
+		}, CodeStorage},
+		{"full", func(op, _ string) error {
+			if op == "store" {
+				return full
+			}
+			return nil
+		}, CodeStorageFull},
+	} {
+		t.Run("accounts "+tt.name, func(t *testing.T) {
+			r.t = t
+			r.accounts.breaks(tt.at)
+			e := r.refused(r.order("a.polygate.test"), tt.code)
+			if !errors.Is(e, away) && !errors.Is(e, full) {
+				t.Errorf("error = %v, want the cause within", e)
+			}
+			r.accounts.breaks(nil)
+		})
+	}
+	r.t = t
+	r.issue(r.order("a.polygate.test"))
+	r.tokens.breaks(func(op, _ string) error {
+		if op == "store" {
+			return full
+		}
+		return nil
+	})
+	r.refused(r.order("b.polygate.test"), CodeStorageFull)
+	r.tokens.breaks(nil)
+	if err := r.accounts.Store(t.Context(), accountKey(r.account), []byte(`{"v":1,"key":"c2VjcmV0"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if e := r.refused(r.order("a.polygate.test"), CodeStorage); !e.Permanent || strings.Contains(e.Error(), "c2VjcmV0") {
+		t.Errorf("error = %v, want that the account is damaged and nothing of it", e)
+	}
+}
+
+// The replica's clock is wrong: it is said so, before anything is ordered.
+func TestClockSkew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
+	for _, skew := range []time.Duration{-48 * time.Hour, -30*time.Minute - time.Hour, 2 * time.Hour, 48 * time.Hour} {
+		r.e = r.engine(func(c *Config) { c.Now = func() time.Time { return time.Now().Add(skew) } })
+		e := r.refused(r.order("a.polygate.test"), CodeClock)
+		if !strings.Contains(e.Detail, "NTP") {
+			t.Errorf("%v: detail = %q, want what to do", skew, e.Detail)
+		}
+	}
+	if got := r.Orders("a.polygate.test"); got != 0 {
+		t.Errorf("%d certificates were issued for nothing", got)
+	}
+	r.e = r.engine(func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-2 * time.Minute) } })
+	r.issue(r.order("a.polygate.test"))
+}
+
+// The guard in front of the network refuses: that is what the error says.
+func TestDialRefusedByTheGuard(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{}, nil)
+	guard := errors.New("the address is inside")
+	r.e = r.engine(func(c *Config) {
+		c.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, guard }
+	})
+	if e := r.refused(r.order("a.polygate.test"), CodeDirectoryUnreachable); !errors.Is(e, guard) {
+		t.Errorf("error = %v, want the guard's", e)
+	}
+}
+
+func TestHTTPChallengeAnswersNothingElse(t *testing.T) {
+	t.Parallel()
+	e, err := New(Config{HTTP01: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newMemory()
+	key := challengeKey("http-01", "a.polygate.test")
+	value := func(until time.Time) []byte {
+		return []byte(`{"v":1,"type":"http-01","host":"a.polygate.test","token":"tok","key_auth":"tok.thumb","until":"` + until.UTC().Format(time.RFC3339) + `"}`)
+	}
+	if err := tokens.Store(t.Context(), key, value(time.Now().Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	owned := func(host string) (certmagic.Storage, bool) { return tokens, host == "a.polygate.test" }
+	get := func(method, host, path string) (int, string) {
+		w := httptest.NewRecorder()
+		q := httptest.NewRequest(method, "/", nil)
+		q.Host, q.URL.Path = host, path
+		e.HTTPChallenge(owned, w, q)
+		return w.Code, w.Body.String()
+	}
+	const base = "/.well-known/acme-challenge/"
+	for _, host := range []string{"a.polygate.test", "A.Polygate.Test:80"} {
+		if code, body := get("GET", host, base+"tok"); code != 200 || body != "tok.thumb" {
+			t.Errorf("%s: %d %q, want the proof", host, code, body)
+		}
+	}
+	for _, tt := range [][3]string{
+		{"GET", "a.polygate.test", base + "other"}, {"GET", "b.polygate.test", base + "tok"}, {"POST", "a.polygate.test", base + "tok"},
+		{"GET", "a.polygate.test", base}, {"GET", "a.polygate.test", base + "../tok"}, {"GET", "a.polygate.test", base + "tok/"},
+		{"GET", "..", base + "tok"}, {"GET", "127.0.0.1", base + "tok"}, {"GET", "", base + "tok"}, {"GET", "a.polygate.test", "/tok"},
+	} {
+		if code, body := get(tt[0], tt[1], tt[2]); code != 404 || strings.Contains(body, "thumb") {
+			t.Errorf("%q: %d %q, want 404", tt, code, body)
+		}
+	}
+	if err := tokens.Store(t.Context(), key, value(time.Now().Add(-time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := get("GET", "a.polygate.test", base+"tok"); code != 404 {
+		t.Errorf("a challenge of an order long gone: %d, want 404", code)
+	}
+	tokens.breaks(func(string, string) error { return errors.New("etcd is away") })
+	if code, body := get("GET", "a.polygate.test", base+"tok"); code != 503 || strings.Contains(body, "etcd") {
+		t.Errorf("storage away: %d %q, want 503", code, body)
+	}
+}
+
+// An order that was overtaken does not remove the challenge of the one that overtook it.
+func TestCleanUpLeavesTheLaterChallenge(t *testing.T) {
+	t.Parallel()
+	e, err := New(Config{HTTP01: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newMemory()
+	s := &tokenSolver{call: &call{e: e}, storage: tokens}
+	first, second := testChallenge("first-token-of-all"), testChallenge("second-token-of-all")
+	for _, err := range []error{s.Present(t.Context(), first), s.Present(t.Context(), second), s.CleanUp(t.Context(), first)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(tokens.keys()) != 1 {
+		t.Error("the later challenge is gone")
+	}
+	if err := s.CleanUp(t.Context(), second); err != nil || len(tokens.keys()) != 0 {
+		t.Errorf("clean up: %v, left %q", err, tokens.keys())
+	}
+}
