@@ -136,16 +136,19 @@ func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	forward(out.Header, c.client)
 	c.attach(out)
-	transport, err := c.e.pools.get(&c.d.Target, c.d.Upgrade)
+	up, err := c.e.pools.get(&c.d.Target, c.d.Upgrade)
 	if err != nil {
 		return nil, err
 	}
 	c.arm()
-	res, err := transport.RoundTrip(out)
+	res, err := up.RoundTrip(out)
 	c.header.Store(true)
 	c.timer.Stop()
 	if err != nil {
-		return nil, err
+		return nil, up.explain(err, c.d.Target.Secure)
+	}
+	if !up.answered.Load() { // written once, not by every request
+		up.answered.Store(true)
 	}
 	if err := c.judge(res); err != nil {
 		_ = res.Body.Close() // with its connection: nothing that follows on it is read
@@ -304,9 +307,6 @@ func (c *call) classify(err error) *fault.Error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return known
-	}
-	if detail := explainTLS(err, c.d.Target.Secure); detail != "" {
-		return fault.Wrap(fault.BadUpstream, err, "%s", detail)
 	}
 	var ne net.Error
 	if errors.As(err, &ne) && ne.Timeout() {

@@ -28,6 +28,8 @@ type door struct {
 	closed  chan struct{}
 	once    sync.Once // closes closed
 	buffers sync.Pool // of *[]byte
+	// idleWrite bounds writes while no request runs; 0 = they are not bounded.
+	idleWrite time.Duration
 }
 
 func newDoor(l net.Listener, n int) *door {
@@ -94,6 +96,7 @@ type helloConn struct {
 	net.Conn
 	door  *door
 	state atomic.Uint32
+	idle  idleWrites
 	// The goroutine that does the handshake alone uses hello, and sets entry before the handshake ends.
 	hello *[]byte
 	entry *tenant.Entry // whose the server name was; nil = no tenant's
@@ -127,6 +130,7 @@ func (c *helloConn) Write(p []byte) (int, error) {
 	if c.state.Load() == helloSpliced {
 		return len(p), nil
 	}
+	c.idle.arm(c.Conn, c.door.idleWrite)
 	return c.Conn.Write(p)
 }
 
@@ -168,6 +172,7 @@ func (c *helloConn) SetWriteDeadline(t time.Time) error {
 	if c.state.Load() == helloSpliced {
 		return nil
 	}
+	c.idle.deadline(t)
 	return c.Conn.SetWriteDeadline(t)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -24,6 +25,13 @@ type poolKey struct {
 	secure  secureKey
 }
 
+// upstream is the connections of a pool.
+type upstream struct {
+	*http.Transport
+	asked    atomic.Bool // it asked for a client certificate
+	answered atomic.Bool // and a request was answered: what goes wrong from then on is something else
+}
+
 // pools holds the connections to upstreams: an http.Transport per pool, the longest unused of which is closed where there
 // are too many. It is safe for concurrent use.
 type pools struct {
@@ -31,35 +39,36 @@ type pools struct {
 	roots *x509.CertPool
 
 	mu  sync.Mutex // makes "get or add" one step
-	lru *lru.Cache[poolKey, *http.Transport]
+	lru *lru.Cache[poolKey, *upstream]
 }
 
 func newPools(size int, cfg EngineConfig) (*pools, error) {
 	p := &pools{dial: cfg.DialContext, roots: cfg.RootCAs}
 	var err error
-	p.lru, err = lru.NewWithEvict(size, func(_ poolKey, t *http.Transport) { t.CloseIdleConnections() })
+	p.lru, err = lru.NewWithEvict(size, func(_ poolKey, u *upstream) { u.CloseIdleConnections() })
 	return p, err
 }
 
-// get returns the transport of a target's pool. Requests on a transport that was evicted meanwhile finish; their connections are
+// get returns the connections of a target's pool. Requests on a transport that was evicted meanwhile finish; their connections are
 // closed after them.
-func (p *pools) get(t *exchange.Target, upgrade bool) (*http.Transport, error) {
+func (p *pools) get(t *exchange.Target, upgrade bool) (*upstream, error) {
 	k := poolKey{pool: t.Pool, trusted: t.Trusted, upgrade: upgrade, secure: secureKeyOf(t)}
-	if tr, ok := p.lru.Get(k); ok {
-		return tr, nil
+	if u, ok := p.lru.Get(k); ok {
+		return u, nil
 	}
-	secure, err := p.secure(t)
+	u := &upstream{}
+	secure, err := p.secure(t, &u.asked)
 	if err != nil {
 		return nil, err
 	}
+	u.Transport = p.transport(k, secure)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if tr, ok := p.lru.Get(k); ok {
-		return tr, nil
+	if u, ok := p.lru.Get(k); ok {
+		return u, nil
 	}
-	tr := p.transport(k, secure)
-	p.lru.Add(k, tr)
-	return tr, nil
+	p.lru.Add(k, u)
+	return u, nil
 }
 
 // transport makes the transport of a pool. It takes no proxy from the environment, follows no redirect (an http.Client

@@ -83,9 +83,9 @@ func (s *Server) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	all.Go(func() { s.sweep(sweep) })
 	all.Go(func() { s.watchAdmissions(sweep) })
-	all.Go(func() {
-		failed <- public.ServeTLS(newDoor(s.cfg.Public, s.limits.Connections), "", "")
-	})
+	door := newDoor(s.cfg.Public, s.limits.Connections)
+	door.idleWrite = s.limits.HeaderTime
+	all.Go(func() { failed <- public.ServeTLS(door, "", "") })
 	if s.cfg.Plain != nil {
 		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
 	}
@@ -148,7 +148,7 @@ func waitFor(ctx context.Context, group *sync.WaitGroup) {
 func (s *Server) publicServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.serveHTTP))
 	srv.TLSConfig = s.handshakes.base
-	srv.ConnState = s.admissions.follow
+	srv.ConnState = s.follow
 	srv.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          s.limits.Streams,
 		MaxReadFrameSize:              frameSize,

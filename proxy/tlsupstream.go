@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
@@ -43,8 +44,8 @@ func secureKeyOf(t *exchange.Target) secureKey {
 }
 
 // secure makes the TLS of a pool. There is no session cache: a session would carry our certificate past a change of it.
-func (p *pools) secure(t *exchange.Target) (*tls.Config, error) {
-	c := &tls.Config{RootCAs: p.roots, MinVersion: tls.VersionTLS12}
+func (p *pools) secure(t *exchange.Target, asked *atomic.Bool) (*tls.Config, error) {
+	c := &tls.Config{RootCAs: p.roots, MinVersion: tls.VersionTLS12, GetClientCertificate: showOurs(noCertificate, asked)}
 	s := t.Secure
 	if s == nil || t.Scheme != "https" {
 		return c, nil
@@ -62,13 +63,18 @@ func (p *pools) secure(t *exchange.Target) (*tls.Config, error) {
 	if s.Client == nil { // without it, an upstream that asks whom it likes would take us for a stranger
 		return nil, fault.New(fault.BadUpstream, "a client certificate is set for the upstream, and this gateway has no source of them: see to its certificates, or remove it")
 	}
-	c.GetClientCertificate = showOurs(s.Client)
+	c.GetClientCertificate = showOurs(s.Client, asked)
 	return c, nil
 }
 
-// showOurs is a tls.Config's GetClientCertificate. Whatever authorities the upstream names, ours is shown: it is configured.
-func showOurs(client func(context.Context) (*tls.Certificate, error)) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+// noCertificate is the Client of an upstream that is to see none: an empty one says so (RFC 8446 §4.4.2).
+func noCertificate(context.Context) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
+
+// showOurs makes a tls.Config's GetClientCertificate, which notes that the upstream asked. Whatever authorities that names,
+// ours is shown: it is configured.
+func showOurs(client func(context.Context) (*tls.Certificate, error), asked *atomic.Bool) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		asked.Store(true)
 		cert, err := client(info.Context())
 		if err == nil && cert == nil {
 			err = errors.New("there is none")
@@ -78,6 +84,27 @@ func showOurs(client func(context.Context) (*tls.Certificate, error)) func(*tls.
 		}
 		return cert, nil
 	}
+}
+
+// explain classifies an error of TLS, and leaves others as they are. In TLS 1.3 a handshake that the upstream refuses for
+// our certificate looks done to us, and the alert is lost where our request is under way already: then we have but what we
+// know of the upstream.
+func (u *upstream) explain(err error, s *exchange.Security) error {
+	if _, known := errors.AsType[*fault.Error](err); known {
+		return err
+	}
+	if detail := explainTLS(err, s); detail != "" {
+		return fault.Wrap(fault.BadUpstream, err, "%s", detail)
+	}
+	op, _ := errors.AsType[*net.OpError](err)
+	ne, _ := errors.AsType[net.Error](err)
+	if !u.asked.Load() || u.answered.Load() || op != nil && op.Op == "dial" || ne != nil && ne.Timeout() {
+		return err
+	}
+	if s != nil && s.Identity != (tenant.ClientCertificate{}) {
+		return fault.Wrap(fault.BadUpstream, err, "the upstream broke off; it asks for a client certificate: see that it trusts our client certificate")
+	}
+	return fault.Wrap(fault.BadUpstream, err, "the upstream broke off; it asks for a client certificate, and there is none: set the upstream's client certificate")
 }
 
 // explainTLS says what is wrong between us and an upstream's TLS, and what to do about it; "" if it is something else. Names
