@@ -32,6 +32,7 @@ var (
 	errSpliceIdle = fault.New(fault.Canceled, "nothing passed either way for as long as passthrough.idle")
 	errSilent     = fault.New(fault.UpstreamTimeout, "the tenant's gateway accepted the connection and did not answer the handshake")
 	errMute       = fault.New(fault.BadUpstream, "the tenant's gateway closed the connection without an answer")
+	errLeft       = fault.New(fault.Canceled, "the client ended its side and then took no more") // no failure: so do most who are done
 	errBroken     = fault.New(fault.Canceled, "the client or the tenant's gateway broke the connection off")
 )
 
@@ -54,6 +55,7 @@ type splice struct {
 	last    atomic.Int64 // when bytes passed last, Unix nanoseconds
 	// changed is when the tenant stopped being what the connection began with, Unix nanoseconds; 0 = it did not.
 	changed  atomic.Int64
+	ended    atomic.Bool // the client has ended its side
 	mu       sync.Mutex
 	upstream net.Conn // guarded by mu: nil until it is connected
 	dead     bool     // guarded by mu: killed
@@ -140,11 +142,14 @@ func (x *splice) pass() error {
 	if err == nil {
 		err = x.relay(up)
 	}
-	if err != nil {
-		x.kill(err)
-		err = context.Cause(x.ctx) // what killed it before that made it fail
+	if err == nil {
+		return nil
 	}
-	return err
+	x.kill(err)
+	if cause := context.Cause(x.ctx); !errors.Is(cause, errLeft) { // what killed it first made the rest fail
+		return cause
+	}
+	return nil
 }
 
 // connect dials the tenant's gateway.

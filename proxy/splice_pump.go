@@ -51,7 +51,7 @@ func newPump(x *splice, from, to net.Conn) *pump {
 }
 
 // run passes bytes until the source ends, and then ends the sink's side (RFC 9293 §3.6: the other way goes on). An error
-// means that the connection broke; the upstream's silence in the handshake is one.
+// means that the connection broke; before the upstream's first byte, its silence and its end are one too, and its failure.
 func (p *pump) run() error {
 	look := min(maxLook, max(p.x.s.cfg.Passthrough.Idle/4, time.Millisecond))
 	total, wait := int64(0), p.x.s.cfg.Passthrough.HandshakeTime
@@ -73,8 +73,12 @@ func (p *pump) run() error {
 			wait = look
 		case errors.Is(err, io.EOF):
 			return p.finish(total)
+		case errors.Is(err, errBroken):
+			return p.broken()
+		case total == 0 && !p.inward:
+			return errMute
 		default:
-			return p.broken(total)
+			return p.broken()
 		}
 	}
 }
@@ -92,16 +96,19 @@ func (p *pump) finish(total int64) error {
 	if total == 0 && !p.inward {
 		return errMute
 	}
+	if p.inward {
+		p.x.ended.Store(true)
+	}
 	if c, ok := p.to.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite() // fails if the sink has gone: then nobody waits for the end
 	}
 	return nil
 }
 
-// broken says what a connection that broke looks like: before the upstream's first byte it is the upstream's failure.
-func (p *pump) broken(total int64) error {
-	if total == 0 && !p.inward {
-		return errMute
+// broken says what it is that a side broke off.
+func (p *pump) broken() error {
+	if !p.inward && p.x.ended.Load() { // such as the gateway's close_notify to a client that has gone after its own
+		return errLeft
 	}
 	return errBroken
 }
@@ -138,7 +145,7 @@ func (p *pump) small() (n int, err error) {
 	defer p.x.s.splices.release(p.buf)
 	if p.n > 0 {
 		if _, err := p.to.Write((*p.buf)[:p.n]); err != nil {
-			return 0, errBroken
+			return 0, errBroken // the sink, not the source
 		}
 	}
 	return p.n, p.err
