@@ -148,7 +148,9 @@ func entryOf(e *tenant.Entry, a authz.Action, resource, outcome string) audit.En
 	return entry
 }
 
-func entry(e *tenant.Entry) audit.Entry { return entryOf(e, authz.CertificateUpdate, "certificate/x", audit.OutcomeOK) }
+func entry(e *tenant.Entry) audit.Entry {
+	return entryOf(e, authz.CertificateUpdate, "certificate/x", audit.OutcomeOK)
+}
 
 // tenant makes a tenant and waits until this replica knows it.
 func (r *replica) tenant(id tenant.ID, edit func(*tenant.Record)) *tenant.Entry {
@@ -231,8 +233,12 @@ type faultyVault struct {
 	refused atomic.Int64
 }
 
-func (v *faultyVault) away(on bool) { set(&v.fail, on, fault.New(fault.Unavailable, "the store is away")) }
-func (v *faultyVault) full(on bool) { set(&v.refuse, on, fault.New(fault.RateLimited, "the store is full: compact it")) }
+func (v *faultyVault) away(on bool) {
+	set(&v.fail, on, fault.New(fault.Unavailable, "the store is away"))
+}
+func (v *faultyVault) full(on bool) {
+	set(&v.refuse, on, fault.New(fault.RateLimited, "the store is full: compact it"))
+}
 
 func set(p *atomic.Pointer[error], on bool, err error) {
 	p.Store(nil)
