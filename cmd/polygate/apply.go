@@ -33,8 +33,8 @@ and its API keys stay as they are unless the file has "state" or "api_keys" for 
 are left alone. If one tenant fails, the others go on, and the exit code is 1.
 
 The tenants belong to the API afterwards. Those that the gateway's own tenants.yaml declares are refused here, and so are
-catalog_file, policy_dir, bots, members and authenticators, which the gateway reads only from its own files: the commands
-server, policy, bot, member and authenticator do the same for a tenant of the API.`,
+catalog_file, policy_dir, certificates.files, bots, members and authenticators, which the gateway reads only from its own files:
+the commands server, policy, cert, bot, member and authenticator do the same for a tenant of the API.`,
 		Example: "  polygate tenant apply -f tenants.yaml\n  cat tenants.yaml | polygate tenant apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -61,7 +61,9 @@ func loadDeclared(path string, stdin io.Reader) ([]config.Tenant, error) {
 		defer remove()
 		path, name = spooled, stdinName
 	}
-	tenants, err := config.LoadTenants(path, config.Options{})
+	// Secrets stay as they are: the gateway seals them.
+	seal := func(_ tenant.ID, _, plain string) (string, error) { return plain, nil }
+	tenants, err := config.LoadTenants(path, config.Options{Seal: seal})
 	if err != nil {
 		return nil, renamed(err, path, name)
 	}
@@ -82,6 +84,8 @@ func onlyInFiles(t *config.Tenant) (field, hint string) {
 		return "a catalog_file", "use \"polygate server add\" for its servers"
 	case t.PolicyDir != "":
 		return "a policy_dir", "use \"polygate policy upload\" for its policy"
+	case len(t.CertificateFiles) > 0:
+		return "certificates.files", "use \"polygate cert import --tenant\" for its certificates"
 	case len(r.Bots) > 0:
 		return "bots", "use \"polygate bot add\" for its bots"
 	case len(r.Members) > 0:
@@ -195,6 +199,7 @@ func specOf(t *config.Tenant) *admin.TenantSpec {
 	r := t.Record
 	spec := &admin.TenantSpec{
 		ID: string(r.ID), DisplayName: r.DisplayName, Namespace: r.Namespace, Mode: r.Mode, Dedicated: r.Dedicated,
+		Passthrough: r.Passthrough, TLS: r.TLS, Certificates: settingsOf(r.Certificates),
 		Hosts: r.Hosts, Quotas: r.Quotas, Origins: r.AllowedOrigins,
 	}
 	if t.StateDeclared {
@@ -208,6 +213,18 @@ func specOf(t *config.Tenant) *admin.TenantSpec {
 		spec.APIKeys = &keys
 	}
 	return spec
+}
+
+// settingsOf returns where certificates come from as the API takes it, secrets in the clear.
+func settingsOf(c *tenant.Certificates) *admin.CertificateSettings {
+	if c == nil {
+		return nil
+	}
+	out := &admin.CertificateSettings{Source: c.Source}
+	if a := c.ACME; a != nil {
+		out.ACME = &admin.ACME{Directory: a.Directory, Email: a.Email, CA: a.CA, Profile: a.Profile, EABKeyID: a.EABKeyID, EABKey: a.EABKey}
+	}
+	return out
 }
 
 // progress is one line on a terminal that is written over and over, and nothing elsewhere.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/proxy/admin"
 )
 
 // certInfo is the certificate of a host, as both APIs show it.
@@ -273,3 +274,30 @@ func hostNames(collection, state string) names {
 
 // ready says whether a certificate is served.
 func (c *certInfo) ready() bool { return c.State == string(tenant.CertificateReady) }
+
+// tlsFields are what a tenant has of its own in handshakes and certificates, for "tenant get".
+func tlsFields(t *admin.Tenant) (fields [][2]string) {
+	add := func(name, text string) { fields = append(fields, [2]string{name, text}) }
+	if p := t.Passthrough; p != nil {
+		add("Upstream", p.Upstream)
+		if p.ProxyProtocol {
+			add("PROXY header", "v2")
+		}
+	}
+	if d := t.Dedicated; d != nil && (d.Client.Local || d.Client.Chain != "") {
+		add("Client cert", "shown to the upstream")
+	}
+	if v := t.TLS; v != nil {
+		add("Min TLS", v.MinVersion)
+		if v.ClientCA != "" {
+			add("Client CA", "every client must show a certificate")
+		}
+	}
+	if c := t.Certificates; c != nil {
+		add("Certificates", string(c.Source))
+		if c.ACME != nil {
+			add("ACME", strings.TrimSpace(c.ACME.Directory+" "+c.ACME.Email))
+		}
+	}
+	return fields
+}

@@ -505,3 +505,36 @@ func TestCertTrust(t *testing.T) {
 		t.Errorf("a failure is told as %v\n%s", err, stderr)
 	}
 }
+
+// TestSpecOfConnections: what a file declares of certificates and connections is sent, secrets too: the gateway seals them.
+func TestSpecOfConnections(t *testing.T) {
+	ca, _ := testPEM(t, func(c *x509.Certificate) { c.IsCA = true })
+	chain, key := testPEM(t, nil, "client.example.org")
+	dir := put(t, map[string]string{"ca.pem": ca, "c.pem": chain, "c.key": key, "eab": "bWFj\n", "tenants.yaml": `tenants:
+  - id: a
+    mode: dedicated
+    dedicated: {upstream: "https://gw.example.org", ca_file: ca.pem, server_name: gw.example.net, client_cert_file: c.pem, client_key_file: c.key}
+    tls: {min_version: "1.3", client_ca_file: ca.pem}
+    certificates: {source: acme, acme: {directory: "https://acme.example.org", eab_key_id: k, eab_key_file: eab, ca_file: ca.pem, profile: p}}
+  - id: b
+    mode: passthrough
+    passthrough: {upstream: "gw.example.org:8443", proxy_protocol: true}
+`})
+	list, err := loadDeclared(filepath.Join(dir, "tenants.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := specOf(&list[0]), specOf(&list[1])
+	if d := a.Dedicated; d.CA != ca || d.ServerName != "gw.example.net" || d.Client.Chain != chain || d.Client.Key != key {
+		t.Errorf("dedicated %+v", d)
+	}
+	if a.TLS.MinVersion != "1.3" || a.TLS.ClientCA != ca {
+		t.Errorf("tls %+v", a.TLS)
+	}
+	if c := a.Certificates; c.Source != "acme" || c.ACME.EABKey != "bWFj" || c.ACME.EABKeyID != "k" || c.ACME.CA != ca || c.ACME.Profile != "p" {
+		t.Errorf("certificates %+v", c)
+	}
+	if b.Passthrough == nil || !b.Passthrough.ProxyProtocol || b.Certificates != nil {
+		t.Errorf("passthrough %+v", b)
+	}
+}

@@ -142,6 +142,7 @@ func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
 	if d := t.Dedicated; d != nil {
 		fields = append(fields, [2]string{"Upstream", d.Upstream}, [2]string{"Auth", string(d.Auth)}, [2]string{"Identity", d.Identity})
 	}
+	fields = append(fields, tlsFields(t)...)
 	fields = append(fields, [2]string{"Origins", strings.Join(t.AllowedOrigins, ", ")}, [2]string{"Authenticators", strings.Join(t.Authenticators, ", ")},
 		[2]string{"Quotas", quotaText(t.Quotas)}, [2]string{"Source", strings.TrimSpace(string(t.Source) + " " + t.File)},
 		[2]string{"Created", stamp(t.Created)}, [2]string{"Updated", stamp(t.Updated)}, [2]string{"Version", t.ResourceVersion}, [2]string{"UID", t.UID})

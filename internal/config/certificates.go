@@ -2,11 +2,14 @@ package config
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -97,6 +100,9 @@ func (r *tenantsReader) acmeOf(n ast.Node, f *acmeForm, id tenant.ID) *tenant.AC
 	if err == nil && len(plain) > maxSecret {
 		err = fmt.Errorf("%s has %d bytes: at most %d are allowed", field, len(plain), maxSecret)
 	}
+	if err == nil && !base64URL(plain) {
+		err = fmt.Errorf("%s holds no base64url: write the key as the issuer gave it (RFC 8555 §7.3.4)", field)
+	}
 	if err != nil {
 		r.add(place(find(n, field)), "%v", err)
 		return a
@@ -105,6 +111,13 @@ func (r *tenantsReader) acmeOf(n ast.Node, f *acmeForm, id tenant.ID) *tenant.AC
 		a.EABKeyID, a.EABKey = f.EABKeyID, sealed
 	}
 	return a
+}
+
+// base64URL says whether s is base64url, or the other alphabet, in which some issuers show it.
+func base64URL(s string) bool {
+	s = strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(s, "="))
+	_, err := base64.RawURLEncoding.DecodeString(s)
+	return err == nil && s != ""
 }
 
 // seal seals a secret for the record. Without Options.Seal, and after an error, it is "".
@@ -183,9 +196,13 @@ func (r *tenantsReader) clientPair(n ast.Node, f *dedicatedForm, t *Tenant) {
 	if chain == "" { // which has been told
 		return
 	}
-	if _, err := tls.X509KeyPair([]byte(chain), plain); err != nil {
+	pair, err := tls.X509KeyPair([]byte(chain), plain)
+	if err != nil {
 		r.add(place(find(n, key)), "%s %q is not the key of %s: %s", key, clip(f.ClientKeyFile), cert, pairReason(err))
 		return
+	}
+	if end := pair.Leaf.NotAfter; r.now.After(end) { // its upstream's affair: it must not hold up other tenants
+		r.warn(place(find(n, cert)), "tenant %q: %s %q expired at %s: renew it", clip(string(t.Record.ID)), cert, clip(f.ClientCertFile), end.UTC().Format(time.RFC3339))
 	}
 	if sealed := r.seal(n, key, t.Record.ID, SecretDedicatedClient, onlyPEM(string(plain))); sealed != "" {
 		t.Record.Dedicated.Client = tenant.ClientCertificate{Chain: chain, Key: sealed}

@@ -254,3 +254,25 @@ func TestTenantDoubts(t *testing.T) {
 		}
 	}
 }
+
+// TestExpiredClientCertificate: it is told, and holds up nobody.
+func TestExpiredClientCertificate(t *testing.T) {
+	now := testOptions().Now()
+	p := newPair(t, pairOptions{before: now.Add(-2 * time.Hour), after: now.Add(-time.Hour)})
+	ts := loadTenants(t, files(t, [2]string{"tenants.yaml", "tenants: [{id: a, mode: dedicated, dedicated: {upstream: 'https://u.example.org', client_cert_file: c.pem, client_key_file: c.key}}]"},
+		[2]string{"c.pem", p.chain}, [2]string{"c.key", p.key}))
+	if got := ts.Warnings.Error(); len(ts.Warnings) != 2 || !strings.Contains(got, "dedicated.client_cert_file \"c.pem\" expired at") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestExternalAccountKeyIsBase64: a key that no server could have given is refused where it is named, and not shown.
+func TestExternalAccountKeyIsBase64(t *testing.T) {
+	for text, ok := range map[string]bool{"bWFj": true, "bW-_": true, "bW+/": true, "bWE=": true, "hunter2!": false, "hunter2 x": false} {
+		path := files(t, [2]string{"tenants.yaml", "tenants: [{id: a, certificates: {source: acme, acme: {directory: 'https://acme.example.org', eab_key_id: k, eab_key_file: eab}}}]"}, [2]string{"eab", text})
+		_, err := config.LoadTenants(path, testOptions())
+		if (err == nil) != ok || err != nil && (strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "base64url")) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
