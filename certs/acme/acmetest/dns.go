@@ -86,6 +86,7 @@ func (r *resolver) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		in = new(dns.Msg)
 		in.SetRcode(q, dns.RcodeServerFailure)
 	}
+	in.RecursionAvailable = true // as resolvers say: without it, an empty answer is no answer
 	_ = w.WriteMsg(in)
 }
 
