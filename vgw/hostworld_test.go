@@ -69,7 +69,11 @@ func (w *world) haveHost(t testing.TB, id tenant.ID, host string) string {
 	t.Helper()
 	admin := w.principal(id, tenant.Admin)
 	asked := w.must(t, id, admin, post("/api/v1/hosts", `{"host":`+strconv.Quote(host)+`}`), 201)
-	w.dns.publish(host, asked["txt_value"].(string))
+	token, ok := asked["txt_value"].(string)
+	if !ok {
+		t.Fatalf("asked for %s: %v", host, asked)
+	}
+	w.dns.publish(host, token)
 	w.must(t, id, admin, post("/api/v1/hosts/"+host+"/verify", ""), 200)
 	return host
 }
@@ -84,13 +88,16 @@ type certStore struct {
 	fail  func(op string) error
 }
 
-func (k *certStore) begin(op string, e *tenant.Entry, host string, args ...any) (func(), error) {
+func (k *certStore) begin(ctx context.Context, op string, e *tenant.Entry, host string, args ...any) (func(), error) {
 	k.mu.Lock()
 	k.calls = append(k.calls, fmt.Sprintln(append([]any{op, host}, args...)...))
 	if k.fail != nil {
 		if err := k.fail(op); err != nil {
 			return k.mu.Unlock, err
 		}
+	}
+	if ctx.Err() != nil {
+		return k.mu.Unlock, ctx.Err()
 	}
 	if host != "" && !slices.Contains(append(slices.Clone(e.Record.Hosts), tenant.OwnHost(e.Scope.ID(), "gw.test")), host) {
 		return k.mu.Unlock, fault.New(fault.NotFound, "none of the tenant's")
@@ -122,8 +129,8 @@ func (k *certStore) get(e *tenant.Entry, host string) tenant.Certificate {
 	return tenant.Certificate{Host: host, Source: tenant.SourceACME, State: tenant.CertificatePending}
 }
 
-func (k *certStore) List(_ context.Context, e *tenant.Entry) ([]tenant.Certificate, error) {
-	done, err := k.begin("list", e, "")
+func (k *certStore) List(ctx context.Context, e *tenant.Entry) ([]tenant.Certificate, error) {
+	done, err := k.begin(ctx, "list", e, "")
 	defer done()
 	if err != nil {
 		return nil, err
@@ -135,14 +142,14 @@ func (k *certStore) List(_ context.Context, e *tenant.Entry) ([]tenant.Certifica
 	return out, nil
 }
 
-func (k *certStore) Get(_ context.Context, e *tenant.Entry, host string) (tenant.Certificate, error) {
-	done, err := k.begin("get", e, host)
+func (k *certStore) Get(ctx context.Context, e *tenant.Entry, host string) (tenant.Certificate, error) {
+	done, err := k.begin(ctx, "get", e, host)
 	defer done()
 	return k.get(e, host), err
 }
 
-func (k *certStore) Import(_ context.Context, e *tenant.Entry, host string, chain, key []byte, ifRevision int64, entry audit.Entry) (tenant.Certificate, error) {
-	done, err := k.begin("import", e, host, ifRevision)
+func (k *certStore) Import(ctx context.Context, e *tenant.Entry, host string, chain, key []byte, ifRevision int64, entry audit.Entry) (tenant.Certificate, error) {
+	done, err := k.begin(ctx, "import", e, host, ifRevision)
 	defer done()
 	if err != nil {
 		return tenant.Certificate{}, err
@@ -157,8 +164,8 @@ func (k *certStore) Import(_ context.Context, e *tenant.Entry, host string, chai
 	}, ifRevision, entry)
 }
 
-func (k *certStore) Renew(_ context.Context, e *tenant.Entry, host string, entry audit.Entry) (tenant.Certificate, error) {
-	done, err := k.begin("renew", e, host)
+func (k *certStore) Renew(ctx context.Context, e *tenant.Entry, host string, entry audit.Entry) (tenant.Certificate, error) {
+	done, err := k.begin(ctx, "renew", e, host)
 	defer done()
 	if err != nil {
 		return tenant.Certificate{}, err
@@ -166,8 +173,8 @@ func (k *certStore) Renew(_ context.Context, e *tenant.Entry, host string, entry
 	return k.commit(e, k.get(e, host), 0, entry)
 }
 
-func (k *certStore) Revoke(_ context.Context, e *tenant.Entry, host string, reason int, entry audit.Entry) (tenant.Certificate, error) {
-	done, err := k.begin("revoke", e, host, reason)
+func (k *certStore) Revoke(ctx context.Context, e *tenant.Entry, host string, reason int, entry audit.Entry) (tenant.Certificate, error) {
+	done, err := k.begin(ctx, "revoke", e, host, reason)
 	defer done()
 	if err != nil {
 		return tenant.Certificate{}, err
@@ -177,8 +184,8 @@ func (k *certStore) Revoke(_ context.Context, e *tenant.Entry, host string, reas
 	return k.commit(e, s, 0, entry)
 }
 
-func (k *certStore) Remove(_ context.Context, e *tenant.Entry, host string, ifRevision int64, entry audit.Entry) error {
-	done, err := k.begin("remove", e, host, ifRevision)
+func (k *certStore) Remove(ctx context.Context, e *tenant.Entry, host string, ifRevision int64, entry audit.Entry) error {
+	done, err := k.begin(ctx, "remove", e, host, ifRevision)
 	defer done()
 	if err != nil {
 		return err
