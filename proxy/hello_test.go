@@ -92,6 +92,19 @@ func TestTakenConnection(t *testing.T) {
 	}
 }
 
+// What is kept of a hello that does not end is bounded.
+func TestHelloIsBounded(t *testing.T) {
+	d := newDoor(nil, 1)
+	c := &helloConn{Conn: &wire{in: make([]byte, 1<<20), piece: 1000}, door: d}
+	n, err := 0, error(nil)
+	for buf := make([]byte, 4096); err == nil; n++ {
+		_, err = c.Read(buf)
+	}
+	if !errors.Is(err, errHelloTooLong) || n*1000 > maxHello+2000 || n*1000 < 66<<10 {
+		t.Errorf("%d bytes were read, and then %v", n*1000, err)
+	}
+}
+
 // OpenSSL and curl, which Go did not write, go through as well.
 func TestPassthroughOtherClients(t *testing.T) {
 	g := newOwnGateway(t, http.HandlerFunc(whoami))
