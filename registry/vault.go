@@ -27,6 +27,7 @@ type Vault struct {
 	store  *Store
 	events vaultEvents
 	lanes  chan *vaultLane
+	doubt  doubtfulLanes
 	locks  lockTable
 }
 
@@ -35,6 +36,7 @@ func newVault(s *Store) *Vault {
 	for i := range vaultLanes {
 		v.lanes <- &vaultLane{n: i}
 	}
+	v.doubt.init()
 	v.events.init()
 	v.locks.init()
 	return v

@@ -15,25 +15,8 @@ import (
 	"github.com/polygate/polygate/internal/vault"
 )
 
-const (
-	vaultLanes = 16  // changes of the vault that one replica makes at once
-	etcdOps    = 128 // conditions, reads and writes, each, that etcd allows in a transaction by default
-)
-
-// errLane says that the lane is not as this replica left it: it was used before a session that is over.
-var errLane = errors.New("the lane of the vault has been changed by others")
-
-// vaultLane is a place for one change at a time, as a lane of a claim is: each change rewrites the marker c/lane/<lease>/<n>
-// with an id of its own and compares that nobody has since the last one. So one that is repeated because its answer was
-// lost applies once, also where it compares nothing else, and the marker says whether it did. The markers hang on the
-// replica's lease, so a dead one leaves none.
-type vaultLane struct {
-	n     int
-	lease LeaseID // of the session in which mod was seen
-	mod   int64   // the marker's ModRevision; 0 = there is none
-}
-
-func (l *vaultLane) key() string { return fmt.Sprintf("%s%x/%d", prefixLane, int64(l.lease), l.n) }
+// etcdOps is how many conditions, reads and writes, each, etcd allows in a transaction by default.
+const etcdOps = 128
 
 // vaultChange is one change of the vault over all its attempts.
 type vaultChange struct {
@@ -50,8 +33,8 @@ type vaultChange struct {
 // vault.ErrFenced where a lock of Fences is lost; fault.NotFound where the owner is a tenant that is gone, or another one
 // of the same id, so that nothing of a deleted tenant comes back (X41); fault.Invalid for names that cannot be and for a
 // batch that contradicts itself; fault.TooLarge; fault.Unavailable, and it wraps ErrRejected where the store is full.
-// It wraps ErrUnknown where it is not known whether the change was made: read before repeating it. A change that has
-// begun is not abandoned when ctx ends.
+// It wraps ErrUnknown where it is not known whether the change was made: read before repeating it. It may still be made then,
+// but not after another change of this replica, which bars it. A change that has begun is not abandoned when ctx ends.
 func (v *Vault) Commit(ctx context.Context, o vault.Owner, b vault.Batch) (rev int64, err error) {
 	c := &vaultChange{owner: o, batch: b, id: uuid.NewString(), now: v.store.cfg.Now().UTC()}
 	if b.Audit != nil {
@@ -74,13 +57,21 @@ func (v *Vault) Commit(ctx context.Context, o vault.Owner, b vault.Batch) (rev i
 	return rev, nil
 }
 
-func (v *Vault) commit(ctx context.Context, c *vaultChange, t *Txn) (int64, error) {
+func (v *Vault) commit(ctx context.Context, c *vaultChange, t *Txn) (rev int64, err error) {
+	if err := v.settle(ctx); err != nil {
+		return 0, err
+	}
 	select {
 	case l := <-v.lanes:
-		defer func() { v.lanes <- l }()
+		defer func() {
+			if errors.Is(err, ErrUnknown) {
+				v.doubt.add(l)
+			} else {
+				v.lanes <- l
+			}
+		}()
 		for range 3 {
-			rev, err := v.commitOn(ctx, l, c, t)
-			if !errors.Is(err, errRace) {
+			if rev, err = v.commitOn(ctx, l, c, t); !errors.Is(err, errRace) {
 				return rev, err
 			}
 		}

@@ -71,6 +71,8 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"vault/expiry", testVaultExpiry},
 		{"vault/dead", testVaultDeadHolder},
 		{"vault/lost", testVaultLostAnswers},
+		{"vault/late", testVaultLateChange},
+		{"vault/contended", testVaultContendedLock},
 		{"vault/orphan", testVaultOrphans},
 		{"vault/full", testVaultFull},
 		{"vault/hang", testVaultHang},

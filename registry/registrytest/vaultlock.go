@@ -281,6 +281,79 @@ func testVaultLostAnswers(t *testing.T, b Backend) {
 	}
 }
 
+// late is a backend whose transactions that put a key beginning with prefix are lost, until the first of them arrives after
+// all.
+type late struct {
+	registry.Backend
+	mu     sync.Mutex // guards what follows
+	prefix string     // "" = nothing is lost
+	first  *registry.Txn
+}
+
+func (l *late) lose(prefix string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.prefix = prefix
+}
+
+func (l *late) Txn(ctx context.Context, t *registry.Txn) (*registry.TxnResult, error) {
+	l.mu.Lock()
+	lost := l.prefix != "" && slices.ContainsFunc(t.Puts, func(p registry.Put) bool { return strings.HasPrefix(p.Key, l.prefix) })
+	if lost && l.first == nil {
+		l.first = t
+	}
+	l.mu.Unlock()
+	if lost {
+		return nil, errAnswerLost
+	}
+	return l.Backend.Txn(ctx, t)
+}
+
+// testVaultLateChange: a change that was reported as unknown, and repeated, cannot land later and undo what came after it.
+func testVaultLateChange(t *testing.T, b Backend) {
+	slow := &late{Backend: b}
+	r := Start(t, slow, "r1", TTL(time.Minute))
+	var wg sync.WaitGroup
+	slow.lose("v/_/k")
+	for range 3 { // several lanes
+		wg.Go(func() {
+			_, err := r.Vault().Commit(t.Context(), vault.Owner{}, vault.Batch{Puts: []vault.Put{{Key: "k", Value: []byte("old")}}})
+			if !errors.Is(err, registry.ErrUnknown) {
+				t.Errorf("a change that is lost: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	slow.lose("")
+	for i := range 20 {
+		Keep(t, r, vault.Owner{}, "k", fmt.Sprint(i))
+	}
+	mustTxn(t, b, slow.first)
+	wantKept(t, "after the first arrived", r, vault.Owner{}, "", "k=19")
+}
+
+// testVaultContendedLock: of those who find a lock free at once one gets it, also where the first attempt of another was lost.
+func testVaultContendedLock(t *testing.T, b Backend) {
+	trap := &Ambush{Backend: b}
+	r, other := Start(t, trap, "r1", TTL(time.Minute)), Start(t, b, "r2")
+	for name, lost := range map[string]error{"raced": nil, "lost": errAnswerLost} {
+		var l vault.Lock
+		trap.Lay("c/lock/", func(_ context.Context, do func() error) error {
+			l = mustLock(t, other, name)
+			if lost != nil {
+				return lost
+			}
+			return do()
+		})
+		if got, ok := tryLock(t, r, name); ok {
+			t.Errorf("%s: two hold the lock: %+v and %+v", name, got, l)
+		}
+		if err := fencedPut(t.Context(), other, l, name, "x"); err != nil {
+			t.Errorf("%s: the holder's change: %v", name, err)
+		}
+	}
+}
+
 // testVaultOrphans: a lock that was taken, or given back, without an answer to tell of it does not stay taken for as long
 // as the replica lives; and an answer that never comes is said to be one.
 func testVaultOrphans(t *testing.T, b Backend) {
