@@ -77,7 +77,9 @@ func TestCertificatesStory(t *testing.T) {
 	w.says(t, "team-a", admin, del(path).with("If-Match", `"7"`), 412, "")
 	list := w.as(tenant.Viewer, "team-a", get("/api/v1/certificates"))
 	var hosts []string
-	var page struct{ Items []struct{ Host, Chain string } }
+	var page struct {
+		Items []struct{ Host, Chain string }
+	}
 	if err := json.Unmarshal([]byte(list.body), &page); err != nil {
 		t.Fatal(err)
 	}
