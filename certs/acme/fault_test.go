@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -119,10 +120,18 @@ func TestDirectoryDownAndUpAgain(t *testing.T) {
 	r.issue(r.order("a.polygate.test"))
 }
 
-// The server hangs: the call ends by its own clock, and others are not held up by it.
-func TestDirectoryHangs(t *testing.T) {
+// A server hangs: orders at others go on, and the one that waits goes on as soon as the server does.
+func TestDirectoryHangsAndOthersGoOn(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, acmetest.Options{AlwaysValid: true}, func(c *Config) { c.RequestTime = time.Second })
+	dialed := make(chan struct{}, 10)
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, func(c *Config) {
+		c.RequestTime = 50 * time.Second
+		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			dialed <- struct{}{}
+			return conn, err
+		}
+	})
 	other := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
 	r.Pause()
 	defer r.Resume()
@@ -131,8 +140,35 @@ func TestDirectoryHangs(t *testing.T) {
 		_, err := r.e.Obtain(context.Background(), r.order("a.polygate.test"))
 		failed <- err
 	}()
+	<-dialed
+	start := time.Now()
 	other.issue(other.order("b.polygate.test"))
-	r.is(<-failed, CodeDirectoryUnreachable)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("an order at another server took %v", took)
+	}
+	select {
+	case err := <-failed:
+		t.Errorf("the order at the server that hangs has ended: %v", err)
+	default:
+		r.Resume()
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The server refuses more nonces in a row than the library bears.
+func TestNoncesRefusedOverAndOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, nil)
+	stage := acmetest.NewStage(t, r.Server)
+	r.account.Directory = stage.Directory()
+	stage.Play(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/order-plz" && stage.Hits("/order-plz") <= 12 || q.URL.Path == "/sign-me-up" && stage.Hits("/sign-me-up") <= 12 {
+			acmetest.Problem(w, http.StatusBadRequest, "badNonce", "not this one")
+		}
+	})
+	r.issue(r.order("a.polygate.test"))
 }
 
 func TestDirectoryNotTrusted(t *testing.T) {
@@ -179,7 +215,7 @@ func TestServersThatAreNone(t *testing.T) {
 			select {
 			case <-q.Context().Done():
 				tick.Stop()
-				return
+				panic(http.ErrAbortHandler) // the last byte is never sent
 			case <-tick.C:
 				fmt.Fprint(w, " ")
 				_ = http.NewResponseController(w).Flush()
@@ -335,10 +371,12 @@ func TestOrderThatTakesTooLong(t *testing.T) {
 	r := newRig(t, acmetest.Options{}, func(c *Config) { c.OrderTime = 2 * time.Second })
 	stage := acmetest.NewStage(t, r.Server)
 	r.account.Directory = stage.Directory()
+	var looks atomic.Int32
 	stage.Play(func(w http.ResponseWriter, q *http.Request) {
 		if strings.HasPrefix(q.URL.Path, "/authZ/") {
+			looks.Add(1)
 			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Retry-After", "0")
+			w.Header().Set("Retry-After", "0") // an invitation to ask without a pause
 			w.Header().Set("Replay-Nonce", "")
 			fmt.Fprint(w, `{"status":"pending","identifier":{"type":"dns","value":"a.polygate.test"},"challenges":[{"type":"http-01","url":"https://`+q.Host+`/chalZ/1","status":"pending","token":"0123456789012345678901234567890123"}]}`)
 		}
@@ -348,6 +386,9 @@ func TestOrderThatTakesTooLong(t *testing.T) {
 		}
 	})
 	r.refused(r.order("a.polygate.test"), CodeTimeout)
+	if n := looks.Load(); n > 10 {
+		t.Errorf("the server was asked %d times in 2 s", n)
+	}
 }
 
 // A token that would leave its place, or run in a browser, is not stored.
