@@ -19,6 +19,9 @@ import (
 // acmeALPN is the protocol of the tls-alpn-01 challenge (RFC 8737).
 const acmeALPN = "acme-tls/1"
 
+// wildKey is where the wildcard is in memory: no name that a client can send, which could drop it from there.
+const wildKey = "\x00*"
+
 const (
 	loadTimeout  = 5 * time.Second        // of one read, for all handshakes that wait
 	patience     = 250 * time.Millisecond // of a handshake that could be served what is in memory
@@ -366,10 +369,10 @@ func (m *Manager) absent(host string, r *resident) error {
 // wildcard returns the platform's certificate for the hosts under the base domain; one without a certificate if there is none.
 func (m *Manager) wildcard(ctx context.Context) *resident {
 	now := m.cfg.Now()
-	if r, ok := m.cache.Get(m.wildHost); ok && m.fresh(r, now) {
+	if r, ok := m.cache.Get(wildKey); ok && m.fresh(r, now) {
 		return r
 	}
-	ch := m.group.DoChan("\x00wildcard", func() (_ any, err error) {
+	ch := m.group.DoChan(wildKey, func() (_ any, err error) {
 		defer caught(&err)
 		return m.loadWildcard(now)
 	})
@@ -386,7 +389,7 @@ func (m *Manager) wildcard(ctx context.Context) *resident {
 func (m *Manager) loadWildcard(now time.Time) (*resident, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	old, _ := m.cache.Peek(m.wildHost)
+	old, _ := m.cache.Peek(wildKey)
 	p := m.cfg.planFor(m.wildHost, nil)
 	r := &resident{plan: p, slot: m.wildSlot, gen: m.wildSlot.Load(), epoch: m.epoch.Load(), check: now.Add(recheckNone), why: ErrNone}
 	h, err := m.stored(ctx, m.wildHost, p)
@@ -404,7 +407,7 @@ func (m *Manager) loadWildcard(now time.Time) (*resident, error) {
 		}
 		m.cfg.Logger.Warn("the wildcard certificate cannot be read", "host", m.wildHost, "error", err, "served", r.served != nil)
 	}
-	m.cache.Add(m.wildHost, r)
+	m.cache.Add(wildKey, r)
 	return r, nil
 }
 

@@ -442,3 +442,12 @@ func (s *stagedIssuer) HTTPChallenge(tokens func(string) (certmagic.Storage, boo
 	}
 	fmt.Fprint(w, "challenge of ", r.Host)
 }
+
+func pkcs8(t testing.TB, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}

@@ -174,12 +174,10 @@ func (l *look) warn(now time.Time) {
 		l.m.troubles.Remove(l.key)
 		return
 	}
-	l.m.troubles.Add(l.key, trouble{id: l.id(), notAfter: l.h.NotAfter})
+	l.m.troubles.Add(l.key, trouble{owner: l.plan.owner, notAfter: l.h.NotAfter})
 	l.m.cfg.Logger.Warn("a certificate ends soon and no other has come", "host", l.host, "tenant", l.due.Owner, "source", l.h.Source,
 		"not_after", l.h.NotAfter, "over", !now.Before(l.h.NotAfter), "attempts", l.h.Order.Attempts, "last_error", l.h.Order.Error)
 }
-
-func (l *look) id() tenant.ID { return l.plan.owner.Scope().ID() }
 
 // save stores the record under the lock and sets the next mark.
 func (l *look) save(ctx context.Context, next time.Time, entry *audit.Entry) error {

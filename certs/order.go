@@ -300,7 +300,7 @@ func (m *Manager) holdUnsaved(l *look, err error) {
 			m.slot(l.host).Add(1)
 		}
 	}
-	m.troubles.Add(l.key, trouble{id: l.id(), code: code, text: detail, notAfter: l.h.NotAfter})
+	m.troubles.Add(l.key, trouble{owner: l.plan.owner, code: code, text: detail, notAfter: l.h.NotAfter})
 	m.cfg.Logger.Warn("a certificate that was obtained cannot be stored", "host", l.host, "tenant", l.due.Owner, "error", err)
 }
 

@@ -9,11 +9,12 @@ import (
 
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/vault"
 )
 
 // trouble is what this replica knows of a host beyond its record: a certificate that ends soon, or one that cannot be stored.
 type trouble struct {
-	id         tenant.ID // "" = the platform
+	owner      vault.Owner
 	notAfter   time.Time
 	code, text string
 }
@@ -157,20 +158,33 @@ func (m *Manager) Stats() Stats {
 // limit tenants: those that end first. The platform's own are under "".
 func (m *Manager) Expiries(limit int) map[tenant.ID]time.Time {
 	first := make(map[tenant.ID]time.Time)
-	note := func(id tenant.ID, at time.Time) {
+	note := func(o vault.Owner, at time.Time) {
+		id := o.Scope().ID()
+		if !m.alive(o) {
+			return
+		}
 		if have, ok := first[id]; !ok || at.Before(have) {
 			first[id] = at
 		}
 	}
 	for _, r := range m.cache.Values() {
 		if r.served != nil && !r.shared {
-			note(r.plan.owner.Scope().ID(), r.notAfter)
+			note(r.plan.owner, r.notAfter)
 		}
 	}
 	for _, t := range m.troubles.Values() {
-		note(t.id, t.notAfter)
+		note(t.owner, t.notAfter)
 	}
 	return soonest(first, limit)
+}
+
+// alive says whether an owner is still there, by the index.
+func (m *Manager) alive(o vault.Owner) bool {
+	if o.Platform() || m.cfg.BaseDomain == "" {
+		return true
+	}
+	e, ok := m.lookup(tenant.OwnHost(o.Scope().ID(), m.cfg.BaseDomain))
+	return ok && e != nil && e.Scope == o.Scope()
 }
 
 // soonest keeps the limit earliest.
