@@ -144,30 +144,43 @@ func (w *World) plant(t *testing.T, o vault.Owner, key string, value []byte) {
 	}
 }
 
-// meeting is a vault on which the first n looks at the data key that find nothing wait for each other, so that all who
-// looked make one.
+// meeting is a vault on which the first n callers who find that something is not there yet wait for each other, so that all
+// of them make it.
 type meeting struct {
 	keep.Vault
+	key  string // what they look for with Get; "" = anything at all, with List
 	n    int32
 	seen atomic.Int32
 	all  chan struct{}
 }
 
-func meet(v keep.Vault, n int) *meeting {
-	return &meeting{Vault: v, n: int32(n), all: make(chan struct{})}
+func meet(v keep.Vault, key string, n int) *meeting {
+	return &meeting{Vault: v, key: key, n: int32(n), all: make(chan struct{})}
 }
 
-// List implements keep.Vault: it is the last thing that is asked before a data key is made.
-func (m *meeting) List(ctx context.Context, o vault.Owner, prefix, after string, limit int) ([]vault.Item, bool, error) {
-	items, more, err := m.Vault.List(ctx, o, prefix, after, limit)
-	if prefix != "" || err != nil {
-		return items, more, err
-	}
+func (m *meeting) wait() {
 	switch n := m.seen.Add(1); {
 	case n == m.n:
 		close(m.all)
 	case n < m.n:
 		<-m.all
+	}
+}
+
+// Get implements keep.Vault.
+func (m *meeting) Get(ctx context.Context, o vault.Owner, key string) (vault.Item, error) {
+	it, err := m.Vault.Get(ctx, o, key)
+	if key == m.key {
+		m.wait()
+	}
+	return it, err
+}
+
+// List implements keep.Vault: it is the last thing that is asked before a data key is made.
+func (m *meeting) List(ctx context.Context, o vault.Owner, prefix, after string, limit int) ([]vault.Item, bool, error) {
+	items, more, err := m.Vault.List(ctx, o, prefix, after, limit)
+	if m.key == "" && prefix == "" {
+		m.wait()
 	}
 	return items, more, err
 }

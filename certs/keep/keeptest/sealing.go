@@ -13,7 +13,6 @@ import (
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/seal"
-	"github.com/polygate/polygate/internal/vault"
 )
 
 // Nothing secret is in the store in the clear, also not in base64 at any alignment.
@@ -184,7 +183,7 @@ func testLostKey(t *testing.T, w *World) {
 
 // Replicas that make an owner's data key at once agree on one.
 func testKeyRace(t *testing.T, w *World) {
-	m := meet(w.A, 8)
+	m := meet(w.A, "", 8)
 	keepers := make([]*keep.Keeper, 8)
 	var wg sync.WaitGroup
 	for i := range keepers {
@@ -212,7 +211,6 @@ func testKeyReplaced(t *testing.T, w *World) {
 	w.plant(t, w.T1, "dek", nil)
 	store(t, b.Storage(w.T1), "g", "new")
 	wantFile(t, s, "g", "new") // reads the key again
-	b.Storage(w.T1)
 	store(t, s, "h", "of a")
 	wantFile(t, b.Storage(w.T1), "h", "of a")
 
@@ -300,5 +298,4 @@ func testVersions(t *testing.T, w *World) {
 	wantIs(t, "Load of a file of the version after the next", err, keep.ErrNewer)
 	w.plant(t, w.T1, "dek", newer(dek, "3"))
 	wantIs(t, "Store with a data key of the version after the next", keep.New(w.B, w.KEK, nil).Storage(w.T1).Store(t.Context(), "f", nil), keep.ErrNewer)
-	w.plant(t, vault.Owner{}, "unused", []byte("x"))
 }

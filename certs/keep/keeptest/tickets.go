@@ -56,10 +56,11 @@ func testTickets(t *testing.T, w *World) {
 func testTicketRace(t *testing.T, w *World) {
 	got := make([][][32]byte, 6)
 	for round := range 3 {
+		m := meet(w.B, "tickets", len(got))
 		var wg sync.WaitGroup
 		for i := range got {
 			wg.Go(func() {
-				keys, err := keep.New([]keep.Vault{w.A, w.B}[i%2], w.KEK, nil).TicketKeys(t.Context(), start.Add(time.Duration(round)*day), day)
+				keys, err := keep.New(m, w.KEK, nil).TicketKeys(t.Context(), start.Add(time.Duration(round)*day), day)
 				if err != nil {
 					t.Errorf("TicketKeys: %v", err)
 				}
