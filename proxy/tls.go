@@ -86,18 +86,19 @@ func (h *handshakes) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 // between the two has either found the connection or is seen here.
 func (h *handshakes) onTerms(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	name := strings.ToLower(hello.ServerName) // DNS names know no case (RFC 6066 §3, case X06)
-	for range 4 {
+	for i := range 4 {
+		if i > 0 {
+			h.s.admissions.drop(hello.Conn)
+		}
 		e, ok := h.s.cfg.Directory.ByHost(name)
 		if !ok {
 			return nil, nil // GetCertificate refuses it
 		}
 		d := h.s.demandOf(e)
 		if d == (demand{}) {
-			h.s.admissions.drop(hello.Conn)
 			return nil, nil
 		}
 		if d.ca == "" {
-			h.s.admissions.drop(hello.Conn)
 			return h.terms.get(d)
 		}
 		h.s.admissions.add(hello.Conn, admission{e.Scope, d.ca})
