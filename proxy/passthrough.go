@@ -45,7 +45,7 @@ func (p Passthrough) Validate() error {
 	}{
 		{"max_connections", int64(p.MaxConnections), 1, 1 << 20},
 		{"max_connections_per_tenant", int64(p.MaxPerTenant), 1, 1 << 20},
-		{"max_drain", int64(p.MaxDrain), 0, int64(30 * 24 * time.Hour)},
+		{"max_drain", int64(p.MaxDrain), 0, int64(400 * 24 * time.Hour)},
 		{"handshake_time", int64(p.HandshakeTime), int64(time.Millisecond), int64(5 * time.Minute)},
 		{"idle", int64(p.Idle), int64(time.Millisecond), int64(30 * 24 * time.Hour)},
 	} {
