@@ -134,12 +134,7 @@ func firstCertificate(chain string) (*x509.Certificate, error) {
 }
 
 // certFor says whether a certificate is for a host, which may be a wildcard that it has to hold itself.
-func certFor(leaf *x509.Certificate, host string) bool {
-	if strings.HasPrefix(host, "*.") {
-		return slices.ContainsFunc(leaf.DNSNames, func(n string) bool { return strings.EqualFold(n, host) })
-	}
-	return leaf.VerifyHostname(host) == nil
-}
+func certFor(leaf *x509.Certificate, host string) bool { return leaf.VerifyHostname(host) == nil }
 
 func orNone(list []string) string {
 	if len(list) == 0 {

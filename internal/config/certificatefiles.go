@@ -165,24 +165,11 @@ func CheckPair(chain, key []byte, hosts []string, now time.Time) error {
 		return errors.New("the first certificate is an authority's: put the host's own before it")
 	}
 	for _, h := range hosts {
-		if covers(leaf, h) {
+		if leaf.VerifyHostname(h) == nil { // of a wildcard: if it holds the very same
 			return nil
 		}
 	}
 	return fmt.Errorf("the certificate is for %s, and none of the hosts: %s", namesOf(leaf), clipPath(strings.Join(hosts, ", ")))
-}
-
-// covers says whether a certificate is for a host, or holds the wildcard itself.
-func covers(leaf *x509.Certificate, host string) bool {
-	if strings.HasPrefix(host, "*.") {
-		for _, name := range leaf.DNSNames {
-			if strings.EqualFold(name, host) {
-				return true
-			}
-		}
-		return false
-	}
-	return leaf.VerifyHostname(host) == nil
 }
 
 func namesOf(leaf *x509.Certificate) string {
