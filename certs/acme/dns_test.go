@@ -3,12 +3,15 @@ package acme
 import (
 	"encoding/base64"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/libdns/libdns"
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
@@ -150,6 +153,46 @@ func TestRFC2136ClockSkew(t *testing.T) {
 	var e *Error
 	if err := u.add(t.Context(), "polygate.test.", "_acme-challenge.polygate.test.", "v"); !errors.As(err, &e) || e.Code != CodeClock {
 		t.Errorf("error = %v, want clock", err)
+	}
+}
+
+// The webhook set the record and then failed: nobody would remember it, so it is taken back at once.
+func TestRecordOfUnknownOutcomeIsTakenBack(t *testing.T) {
+	t.Parallel()
+	var paths []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if paths = append(paths, q.URL.Path); q.URL.Path == "/dns/present" {
+			w.WriteHeader(http.StatusGatewayTimeout)
+		}
+	}))
+	defer srv.Close()
+	h, err := newWebhook(Webhook{URL: srv.URL + "/dns/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rr := libdns.RR{Type: "TXT", Name: "_acme-challenge", Data: "v"}
+	if _, err := (records{h}).AppendRecords(t.Context(), "polygate.test.", []libdns.Record{rr}); err == nil {
+		t.Error("no error")
+	}
+	if want := []string{"/dns/present", "/dns/cleanup"}; !slices.Equal(paths, want) {
+		t.Errorf("requests = %q, want %q", paths, want)
+	}
+}
+
+// The token is for the webhook alone: it does not follow a redirect.
+func TestWebhookTokenFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen = append(seen, q.Header.Get("Authorization")) }))
+	defer other.Close()
+	srv := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
+	defer srv.Close()
+	h, err := newWebhook(Webhook{URL: srv.URL, Token: "secret-token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.add(t.Context(), "", "_acme-challenge.polygate.test.", "v"); err == nil || len(seen) > 0 {
+		t.Errorf("error = %v, the other server saw %q; want an error and nothing", err, seen)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/polygate/polygate/certs/acme/acmetest"
+	"github.com/polygate/polygate/internal/fault"
 )
 
 func TestBlockedName(t *testing.T) {
@@ -241,6 +243,7 @@ func TestServersThatAreNone(t *testing.T) {
 		{"an authorization that drips", at("/authZ/", slow), CodeTimeout},
 		{"an order of garbage", at("/order-plz", json(`[1,2]`)), CodeServer},
 		{"an order that is a page", at("/order-plz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hm") }), CodeServer},
+		{"an order that leads off TLS", at("/order-plz", json(`{"status":"pending","authorizations":["http://127.0.0.1:1/a"],"finalize":"http://127.0.0.1:1/f"}`)), CodeDirectoryInvalid},
 		{"no nonces", at("/nonce-plz", status(500)), CodeServer},
 		{"a chain of garbage", at("/certZ/", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/pem-certificate-chain")
@@ -475,6 +478,35 @@ func TestClockSkew(t *testing.T) {
 	r.issue(r.order("a.polygate.test"))
 }
 
+// A call ends with its connections: nothing stays open between orders.
+func TestNoConnectionStays(t *testing.T) {
+	t.Parallel()
+	var dialed, closed atomic.Int32
+	r := newRig(t, acmetest.Options{AlwaysValid: true}, func(c *Config) {
+		c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			dialed.Add(1)
+			return &countedConn{Conn: conn, closed: &closed}, err
+		}
+	})
+	r.issue(r.order("a.polygate.test"))
+	await(t, "all connections to be closed", func() bool { return dialed.Load() > 0 && dialed.Load() == closed.Load() })
+	if n := dialed.Load(); n > 2 {
+		t.Errorf("%d connections for one order, want them used again", n)
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	once   sync.Once
+	closed *atomic.Int32
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.closed.Add(1) })
+	return c.Conn.Close()
+}
+
 // The guard in front of the network refuses: that is what the error says.
 func TestDialRefusedByTheGuard(t *testing.T) {
 	t.Parallel()
@@ -534,6 +566,36 @@ func TestHTTPChallengeAnswersNothingElse(t *testing.T) {
 	tokens.breaks(func(string, string) error { return errors.New("etcd is away") })
 	if code, body := get("GET", "a.polygate.test", base+"tok"); code != 503 || strings.Contains(body, "etcd") {
 		t.Errorf("storage away: %d %q, want 503", code, body)
+	}
+}
+
+// A challenge that is not allowed is not answered, whatever lies in the storage.
+func TestChallengeThatIsNotAllowed(t *testing.T) {
+	t.Parallel()
+	all, err := New(Config{HTTP01: true, TLSALPN01: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web, err := New(Config{HTTP01: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens := newMemory()
+	ch := testChallenge("a-token-that-is-long")
+	ch.Type = "tls-alpn-01"
+	if err := (&tokenSolver{call: &call{e: all}, storage: tokens}).Present(t.Context(), ch); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := all.ChallengeCertificate(t.Context(), tokens, "a.polygate.test"); err != nil {
+		t.Error(err)
+	}
+	for _, host := range []string{"b.polygate.test", "", "..", "127.0.0.1"} {
+		if _, err := all.ChallengeCertificate(t.Context(), tokens, host); fault.From(err).Kind != fault.NotFound {
+			t.Errorf("%q: %v, want not found", host, err)
+		}
+	}
+	if _, err := web.ChallengeCertificate(t.Context(), tokens, "a.polygate.test"); fault.From(err).Kind != fault.NotFound {
+		t.Errorf("error = %v, want not found: tls-alpn-01 is off", err)
 	}
 }
 

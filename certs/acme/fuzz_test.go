@@ -66,6 +66,9 @@ func FuzzParseChallenge(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"v":1,"type":"http-01","host":"a.polygate.test","token":"../x","key_auth":"../x.y","until":"2099-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"v":1,"type":"http-01","host":"b.polygate.test","token":"x","key_auth":"x.y","until":"2099-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"v":1,"type":"tls-alpn-01","host":"a.polygate.test","token":"x","key_auth":"x.y","until":"2099-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"v":1,"type":"http-01","host":"a.polygate.test","token":"x","key_auth":"z.y","until":"2099-01-01T00:00:00Z"}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ch, err := ParseChallenge(data, "http-01", "a.polygate.test", now)
