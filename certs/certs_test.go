@@ -17,8 +17,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/polygate/polygate/certs"
+	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -79,8 +81,8 @@ func newWorld(t testing.TB, edit func(*certs.Config)) *world {
 	w.now.Store(&start)
 	cfg := certs.Config{
 		Store: w.store, Wrapper: w.kek, ExtraHosts: []string{"localhost"}, AdminHosts: []string{"Admin.example.com", "10.1.2.3"},
-		Known: func(h string) bool { _, ok := w.known.Load(h); return ok },
-		Now:   func() time.Time { return *w.now.Load() },
+		Lookup: func(h string) (*tenant.Entry, bool) { _, ok := w.known.Load(h); return nil, ok },
+		Now:    func() time.Time { return *w.now.Load() },
 	}
 	if edit != nil {
 		edit(&cfg)
@@ -110,6 +112,9 @@ func (w *world) roots(t testing.TB) *x509.CertPool {
 	}
 	return pool
 }
+
+// anyHost is a Lookup by which every host is the platform's.
+func anyHost(string) (*tenant.Entry, bool) { return nil, true }
 
 // leafOf parses a certificate's leaf: the manager keeps none.
 func leafOf(t testing.TB, c *tls.Certificate) *x509.Certificate {
@@ -226,7 +231,7 @@ func TestMemoryIsBounded(t *testing.T) {
 
 func TestRestartKeepsTheAuthority(t *testing.T) {
 	w := newWorld(t, nil)
-	m, err := certs.New(certs.Config{Store: w.store, Wrapper: w.kek, Known: func(string) bool { return true }})
+	m, err := certs.New(certs.Config{Store: w.store, Wrapper: w.kek, Lookup: anyHost})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +259,7 @@ func TestReplicasAgree(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range roots {
 		wg.Go(func() {
-			m, err := certs.New(certs.Config{Store: s, Wrapper: kek, Known: func(string) bool { return true }})
+			m, err := certs.New(certs.Config{Store: s, Wrapper: kek, Lookup: anyHost})
 			if err == nil {
 				err = m.Open(t.Context())
 			}
@@ -279,7 +284,7 @@ func TestKeyIsSealed(t *testing.T) {
 		}
 		t.Logf("%s: %d bytes", k, len(v))
 	}
-	m, _ := certs.New(certs.Config{Store: w.store, Wrapper: newKEK(t), Known: func(string) bool { return true }})
+	m, _ := certs.New(certs.Config{Store: w.store, Wrapper: newKEK(t), Lookup: anyHost})
 	var wrong *seal.WrongKEKError
 	if err := m.Open(t.Context()); !errors.As(err, &wrong) {
 		t.Errorf("with another key-encryption key: got %v", err)
@@ -295,7 +300,7 @@ func TestDamagedAuthorityIsNotReplaced(t *testing.T) {
 		for _, bad := range [][]byte{nil, []byte("{}"), []byte(`{"v":3}`), v[:len(v)/2], bytes.Replace(v, []byte(`"v":1`), []byte(`"v":9`), 1)} {
 			s := newStore()
 			s.data[k] = bad
-			m, _ := certs.New(certs.Config{Store: s, Wrapper: w.kek, Known: func(string) bool { return true }})
+			m, _ := certs.New(certs.Config{Store: s, Wrapper: w.kek, Lookup: anyHost})
 			if err := m.Open(t.Context()); err == nil {
 				t.Errorf("%.40q opens", bad)
 			}
@@ -335,13 +340,15 @@ func TestAdminCertificate(t *testing.T) {
 }
 
 func TestNewChecks(t *testing.T) {
-	good := certs.Config{Store: newStore(), Wrapper: newKEK(t), Known: func(string) bool { return true }}
+	good := certs.Config{Store: newStore(), Wrapper: newKEK(t), Lookup: anyHost}
 	for name, edit := range map[string]func(*certs.Config){
-		"no store":   func(c *certs.Config) { c.Store = nil },
-		"no wrapper": func(c *certs.Config) { c.Wrapper = nil },
-		"no Known":   func(c *certs.Config) { c.Known = nil },
-		"short life": func(c *certs.Config) { c.LeafLife = time.Minute },
-		"negative":   func(c *certs.Config) { c.Resident = -1 },
+		"no store":      func(c *certs.Config) { c.Store = nil },
+		"no wrapper":    func(c *certs.Config) { c.Wrapper = nil },
+		"no Lookup":     func(c *certs.Config) { c.Lookup = nil },
+		"keeper alone":  func(c *certs.Config) { c.Keeper = new(keep.Keeper) },
+		"negative rate": func(c *certs.Config) { c.Limits.OrdersPerMinute = -1 },
+		"short life":    func(c *certs.Config) { c.LeafLife = time.Minute },
+		"negative":      func(c *certs.Config) { c.Resident = -1 },
 	} {
 		cfg := good
 		edit(&cfg)

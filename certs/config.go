@@ -92,10 +92,8 @@ type Config struct {
 	Wrapper Wrapper // required
 
 	// Lookup returns the tenant of a host (lower case), by the index. It is asked on every handshake, for what is in memory
-	// too, so it answers from memory. Required, unless Known is set.
+	// too, so it answers from memory. A nil entry is the platform. Required.
 	Lookup func(host string) (*tenant.Entry, bool)
-	// Known is used where Lookup is nil: then all hosts are the platform's.
-	Known func(host string) bool
 
 	BaseDomain string   // under which every tenant has a host
 	ExtraHosts []string // hosts of the platform itself: the shared hosts
@@ -160,9 +158,6 @@ func (cfg Config) withDefaults() Config {
 	if e, ok := cfg.ACME.(*acme.Engine); ok && e == nil {
 		cfg.ACME = nil // an interface that holds a nil pointer is not nil
 	}
-	if known := cfg.Known; cfg.Lookup == nil && known != nil {
-		cfg.Lookup = func(host string) (*tenant.Entry, bool) { return nil, known(host) }
-	}
 	return cfg
 }
 
@@ -190,7 +185,7 @@ func (cfg *Config) validate() error {
 	return nil
 }
 
-// wildcard returns the platform's wildcard, or "".
+// wildcardHost returns the platform's wildcard, or "".
 func (cfg *Config) wildcardHost() string {
 	if cfg.BaseDomain == "" {
 		return ""

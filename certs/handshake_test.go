@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/certs"
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // listen serves TLS with the manager's certificates on a free port.
@@ -69,7 +70,7 @@ func TestCurl(t *testing.T) {
 
 func BenchmarkCached(b *testing.B) {
 	w := newWorld(b, func(c *certs.Config) {
-		c.Known = func(h string) bool { return h == "team-a.localhost" }
+		c.Lookup = func(h string) (*tenant.Entry, bool) { return nil, h == "team-a.localhost" }
 		c.Now = time.Now
 	})
 	h := hello("team-a.localhost")
@@ -82,7 +83,7 @@ func BenchmarkCached(b *testing.B) {
 }
 
 func BenchmarkIssue(b *testing.B) {
-	w := newWorld(b, func(c *certs.Config) { c.Resident, c.Known = 1, func(string) bool { return true } })
+	w := newWorld(b, func(c *certs.Config) { c.Resident, c.Lookup = 1, anyHost })
 	hosts := []*tls.ClientHelloInfo{hello("a.example.com"), hello("b.example.com")}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
@@ -94,7 +95,7 @@ func BenchmarkIssue(b *testing.B) {
 
 // TestCachedLookupAllocatesNothing: it is on the path of every handshake.
 func TestCachedLookupAllocatesNothing(t *testing.T) {
-	w := newWorld(t, func(c *certs.Config) { c.Known = func(string) bool { return true } })
+	w := newWorld(t, func(c *certs.Config) { c.Lookup = anyHost })
 	h := hello("team-a.localhost")
 	if n := testing.AllocsPerRun(100, func() { _, _ = w.GetCertificate(h) }); n > 0 {
 		t.Errorf("a cached lookup makes %v allocations, want 0", n)

@@ -245,7 +245,7 @@ func (m *Manager) account(e *tenant.Entry) (tenant.ACME, vault.Owner, error) {
 		}
 	}
 	if m.cfg.Default.ACME == nil {
-		return tenant.ACME{}, vault.Owner{}, errNoAccount
+		return tenant.ACME{}, vault.Owner{}, errNoAccount()
 	}
 	return *m.cfg.Default.ACME, vault.Owner{}, nil
 }

@@ -27,7 +27,9 @@ const (
 )
 
 // errNoAccount is for a tenant with the platform's source while the platform has no account.
-var errNoAccount = &acme.Error{Code: acme.CodeAccount, Permanent: true, Detail: "no ACME account is configured: set certificates.acme"}
+func errNoAccount() error {
+	return &acme.Error{Code: acme.CodeAccount, Permanent: true, Detail: "no ACME account is configured: set certificates.acme"}
+}
 
 // order orders a certificate and stores what came of it.
 func (l *look) order(ctx context.Context) error {
@@ -227,22 +229,36 @@ func (l *look) store(ctx context.Context, entry *audit.Entry) error {
 	defer l.m.unsaved.Delete(l.host)
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 15*time.Second) {
 		again, err := l.storeOnce(ctx, entry)
+		for turn := 1; again && err == nil && turn < turns; turn++ { // somebody changed the record meanwhile
+			again, err = l.storeOnce(ctx, entry)
+		}
 		if !again {
 			l.m.slot(l.host).Add(1)
 			return err
 		}
+		if err == nil {
+			err = fault.New(fault.Unavailable, "others change the record all the time")
+		}
 		l.m.holdUnsaved(l, err)
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if !pause(ctx, wait) {
 			return fmt.Errorf("the certificate of %s was obtained but could not be stored: %w", l.host, err)
-		case <-t.C:
 		}
 	}
 }
 
-// storeOnce tries to save; again says whether to try again. Who changed the record meanwhile goes first.
+// pause waits, and says whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// storeOnce tries to save; again says whether to try again, without an error at once. Who changed the record meanwhile goes first.
 func (l *look) storeOnce(ctx context.Context, entry *audit.Entry) (again bool, err error) {
 	err = l.m.cfg.Keeper.Save(ctx, l.plan.owner, l.h, keep.SaveOptions{
 		IfRevision: l.rev, Fences: []vault.Lock{l.lock}, WasDue: l.due.At, Due: l.h.Order.Next, Audit: entry,
@@ -253,6 +269,7 @@ func (l *look) storeOnce(ctx context.Context, entry *audit.Entry) (again bool, e
 	case !fault.Is(err, fault.PreconditionFailed) && !errors.Is(err, vault.ErrFenced):
 		return true, err
 	}
+	fenced := errors.Is(err, vault.ErrFenced)
 	now, loaded := l.m.cfg.Now(), (*keep.Host)(nil)
 	if loaded, l.rev, err = l.m.loadOrNew(ctx, l.host, l.plan); err != nil {
 		return true, err
@@ -264,7 +281,10 @@ func (l *look) storeOnce(ctx context.Context, entry *audit.Entry) (again bool, e
 		l.m.cfg.Logger.Info("a certificate was obtained and dropped: another one came meanwhile", "host", l.host, "tenant", l.due.Owner)
 		return false, nil
 	}
-	return l.relock(ctx)
+	if fenced {
+		return l.relock(ctx)
+	}
+	return true, nil
 }
 
 // relock takes the lock again if it was lost. If another replica has it, that one's certificate is as good.
@@ -278,7 +298,7 @@ func (l *look) relock(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	l.lock = lock
-	return true, fault.New(fault.Unavailable, "the lock was lost and taken again")
+	return true, nil
 }
 
 // pending is a certificate that is not stored yet.

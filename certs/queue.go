@@ -129,10 +129,11 @@ func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
 	if h.Revision != 0 && !overdue(h, w.plan, now) {
 		return nil
 	}
-	was := h.Order.Next
-	if h.Order.Next = mark(earliest(nextLook(h, w.plan, now), now)); h.Order.Next.After(now) {
+	if m.board.isBusy(name(w.plan.owner.Segment(), w.host)) {
 		return nil
 	}
+	was := h.Order.Next
+	h.Order.Next = mark(now) // not when it should have been: that would be overdue still
 	err = m.cfg.Keeper.Save(ctx, w.plan.owner, h, keep.SaveOptions{IfRevision: ifRev, WasDue: was, Due: h.Order.Next})
 	if fault.Is(err, fault.PreconditionFailed) || isNotFound(err) { // another replica did, or the tenant is gone
 		return nil
@@ -313,6 +314,13 @@ func (b *board) hold(key string, now time.Time, d time.Duration) {
 	if len(b.held) < maxWaits {
 		b.held[key] = now.Add(d)
 	}
+}
+
+// isBusy says whether a look is in progress on this replica.
+func (b *board) isBusy(key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.busy[key]
 }
 
 // release ends a hold: somebody changed the host.

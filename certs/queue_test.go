@@ -296,3 +296,44 @@ func TestWildcardSparesOrders(t *testing.T) {
 		t.Error("another wildcard")
 	}
 }
+
+// TestOverdueIsPutBackOnce: handshakes for a host whose renewal is long overdue must not change its record over and over, each
+// change making the next handshake read and change it anew.
+func TestOverdueIsPutBackOnce(t *testing.T) {
+	s := newSite(t)
+	r := s.newReplica(nil)
+	e, host := r.tenant("a", nil), "a."+base
+	r.served(host, "")
+	r.stop()
+	s.pass(s.issuer.life * 3 / 4)
+	hang := make(chan struct{})
+	s.issuer.fails(func(ctx context.Context, _ acme.Order) error {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	})
+	again := s.newReplica(nil)
+	again.knows(e.Record)
+	revision := func() int64 {
+		c, err := again.Get(t.Context(), e, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Revision
+	}
+	until(t, "the renewal began", func() bool { again.serial(host); return s.issuer.attempts(host) == 2 })
+	seen := map[int64]bool{}
+	for range 100 {
+		again.Changed("", "")
+		if again.serial(host) == "" {
+			t.Fatal("refused")
+		}
+		seen[revision()] = true
+	}
+	if len(seen) > 2 {
+		t.Errorf("the record was changed %d times", len(seen)-1)
+	}
+	close(hang)
+}

@@ -84,7 +84,7 @@ func (m *Manager) revokeAt(ctx context.Context, e *tenant.Entry, h *keep.Host, r
 		return fault.New(fault.Conflict, "it was issued by %s, and the directory that is configured is %s", h.Directory, account.Directory)
 	}
 	if m.cfg.ACME == nil {
-		return errNoAccount
+		return errNoAccount()
 	}
 	return m.cfg.ACME.Revoke(ctx, account, m.cfg.Keeper.Storage(owner), h.Chain, reason)
 }
