@@ -115,8 +115,8 @@ func (l *live) each(pick func(*flight) bool, do func(*flight)) {
 // Revalidate ends, within milliseconds, the requests in flight of a tenant whose right to run has ended: their key is gone
 // or has another role, the tenant is suspended or deleted (e is nil), or it demands other certificates of clients. In that
 // case the connections go too, idle ones included (case X08). It is to be called on each change of a routing record, after
-// the Directory shows it. Requests that a change of mode finds in flight finish as they began, and
-// spliced connections stay, for passthrough.max_drain if that is set.
+// the Directory shows it. Requests that a change of mode finds in flight finish as they began, and spliced connections
+// stay, for passthrough.max_drain if that is set.
 func (s *Server) Revalidate(id tenant.ID, e *tenant.Entry) {
 	for _, f := range s.live.of(id) {
 		if err := f.stillValid(e); err != nil {

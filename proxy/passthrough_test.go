@@ -200,7 +200,7 @@ func TestPassthroughNeedsAName(t *testing.T) {
 // A hello that does not become whole is cut by HeaderTime, and one that is too long at once; both give their place back.
 func TestPassthroughSlowHello(t *testing.T) {
 	g := newRawGateway(t)
-	f := newFront(t, splicing(t), func(c *Config) { c.Limits.HeaderTime = 300 * time.Millisecond; c.Limits.Connections = 1 })
+	f := newFront(t, splicing(t), func(c *Config) { c.Limits.HeaderTime = 500 * time.Millisecond; c.Limits.Connections = 1 })
 	f.put(passthrough("team-p", g.addr()))
 	hello := helloBytes(t, &tls.Config{ServerName: hostP})
 	for range 3 {
@@ -227,7 +227,7 @@ func TestPassthroughSlowHello(t *testing.T) {
 		t.Error("a hello of many records is read for good")
 	}
 	client, up := f.spliced(g) // the only place is free again, and the deadline of the handshake is lifted
-	time.Sleep(600 * time.Millisecond)
+	time.Sleep(800 * time.Millisecond)
 	talk(t, client, up)
 }
 
@@ -284,7 +284,7 @@ func TestPassthroughUpstreamFails(t *testing.T) {
 	g := newRawGateway(t)
 	down := listen(t)
 	down.Close()
-	f := newFront(t, splicing(t, func(p *Passthrough) { p.HandshakeTime = 300 * time.Millisecond }))
+	f := newFront(t, splicing(t, func(p *Passthrough) { p.HandshakeTime = time.Second }))
 	hello := helloBytes(t, &tls.Config{ServerName: hostP})
 	for _, tc := range []struct {
 		name, upstream string
