@@ -27,7 +27,13 @@ func TestPassthroughTenant(t *testing.T) {
 	}
 	f.want(201, "POST", "/api/v1/tenants", `{"id":"team-a","mode":"passthrough","passthrough":{"upstream":"gw.internal:8443","proxy_protocol":true},
 		"tls":{"min_version":"1.3","client_ca":`+asJSON(t, ca)+`}}`, "Idempotency-Key", "1")
-	f.want(409, "POST", "/api/v1/tenants", `{"id":"team-a","mode":"passthrough","passthrough":{"upstream":"other.internal:8443"}}`, "Idempotency-Key", "1")
+	for _, differs := range []string{
+		`"passthrough":{"upstream":"gw.internal:8443"},"tls":{"min_version":"1.3","client_ca":` + asJSON(t, ca) + `}`,
+		`"passthrough":{"upstream":"gw.internal:8443","proxy_protocol":true},"tls":{"client_ca":` + asJSON(t, ca) + `}`,
+		`"passthrough":{"upstream":"gw.internal:8443","proxy_protocol":true},"tls":{"min_version":"1.3","client_ca":` + asJSON(t, ca) + `},"certificates":{"source":"local"}`,
+	} {
+		f.want(409, "POST", "/api/v1/tenants", `{"id":"team-a","mode":"passthrough",`+differs+`}`, "Idempotency-Key", "1")
+	}
 	got = f.want(200, "PUT", "/api/v1/tenants/team-a", `{"tls":{}}`).tenant(t)
 	if got.Mode != tenant.ModeVirtual || got.Passthrough != nil || got.TLS != nil {
 		t.Errorf("put back: %+v", got)
@@ -107,7 +113,7 @@ func TestTenantSecretsAreWriteOnly(t *testing.T) {
 		strings.Replace(body(chain, withKey, ""), "ca.example.com", "evil.example.com", 1) + "}", // the account of another server
 		strings.Replace(body(chain, withKey, ""), `"kid"`, `"other"`, 1) + "}",
 		`{"dedicated":{"client":` + asJSON(t, key) + `}}`, `{"dedicated":{"client":{"key":["` + eab + `"]}}}`, `{"certificates":"` + eab + `"}`,
-		`{"certificates":{"acme":{"eab_key":["` + eab + `"]}}}`,
+		`{"certificates":{"acme":{"eab_key":["` + eab + `"]}}}`, `{"api_keys":[{"name":"x","expires":"` + eab + `"}]}`,
 	} {
 		say(f.want(400, "PUT", "/api/v1/tenants/team-a", bad))
 	}
