@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -111,4 +112,26 @@ func BenchmarkDoor(b *testing.B) {
 		w := &wire{piece: 1 << 20}
 		run(b, newDoor(&ready{w}, 10), w)
 	})
+}
+
+// BenchmarkSpliceIdle is the memory of a connection that is open and says nothing, the test's own two ends included.
+func BenchmarkSpliceIdle(b *testing.B) {
+	g := newRawGateway(b)
+	f := newFront(b, splicing(b), func(c *Config) { c.Logger = slog.New(slog.DiscardHandler) })
+	f.put(passthrough("team-p", g.addr()))
+	used := func() float64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapInuse + m.StackInuse)
+	}
+	client, up := f.spliced(g)
+	talk(b, client, up)
+	before := used()
+	for range b.N {
+		client, up := f.spliced(g)
+		talk(b, client, up)
+	}
+	b.ReportMetric((used()-before)/float64(b.N), "B/conn")
 }
