@@ -9,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net/http"
 	"os"
@@ -324,62 +323,6 @@ func TestCertRenewIsNotWaitedForForEver(t *testing.T) {
 	}
 }
 
-// TestHostVerifyWait: a proof is looked for until it is seen; what is missing is told once, not with each look.
-func TestHostVerifyWait(t *testing.T) {
-	notYet := map[string]any{"type": "urn:polygate:problem:conflict", "detail": "the TXT record holds nothing"}
-	var answers []any
-	rec := newRecorder(t, func(request) (int, any) {
-		next := answers[0]
-		if len(answers) > 1 {
-			answers = answers[1:]
-		}
-		if status, ok := next.(int); ok {
-			return status, notYet
-		}
-		return http.StatusOK, next
-	})
-	rec.settle(t)
-	verify := func(args ...string) (string, error) {
-		s := &hostCommands{scoped: newScoped(false), every: time.Millisecond}
-		cmd := s.hostVerify()
-		s.bind(cmd)
-		_, stderr, err := carryOut(t.Context(), cmd, args...)
-		return stderr, err
-	}
-	proven := map[string]any{"host": "h", "state": "active"}
-	answers = []any{409, 429, 409, 503, 409, proven}
-	if stderr, err := verify("h", "--wait"); err != nil || !strings.Contains(stderr, "is proven") || strings.Count(stderr, "looking again") > 4 {
-		t.Errorf("%v\n%s", err, stderr)
-	}
-	answers = []any{409, proven}
-	if _, err := verify("h"); err == nil || len(answers) != 1 {
-		t.Errorf("without --wait: %v", err)
-	}
-	answers = []any{404}
-	if _, err := verify("h", "--wait"); err == nil || !strings.Contains(err.Error(), "not found") {
-		t.Errorf("no such host: %v", err)
-	}
-	answers = []any{409}
-	if _, err := verify("h", "--wait", "--timeout", "20ms"); err == nil || !strings.Contains(err.Error(), "is not proven after 20ms") {
-		t.Errorf("never proven: %v", err)
-	}
-}
-
-// TestHostAddShowsTheRecord alone on stdout, so that it can go into a zone file.
-func TestHostAddShowsTheRecord(t *testing.T) {
-	rec := newRecorder(t, func(request) (int, any) {
-		return http.StatusCreated, map[string]any{"host": "x.example.org", "state": "pending", "txt_name": "_polygate-challenge.x.example.org", "txt_value": "ab\x1b[2J12", "expires": "2027-01-01T00:00:00Z"}
-	})
-	rec.settle(t)
-	out, stderr, code := here(t, "", "host", "add", "x.example.org")
-	if want := "_polygate-challenge.x.example.org. 300 IN TXT \"ab\\u001b[2J12\"\n"; code != 0 || out != want || !strings.Contains(stderr, "before 2027-01-01") {
-		t.Errorf("exit %d\ngot  %q\nwant %q\n%s", code, out, want, stderr)
-	}
-	if out, _, code := here(t, "", "host", "add", "x.example.org", "-o", "yaml"); code != 0 || !strings.Contains(out, "state: pending") {
-		t.Errorf("exit %d\n%s", code, out)
-	}
-}
-
 // TestCertTables: what is wrong with a certificate is in the list, and nothing of it reaches the terminal as it is.
 func TestCertTables(t *testing.T) {
 	item := map[string]any{"host": "h", "state": "failing", "source": "acme", "error": "rate\x1b[2J limited", "code": "rate_limited", "attempts": 2,
@@ -439,70 +382,6 @@ func TestHostCompletion(t *testing.T) {
 				t.Errorf("polygate %s asks %s", line, q.path)
 			}
 		}
-	}
-}
-
-// fakeTrust is a machine's trust store.
-type fakeTrust struct {
-	roots []string
-	fails error
-}
-
-func (f *fakeTrust) Install(root *x509.Certificate) error {
-	f.roots = append(f.roots, root.Subject.CommonName)
-	return f.fails
-}
-
-func (f *fakeTrust) Uninstall(root *x509.Certificate) error {
-	f.roots = slices.DeleteFunc(f.roots, func(s string) bool { return s == root.Subject.CommonName })
-	return f.fails
-}
-
-// TestCertTrust: the root is found where it lies, printed alone on stdout, and put into the trust store and out of it.
-func TestCertTrust(t *testing.T) {
-	rec := newRecorder(t, func(request) (int, any) { return http.StatusOK, nil })
-	rec.settle(t)
-	text, _ := testPEM(t, func(c *x509.Certificate) { c.IsCA = true })
-	dir := put(t, map[string]string{"ca.pem": "words before it\n" + text, "polygate.yaml": "base_domain: example.com\ndata_dir: .\n", "elsewhere.yaml": "base_domain: example.com\ndata_dir: data\n"})
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	store := &fakeTrust{}
-	trust := func(args ...string) (string, string, error) {
-		s := newScoped(true)
-		cmd := commandGroup("cert", "x", "x", newTrustCommand(&s.settings, store))
-		s.bind(cmd)
-		return carryOut(t.Context(), cmd, append([]string{"trust"}, args...)...)
-	}
-	if _, _, err := trust(); err == nil {
-		t.Error("a root is found where there is none")
-	}
-	t.Setenv("POLYGATE_CA", filepath.Join(dir, "ca.pem"))
-	if out, _, err := trust(); err != nil || out != text {
-		t.Errorf("of POLYGATE_CA: %v\n%s", err, out)
-	}
-	t.Setenv("POLYGATE_CA", "")
-	t.Chdir(dir)
-	for _, args := range [][]string{{}, {"--root", "ca.pem"}, {"--config", "polygate.yaml"}} {
-		if out, stderr, err := trust(args...); err != nil || out != text || !strings.Contains(stderr, "CN=a test, until ") {
-			t.Errorf("%v: %v\n%s%s", args, err, out, stderr)
-		}
-	}
-	if _, _, err := trust("--config", "elsewhere.yaml"); err == nil || !strings.Contains(err.Error(), "data/ca.pem") {
-		t.Errorf("before the first start: %v", err)
-	}
-	if out, _, err := trust("-o", "json"); err != nil || !strings.Contains(out, `"fingerprint"`) {
-		t.Errorf("%v\n%s", err, out)
-	}
-	if _, stderr, err := trust("--install"); err != nil || len(store.roots) != 1 || !strings.Contains(stderr, "is trusted on this machine now") {
-		t.Errorf("%v, %v\n%s", err, store.roots, stderr)
-	}
-	if _, stderr, err := trust("--uninstall"); err != nil || len(store.roots) != 0 || !strings.Contains(stderr, "not trusted on this machine any more") {
-		t.Errorf("%v, %v\n%s", err, store.roots, stderr)
-	}
-	store.fails = fmt.Errorf("no rights")
-	if _, stderr, err := trust("--install"); err == nil || strings.Contains(stderr, "trusted") {
-		t.Errorf("a failure is told as %v\n%s", err, stderr)
 	}
 }
 

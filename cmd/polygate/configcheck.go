@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/polygate/polygate/certs"
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/tenant"
@@ -50,7 +52,7 @@ warning is such a line too, and changes no exit code. Nothing is changed and not
 // checkPlatform checks the files that polygate.yaml names, and tells how it stands.
 func checkPlatform(cmd *cobra.Command, path string, p *config.Platform) error {
 	warnOf(cmd, p.Warnings())
-	if errs := p.CheckCertificates(nil); len(errs) > 0 {
+	if errs := p.CheckCertificates(checkPair); len(errs) > 0 {
 		return reportConfig(cmd.ErrOrStderr(), errs)
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: base domain %s, public %s, admin %s, %s\n", path, p.BaseDomain,
@@ -66,11 +68,15 @@ func checkTenants(cmd *cobra.Command, path string, p *config.Platform) error {
 		return reportConfig(cmd.ErrOrStderr(), err)
 	}
 	warnOf(cmd, tenants.Doubts(p))
-	if errs := tenants.CheckCertificates(p.BaseDomain, nil); len(errs) > 0 {
+	if errs := tenants.CheckCertificates(p.BaseDomain, checkPair); len(errs) > 0 {
 		return reportConfig(cmd.ErrOrStderr(), errs)
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok: %s\n", path, tenantsText(tenants))
 	return err
+}
+
+func checkPair(chain, key []byte, hosts []string) error {
+	return certs.CheckPair(chain, key, hosts, time.Now())
 }
 
 // warnOf tells what is allowed, and is no mistake, but worth a look.

@@ -2,14 +2,10 @@ package config
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -75,12 +71,12 @@ func (f CertificateFile) read() (CertificatePair, error) {
 	return p, nil
 }
 
-// PairCheck says what is wrong with a certificate that is to be served on hosts, one of them at least; "*.<domain>" is a
-// wildcard.
+// PairCheck says what is wrong with a certificate that is to be served on hosts, one of them at least, where "*.<domain>" is
+// a wildcard; such as certs.CheckPair. Its error holds no part of the key.
 type PairCheck = func(chain, key []byte, hosts []string) error
 
 // CheckCertificates reads the pairs of files of all tenants and says what is wrong with them, which at a load is the tenant's
-// own affair; nil = CheckPair at the present time.
+// own affair.
 func (t *Tenants) CheckCertificates(baseDomain string, check PairCheck) Errors {
 	c := &collector{file: t.Path}
 	for i := range t.List {
@@ -92,7 +88,7 @@ func (t *Tenants) CheckCertificates(baseDomain string, check PairCheck) Errors {
 }
 
 // CheckCertificates reads the files of the platform's certificates, and those with secrets of its ACME account and DNS, and
-// says what is wrong with them; nil = CheckPair at the present time.
+// says what is wrong with them.
 func (p *Platform) CheckCertificates(check PairCheck) Errors {
 	hosts := append([]string{p.BaseDomain, "*." + p.BaseDomain}, p.SharedHosts...)
 	c := &collector{}
@@ -106,9 +102,6 @@ func (p *Platform) CheckCertificates(check PairCheck) Errors {
 }
 
 func checkPairs(files []CertificateFile, hosts []string, check PairCheck) Errors {
-	if check == nil {
-		check = func(chain, key []byte, hosts []string) error { return CheckPair(chain, key, hosts, time.Now()) }
-	}
 	var errs Errors
 	for _, f := range files {
 		p, err := f.read()
@@ -144,39 +137,6 @@ func (c *Certificates) secrets() []secretFile {
 		list = append(list, secret("dns.webhook.token_file", a.DNS.Webhook.TokenFile), roots("dns.webhook.ca_file", a.DNS.Webhook.CAFile))
 	}
 	return list
-}
-
-// CheckPair checks a PEM chain and its key against each other, the time, and hosts, one of which the certificate must be for.
-func CheckPair(chain, key []byte, hosts []string, now time.Time) error {
-	if b, _ := pem.Decode(chain); b == nil || b.Type != "CERTIFICATE" {
-		return errors.New("the first does not begin with a PEM certificate")
-	}
-	pair, err := tls.X509KeyPair(chain, key)
-	if err != nil {
-		return errors.New("certificate and key do not fit together: " + pairReason(err))
-	}
-	leaf := pair.Leaf
-	switch {
-	case now.After(leaf.NotAfter):
-		return fmt.Errorf("the certificate expired at %s: renew it", leaf.NotAfter.UTC().Format(time.RFC3339))
-	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("the certificate is valid from %s only: wait, or set this machine's clock", leaf.NotBefore.UTC().Format(time.RFC3339))
-	case leaf.IsCA:
-		return errors.New("the first certificate is an authority's: put the host's own before it")
-	}
-	for _, h := range hosts {
-		if leaf.VerifyHostname(h) == nil { // of a wildcard: if it holds the very same
-			return nil
-		}
-	}
-	return fmt.Errorf("the certificate is for %s, and none of the hosts: %s", namesOf(leaf), clipPath(strings.Join(hosts, ", ")))
-}
-
-func namesOf(leaf *x509.Certificate) string {
-	if len(leaf.DNSNames) == 0 {
-		return "no DNS name"
-	}
-	return clip(strings.Join(leaf.DNSNames, ", "))
 }
 
 // Doubts are what tenants declare that cannot do what it seems meant for, given the platform's own settings; and their warnings.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -121,37 +122,26 @@ func TestReadCertificates(t *testing.T) {
 	}
 }
 
-// TestCheckCertificates: what is wrong with each pair is told with the place at which it is named, in `config check` alone.
+// TestCheckCertificates: what is wrong with each pair is told with the place at which it is named.
 func TestCheckCertificates(t *testing.T) {
-	now := time.Now()
-	good := newPair(t, pairOptions{names: []string{"a.example.com"}})
-	text := "tenants:\n  - id: a\n    hosts: [x.example.org]\n    certificates:\n      files:\n"
-	list := [][2]string{{"tenants.yaml", ""}}
-	for i, tt := range []struct {
-		name, want string
-		pair       pair
-	}{
-		{"own", "", good},
-		{"custom", "", newPair(t, pairOptions{names: []string{"*.example.org"}})},
-		{"other", "is for y.example.org, and none of the hosts: a.example.com, x.example.org", newPair(t, pairOptions{names: []string{"y.example.org"}})},
-		{"expired", "expired at", newPair(t, pairOptions{names: []string{"a.example.com"}, before: now.Add(-2 * time.Hour), after: now.Add(-time.Hour)})},
-		{"early", "is valid from", newPair(t, pairOptions{names: []string{"a.example.com"}, before: now.Add(time.Hour), after: now.Add(2 * time.Hour)})},
-		{"mixed", "do not fit together", pair{good.chain, newPair(t, pairOptions{}).key}},
-		{"authority", "an authority's", newPair(t, pairOptions{names: []string{"a.example.com"}, ca: true})},
-		{"swapped", "does not begin with a PEM certificate", pair{good.key, good.chain}},
-		{"garbage", "does not begin with a PEM certificate", pair{"hunter2", "hunter2"}},
-		{"nameless", "is for no DNS name", newPair(t, pairOptions{})},
-	} {
-		list = append(list, [2]string{tt.name + ".pem", tt.pair.chain}, [2]string{tt.name + ".key", tt.pair.key})
-		one := fmt.Sprintf("        - {cert_file: %[1]s.pem, key_file: %[1]s.key}\n", tt.name)
-		single := [][2]string{{"tenants.yaml", text + one}, list[len(list)-2], list[len(list)-1]}
-		errs := loadTenants(t, files(t, single...)).CheckCertificates("example.com", nil)
-		switch {
-		case tt.want == "" && len(errs) > 0:
-			t.Errorf("%s: %v", tt.name, errs)
-		case tt.want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Msg, tt.want) || errs[0].Line != 6 || strings.Contains(errs[0].Msg, "hunter2")):
-			t.Errorf("%s (%d): got %v, want %q in line 6", tt.name, i, errs, tt.want)
+	path := files(t, [2]string{"tenants.yaml", "tenants:\n  - id: a\n    hosts: [x.example.org]\n    certificates:\n      files:\n" +
+		"        - {cert_file: good.pem, key_file: good.key}\n        - {cert_file: bad.pem, key_file: good.key}\n        - {cert_file: none.pem, key_file: good.key}\n  - id: b\n"},
+		[2]string{"good.pem", "good"}, [2]string{"good.key", "hunter2"}, [2]string{"bad.pem", "bad"})
+	var of []string
+	errs := loadTenants(t, path).CheckCertificates("example.com", func(chain, key []byte, hosts []string) error {
+		of = append(of, fmt.Sprintf("%s for %v", chain, hosts))
+		if string(chain) == "bad" && string(key) == "hunter2" {
+			return fault.New(fault.Invalid, "it expired")
 		}
+		return nil
+	})
+	if want := []string{"good for [a.example.com x.example.org]", "bad for [a.example.com x.example.org]"}; !slices.Equal(of, want) {
+		t.Errorf("checked %v, want %v", of, want)
+	}
+	got := strings.ReplaceAll(errs.Error(), filepath.Dir(path)+"/", "")
+	want := `tenants.yaml:7:11: cert_file "bad.pem", key_file "good.key": it expired` + "\n" + `tenants.yaml:8:11: cert_file "none.pem", key_file "good.key": the first cannot open: no such file or directory`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -169,7 +159,13 @@ func TestPlatformCertificates(t *testing.T) {
 	}
 	p := load("  files: [{cert_file: DIR/w.pem, key_file: DIR/w.key}]\n  source: acme\n  acme:\n    {email: o@example.com, ca_file: DIR/ca.pem, eab_key_id: k, eab_key_file: DIR/eab, profile: p, wildcard: true, " +
 		"dns: {provider: rfc2136, rfc2136: {server: '127.0.0.1:53', key_name: k., key_file: DIR/tsig}}}\n")
-	if errs := p.CheckCertificates(nil); len(errs) > 0 || len(p.Warnings()) > 0 {
+	check := func(chain, _ []byte, hosts []string) error {
+		if !slices.Contains(hosts, "*.example.com") || !strings.HasPrefix(string(chain), "-----BEGIN CERT") {
+			return fault.New(fault.Invalid, "no certificate")
+		}
+		return nil
+	}
+	if errs := p.CheckCertificates(check); len(errs) > 0 || len(p.Warnings()) > 0 {
 		t.Errorf("%v %v", errs, p.Warnings())
 	}
 	d, err := p.Certificates.Default()
@@ -182,12 +178,12 @@ func TestPlatformCertificates(t *testing.T) {
 	p = load("  files: [{cert_file: DIR/w.key, key_file: DIR/w.key}, {cert_file: DIR/none, key_file: DIR/w.key}]\n  acme:\n    {ca_file: DIR/eab, eab_key_id: k, eab_key_file: DIR/empty, " +
 		"dns: {provider: webhook, webhook: {url: 'https://dns.example.com/', token_file: DIR/none, ca_file: DIR/none}}}\n")
 	var told []string
-	for _, e := range p.CheckCertificates(nil) {
+	for _, e := range p.CheckCertificates(check) {
 		told = append(told, strings.ReplaceAll(e.Error(), dir, "DIR"))
 	}
 	all := strings.Join(told, "\n")
 	for _, want := range []string{
-		`polygate.yaml:3:11: cert_file "DIR/w.key", key_file "DIR/w.key": the first does not begin`, `cert_file "DIR/none", key_file`,
+		`polygate.yaml:3:11: cert_file "DIR/w.key", key_file "DIR/w.key": no certificate`, `cert_file "DIR/none", key_file`,
 		"certificates.acme.eab_key_file: ", "certificates.acme.ca_file: ", "certificates.acme.dns.webhook.token_file: ", "certificates.acme.dns.webhook.ca_file: ",
 	} {
 		if !strings.Contains(all, want) {
