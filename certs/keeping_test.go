@@ -37,9 +37,7 @@ func TestX41SameIDNeverGetsTheOldCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the tenant is gone", func() bool { _, ok := r.store.Index().ByID("a"); return !ok })
-	if _, err := r.GetCertificate(hello("a." + base)); !errors.Is(err, certs.ErrUnknownHost) {
-		t.Errorf("deleted: got %v", err)
-	}
+	// No handshake comes meanwhile, which would drop it from memory.
 	s.issuer.fails(func(context.Context, acme.Order) error { return &acme.Error{Code: acme.CodeServer, Detail: "down"} })
 	e := r.tenant("a", nil)
 	for range 20 {
