@@ -206,6 +206,7 @@ func (s *Store) edited(old *tenant.Record, edit func(*tenant.Record) error) (*te
 	if err := edit(r); err != nil {
 		return nil, err
 	}
+	r.Settle()
 	r.ID, r.UID, r.V, r.Created, r.Updated, r.Revision = old.ID, old.UID, old.V, old.Created, old.Updated, old.Revision
 	before, err := encodeRecord(old, nil)
 	if err != nil {

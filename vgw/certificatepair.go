@@ -29,12 +29,18 @@ func decodePair(c *call) (pairBody, error) {
 	switch {
 	case err != nil:
 		return pairBody{}, discreet(err)
-	case body.Chain == "" || body.Key == "":
-		return pairBody{}, fault.New(fault.Invalid, "chain or key is missing: send both, as PEM")
 	case len(body.Chain)+len(body.Key) > maxPair:
 		return pairBody{}, fault.New(fault.TooLarge, "chain and key are over %d bytes together", maxPair)
 	}
 	return body, nil
+}
+
+// whole says whether both are there. It is asked once the caller may provide one at all.
+func (b pairBody) whole() error {
+	if b.Chain == "" || b.Key == "" {
+		return fault.New(fault.Invalid, "chain or key is missing: send both, as PEM")
+	}
+	return nil
 }
 
 // discreet says what is wrong with a body that holds a key. Its cause, which goes to the log, may quote a value; and what

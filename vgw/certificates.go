@@ -212,6 +212,9 @@ func putCertificate(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	var s tenant.Certificate
 	err = c.changeCertificate(ctx, authz.CertificateUpdate, func(ctx context.Context, k Certificates, e audit.Entry) error {
+		if err := pair.whole(); err != nil {
+			return err
+		}
 		rev, err := c.revision(ctx, k, pre)
 		if err == nil {
 			s, err = k.Import(ctx, c.e, c.params[0], []byte(pair.Chain), []byte(pair.Key), rev, e)

@@ -41,7 +41,7 @@ func newIsolated(t *testing.T) *isolated {
 	g.start()
 	s := &isolated{gateway: g, c: g.client()}
 	endpoint := startMCP(t)
-	g.write("tenants.yaml", "tenants:\n  - {id: team-a, catalog_file: a.yaml, quotas: {requests_per_second: 100000}}\n  - {id: team-b, quotas: {requests_per_second: 100000}}\n")
+	g.write("tenants.yaml", "tenants:\n  - {id: team-a, hosts: [secret.example.org], catalog_file: a.yaml, quotas: {requests_per_second: 100000}}\n  - {id: team-b, quotas: {requests_per_second: 100000}}\n")
 	g.write("a.yaml", fmt.Sprintf("servers:\n  - {name: secret-server, url: %q}\n  - {name: second-server, url: %q}\n", endpoint, endpoint))
 	eventually(t, "the catalog of team-a", func() bool {
 		return do(s.c, "GET", g.env["TEAM_A_URL"]+"/api/v1/servers/secret-server", nil, bearer(g.env["TEAM_A_KEY"])...).Status == 200
@@ -50,7 +50,7 @@ func newIsolated(t *testing.T) *isolated {
 	if made.Status != 201 {
 		t.Fatalf("key create: %d %s", made.Status, made.Body)
 	}
-	s.objects = map[string]string{"server": "secret-server", "name": "secret-server", "key": "secret-key", "authenticator": "secret-issuer", "bot": "secret-bot"}
+	s.objects = map[string]string{"server": "secret-server", "name": "secret-server", "key": "secret-key", "authenticator": "secret-issuer", "bot": "secret-bot", "host": "secret.example.org"}
 	for _, o := range []struct{ param, path, id, body string }{
 		{"", "/api/v1/authenticators", "", `{"name":"secret-issuer","type":"oidc","oidc":{"issuer":"https://id.example.com"}}`},
 		{"", "/api/v1/bots", "", `{"name":"secret-bot","role":"viewer"}`},
@@ -109,6 +109,10 @@ func body(r exchange.Route, method string) any {
 		return `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
 	case method == "PUT" && strings.HasPrefix(r.Pattern, "/api/v1/authenticators/"):
 		return `{"type":"oidc","oidc":{"issuer":"https://id.example.com"}}`
+	case method == "PUT" && strings.HasPrefix(r.Pattern, "/api/v1/certificates/"):
+		return `{"chain":"-----BEGIN CERTIFICATE-----","key":"-----BEGIN PRIVATE KEY-----"}`
+	case method == "POST" && r.Pattern == "/api/v1/hosts":
+		return `{"host":"secret.example.org"}`
 	case method == "PATCH" && strings.HasPrefix(r.Pattern, "/api/v1/members/"):
 		return `{"role":"viewer"}`
 	case method == "POST" || method == "PUT" || method == "PATCH":

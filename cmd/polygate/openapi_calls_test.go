@@ -104,7 +104,7 @@ func TestOpenAPI(t *testing.T) {
 		do   func(t *testing.T)
 	}{
 		{"self", s.self}, {"servers", s.servers}, {"keys", s.keys}, {"bots", s.bots}, {"authenticators", s.authenticators}, {"members", s.members},
-		{"grants", s.grants}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports},
+		{"grants", s.grants}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports}, {"certificates", s.certificates},
 		{"tenants", s.tenants}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform},
 		{"refusals", s.refusals}, {"mistakes", s.mistakes}, {"bounds", s.bounds},
 	} {
@@ -384,4 +384,64 @@ func (s *described) reports(t *testing.T) {
 		s.tenant.send(apiCall{op: audit, query: url.Values{"limit": {"10"}}, head: []string{"Accept", accept}, want: 200})
 	}
 	s.tenant.send(apiCall{op: audit, head: []string{"Accept", "image/png"}, want: 406})
+}
+
+// certificates calls what is about certificates and hosts, in both APIs.
+func (s *described) certificates(t *testing.T) {
+	ca := newTestCA(t, "brought along")
+	chain, key := pemOf(ca.server("app.example.com"))
+	pair := m{"chain": chain + ca.pem(), "key": key}
+	const list, one = "/api/v1/certificates", "/api/v1/certificates/{host}"
+	app := map[string]string{"host": "app.example.com"}
+	s.viewer.send(apiCall{op: "GET " + list, want: 200})
+	s.viewer.send(apiCall{op: "GET " + one, args: app, want: 200})
+	s.editor.send(apiCall{op: "PUT " + one, args: app, want: 403, body: pair})
+	put := s.tenant.send(apiCall{op: "PUT " + one, args: app, want: 200, body: pair})
+	s.tenant.send(apiCall{op: "PUT " + one, args: app, want: 412, head: []string{"If-Match", `"1"`}, body: pair})
+	s.tenant.send(apiCall{op: "PUT " + one, args: app, want: 400, body: m{"chain": chain, "key": "garbage"}})
+	s.tenant.send(apiCall{op: "PUT " + one, args: map[string]string{"host": "team-a.localhost"}, want: 400, body: pair}) // it names another host
+	s.tenant.send(apiCall{op: "GET " + one, args: app, want: 200})
+	s.tenant.send(apiCall{op: "GET " + one, args: map[string]string{"host": "team-b.localhost"}, want: 404})
+	s.tenant.send(apiCall{op: "POST " + one + "/revoke", args: app, want: 200, body: m{"reason": 1}})
+	s.tenant.send(apiCall{op: "DELETE " + one, args: app, want: 412, head: []string{"If-Match", put.Header.Get("Etag")}})
+	s.tenant.send(apiCall{op: "DELETE " + one, args: app, want: 204})
+	s.tenant.send(apiCall{op: "POST " + one + "/renew", args: map[string]string{"host": "team-a.localhost"}, want: 202, body: m{}})
+
+	asked := s.tenant.send(apiCall{op: "POST /api/v1/hosts", want: 201, body: m{"host": "mcp.example.org"}})
+	s.tenant.send(apiCall{op: "POST /api/v1/hosts", want: 400, wrong: true, body: m{"host": "localhost"}})
+	s.viewer.send(apiCall{op: "POST /api/v1/hosts", want: 403, body: m{"host": "other.example.org"}})
+	s.viewer.send(apiCall{op: "GET /api/v1/hosts", want: 200})
+	mine := map[string]string{"host": text(t, asked, "host")}
+	s.viewer.send(apiCall{op: "GET /api/v1/hosts/{host}", args: mine, want: 200})
+	s.tenant.send(apiCall{op: "POST /api/v1/hosts/{host}/verify", args: app, want: 200, body: m{}}) // it is the tenant's already
+	s.tenant.send(apiCall{op: "DELETE /api/v1/hosts/{host}", args: app, want: 409})                 // a file declares it
+	s.tenant.send(apiCall{op: "DELETE /api/v1/hosts/{host}", args: mine, want: 204})
+	s.operatorCertificates(pair)
+	s.platformCertificates(ca)
+}
+
+func (s *described) operatorCertificates(pair m) {
+	const list, one = "/api/v1/tenants/{id}/certificates", "/api/v1/tenants/{id}/certificates/{host}"
+	id := map[string]string{"id": "team-a"}
+	app := map[string]string{"id": "team-a", "host": "app.example.com"}
+	s.auditor.send(apiCall{op: "GET " + list, args: id, want: 200})
+	s.auditor.send(apiCall{op: "PUT " + one, args: app, want: 403, body: pair})
+	s.admin.send(apiCall{op: "PUT " + one, args: app, want: 200, body: pair})
+	s.auditor.send(apiCall{op: "GET " + one, args: app, want: 200})
+	s.admin.send(apiCall{op: "POST " + one + "/revoke", args: app, want: 200, body: m{}})
+	s.admin.send(apiCall{op: "DELETE " + one, args: app, want: 204})
+	s.admin.send(apiCall{op: "POST " + one + "/renew", args: app, want: 202, body: m{}})
+	s.auditor.send(apiCall{op: "GET /api/v1/tenants/{id}/hosts", args: id, want: 200})
+}
+
+func (s *described) platformCertificates(ca *testCA) {
+	const list, one = "/api/v1/certificates", "/api/v1/certificates/{host}"
+	chain, key := pemOf(ca.server("localhost", "*.localhost"))
+	shared := map[string]string{"host": "localhost"}
+	s.auditor.send(apiCall{op: "GET " + list, want: 200})
+	s.admin.send(apiCall{op: "PUT " + one, args: shared, want: 200, body: m{"chain": chain, "key": key}})
+	s.auditor.send(apiCall{op: "GET " + one, args: shared, want: 200})
+	s.admin.send(apiCall{op: "POST " + one + "/revoke", args: shared, want: 200, body: m{}})
+	s.admin.send(apiCall{op: "DELETE " + one, args: shared, want: 204})
+	s.admin.send(apiCall{op: "POST " + one + "/renew", args: shared, want: 202, body: m{}})
 }

@@ -109,6 +109,16 @@ type Certificate struct {
 	Revision    int64             `json:"-"`                     // of the stored certificate: ETag; 0 = none is stored
 }
 
+// Settle forgets what an edit has made moot: hosts that are asked for and the tenant's now, by an operator's word, and proofs of
+// hosts that it has no more. Otherwise to ask for a host would be to keep operators from giving it.
+func (r *Record) Settle() {
+	if len(r.PendingHosts) == 0 && len(r.ProvenHosts) == 0 {
+		return
+	}
+	r.PendingHosts = slices.DeleteFunc(r.PendingHosts, func(p PendingHost) bool { return slices.Contains(r.Hosts, p.Host) })
+	r.ProvenHosts = slices.DeleteFunc(r.ProvenHosts, func(h string) bool { return !slices.Contains(r.Hosts, h) })
+}
+
 func (r *Record) checkTLS() error {
 	if t := r.TLS; t != nil {
 		if t.MinVersion != "" && t.MinVersion != "1.2" && t.MinVersion != "1.3" {
@@ -174,7 +184,7 @@ func (r *Record) checkPending() error {
 		if err := CheckHost(p.Host); err != nil {
 			return err
 		}
-		if seen[p.Host] || slices.Contains(r.Hosts, p.Host) {
+		if seen[p.Host] || slices.Contains(r.Hosts, p.Host) { // see Settle
 			return fault.New(fault.Conflict, "host %q is asked for twice, or the tenant's already", p.Host)
 		}
 		if p.Token == "" || len(p.Token) > 128 || len(p.LastError) > 512 {
