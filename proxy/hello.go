@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,8 +131,12 @@ func (c *helloConn) Write(p []byte) (int, error) {
 	if c.state.Load() == helloSpliced {
 		return len(p), nil
 	}
-	c.idle.arm(c.Conn, c.door.idleWrite)
-	return c.Conn.Write(p)
+	bounded := c.idle.arm(c.Conn, c.door.idleWrite)
+	n, err := c.Conn.Write(p)
+	if bounded && errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.Close() // TLS would go on with what it has read, and wait for each answer to it
+	}
+	return n, err
 }
 
 // Close implements net.Conn.

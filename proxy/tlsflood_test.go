@@ -103,6 +103,7 @@ func openRecords(t *testing.T, f *front, sni string) *records {
 	}
 	t.Cleanup(func() { raw.Close() })
 	_ = raw.(*net.TCPConn).SetReadBuffer(1 << 10) // answers that nobody reads fill it soon
+	_ = raw.(*net.TCPConn).SetWriteBuffer(1 << 10)
 	var log bytes.Buffer
 	c := tls.Client(raw, &tls.Config{ServerName: sni, RootCAs: f.issuer.pool(), MinVersion: tls.VersionTLS13, KeyLogWriter: &log, NextProtos: []string{"http/1.1"}})
 	if err := c.Handshake(); err != nil {
@@ -168,9 +169,22 @@ func (r *records) keyUpdate(t *testing.T) []byte {
 	return b
 }
 
+// narrow is a listener whose connections block early in writing.
+type narrow struct{ net.Listener }
+
+func (n narrow) Accept() (net.Conn, error) {
+	c, err := n.Listener.Accept()
+	if err == nil {
+		err = c.(*net.TCPConn).SetWriteBuffer(1 << 10)
+	}
+	return c, err
+}
+
 // X10: a flood of KeyUpdates is cut, also where data between them makes each look useful and nobody reads the answers.
 func TestX10KeyUpdateFlood(t *testing.T) {
-	f := newFront(t, func(c *Config) { c.Limits.HeaderTime, c.Limits.WriteIdle = time.Second, time.Second })
+	f := newFront(t, func(c *Config) {
+		c.Public, c.Limits.HeaderTime, c.Limits.WriteIdle = narrow{c.Public}, 2*time.Second, time.Second
+	})
 	r := openRecords(t, f, hostA)
 	if _, err := r.Write(r.seal(23, []byte("GET /healthz HTTP/1.1\r\nHost: "+hostA+"\r\n\r\n"))); err != nil {
 		t.Fatal(err)
@@ -185,7 +199,7 @@ func TestX10KeyUpdateFlood(t *testing.T) {
 		var err error
 		for err == nil {
 			var burst []byte
-			for range 1000 {
+			for range 100 {
 				burst = append(burst, r.keyUpdate(t)...)
 				if sent++; between > 0 && sent%between == 0 {
 					burst = append(burst, r.seal(23, []byte("G"))...)

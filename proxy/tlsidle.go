@@ -26,11 +26,13 @@ func (i *idleWrites) deadline(t time.Time) {
 	}
 }
 
-// arm is called before each write.
-func (i *idleWrites) arm(c net.Conn, d time.Duration) {
-	if i.phase.Load() == writesIdle && d > 0 {
-		_ = c.SetWriteDeadline(time.Now().Add(d)) // fails for a connection that is closed: so does the write
+// arm is called before each write, and says whether that is bounded.
+func (i *idleWrites) arm(c net.Conn, d time.Duration) bool {
+	if i.phase.Load() != writesIdle || d == 0 {
+		return false
 	}
+	_ = c.SetWriteDeadline(time.Now().Add(d)) // fails for a connection that is closed: so does the write
+	return true
 }
 
 // follow is the public http.Server's ConnState.
