@@ -205,6 +205,23 @@ func TestCertImportForSome(t *testing.T) {
 	}
 }
 
+// TestCertImportWildcard: the base domain's wildcard is imported before it is listed, for the platform alone.
+func TestCertImportWildcard(t *testing.T) {
+	chain, key := testPEM(t, nil, "*.gw.example.org", "gw.example.org")
+	t.Chdir(put(t, map[string]string{"c.pem": chain, "k.pem": key}))
+	rec := newRecorder(t, func(r request) (int, any) {
+		return http.StatusOK, map[string]any{"items": []any{map[string]any{"host": "gw.example.org"}}}
+	})
+	rec.settle(t)
+	for line, want := range map[string]int{"--platform": 2, "--tenant team-a": 1} {
+		rec.asked = nil
+		_, stderr, code := here(t, "", append([]string{"cert", "import", "--cert", "c.pem", "--key", "k.pem"}, strings.Fields(line)...)...)
+		if code != 0 || len(rec.asked) != want+1 {
+			t.Errorf("%s: exit %d, %s\n%s", line, code, rec.lines(), stderr)
+		}
+	}
+}
+
 // runCert runs the certificate commands with short waits.
 func runCert(t *testing.T, change func(*certCommands), args ...string) (stdout, stderr string, err error) {
 	t.Helper()
@@ -253,6 +270,7 @@ func TestCertRenewWait(t *testing.T) {
 	}{
 		{"at once", old, fresh, nil, "is served: Pebble, until 2999", "", 0},
 		{"in a while", old, old, []any{old, 503, 429, with(old, "state", "pending"), fresh}, "is served", "", 5},
+		{"of the local authority", with(old, "source", "local"), with(old, "source", "local", "state", "pending", "fingerprint", ""), nil, "with its next handshake", "", 0},
 		{"the first one", with(old, "fingerprint", "", "state", "pending"), with(old, "fingerprint", "", "state", "pending"), []any{fresh}, "is served", "", 1},
 		{"it fails", old, old, []any{with(old, "error", "CAA forbids it", "code", "caa", "attempts", 1, "next_attempt", "2999-01-02T00:00:00Z")},
 			"", "the order for h failed: CAA forbids it (caa); the gateway tries again at 2999-01-02T00:00:00Z; the certificate before it is served until 2999-01-01", 1},

@@ -113,6 +113,13 @@ func (s *certCommands) namedHosts(ctx context.Context, c *client, pair certPair)
 	if err != nil {
 		return nil, fmt.Errorf("look up the hosts%s: %w", s.of(), err)
 	}
+	if s.platform { // the base domain's wildcard is listed only once there is one
+		for _, h := range slices.Clone(all) {
+			if wildcard := "*." + h; slices.Contains(leaf.DNSNames, wildcard) && !slices.Contains(all, wildcard) {
+				all = append(all, wildcard)
+			}
+		}
+	}
 	hosts := slices.DeleteFunc(slices.Clone(all), func(h string) bool { return !certFor(leaf, h) })
 	if len(hosts) == 0 {
 		return nil, fmt.Errorf("the certificate is for %s, and for none of the hosts%s: %s", orNone(leaf.DNSNames), s.of(), orNone(all))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/polygate/polygate/internal/tenant"
 )
 
 // stillWaiting is how often a command that waits says so.
@@ -61,6 +63,9 @@ func (s *certCommands) renewAndWait(ctx context.Context, cmd *cobra.Command, c *
 	begun, err := renewCert(ctx, c, host)
 	if err != nil {
 		return err
+	}
+	if begun.is.Source == string(tenant.SourceLocalCA) && begun.is.State == string(tenant.CertificatePending) {
+		return said(cmd, &s.out, begun, "the new certificate for %s is signed with its next handshake: its authority is the gateway's own", host)
 	}
 	_ = tell(cmd, "a new certificate for %s is asked for", host)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
