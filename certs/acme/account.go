@@ -42,8 +42,8 @@ var (
 	errStoredShape   = errors.New("the value is damaged")
 )
 
-// ParseAccount reads a stored account. It shows nothing of what it read in its errors, since that may be a key.
-func ParseAccount(data []byte) (url string, key crypto.Signer, err error) {
+// parseAccount reads a stored account. It shows nothing of what it read in its errors, since that may be a key.
+func parseAccount(data []byte) (url string, key crypto.Signer, err error) {
 	var v storedAccount
 	if err := decodeStored(data, &v); err != nil {
 		return "", nil, err
@@ -126,7 +126,7 @@ func (c *call) loadAccount(ctx context.Context, s certmagic.Storage) (acme.Accou
 	if err != nil {
 		return acme.Account{}, false, storageError("the ACME account cannot be loaded", err)
 	}
-	location, key, err := ParseAccount(data)
+	location, key, err := parseAccount(data)
 	if err != nil {
 		return acme.Account{}, false, &Error{Code: CodeStorage, Permanent: true, Detail: "the stored ACME account " + accountKey(c.account) + " cannot be read: restore it, or remove it and a new one is registered", Err: err}
 	}

@@ -31,8 +31,8 @@ type storedChallenge struct {
 	Until   time.Time `json:"until"` // it is answered no longer: whoever began it may have died
 }
 
-// ParseChallenge reads a stored challenge of a type for a host. It shows nothing of what it read in its errors.
-func ParseChallenge(data []byte, kind, host string, now time.Time) (acme.Challenge, error) {
+// parseChallenge reads a stored challenge of a type for a host. It shows nothing of what it read in its errors.
+func parseChallenge(data []byte, kind, host string, now time.Time) (acme.Challenge, error) {
 	var v storedChallenge
 	if err := decodeStored(data, &v); err != nil {
 		return acme.Challenge{}, err
@@ -126,7 +126,7 @@ func (e *Engine) loadChallenge(ctx context.Context, tokens certmagic.Storage, ki
 	data, err := tokens.Load(ctx, challengeKey(kind, host))
 	if err == nil {
 		var ch acme.Challenge
-		if ch, err = ParseChallenge(data, kind, host, e.cfg.Now()); err == nil {
+		if ch, err = parseChallenge(data, kind, host, e.cfg.Now()); err == nil {
 			return ch, nil
 		}
 	}

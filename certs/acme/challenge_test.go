@@ -22,13 +22,13 @@ func TestChallengeFails(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, acmetest.Options{}, nil)
 	spy := &tokenSpy{memory: r.tokens}
-	real := r.e
+	orders := r.e
 	r.e = r.engine(func(c *Config) {
 		c.TLSALPN01, c.HTTP01, c.DNS = false, false, &DNS{Provider: "webhook", Webhook: Webhook{URL: "http://127.0.0.1:1"}}
 	})
 	o := r.order("a.polygate.test")
 	o.Tokens = spy
-	_, err := real.Obtain(t.Context(), o)
+	_, err := orders.Obtain(t.Context(), o)
 	e := r.is(err, CodeChallengeFailed)
 	if e.Permanent || !strings.Contains(e.Detail, "a.polygate.test") {
 		t.Errorf("error = %v, want the name, and another try", e)

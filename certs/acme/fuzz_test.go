@@ -22,7 +22,7 @@ func TestParseRetryAfter(t *testing.T) {
 		{now.Add(time.Hour).Format(http.TimeFormat), time.Hour, true}, {now.Add(-time.Hour).Format(http.TimeFormat), 0, true},
 		{now.Add(365 * 24 * time.Hour).Format(http.TimeFormat), maxRetryAfter, true}, {"Wed, 02 Jan 2030", 0, false},
 	} {
-		if got, ok := ParseRetryAfter(tt.in, now); got != tt.want || ok != tt.ok {
+		if got, ok := parseRetryAfter(tt.in, now); got != tt.want || ok != tt.ok {
 			t.Errorf("%q: %v, %v; want %v, %v", tt.in, got, ok, tt.want, tt.ok)
 		}
 	}
@@ -33,7 +33,7 @@ func FuzzParseRetryAfter(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, ok := ParseRetryAfter(s, time.Unix(1893553445, 0))
+		d, ok := parseRetryAfter(s, time.Unix(1893553445, 0))
 		if d < 0 || d > maxRetryAfter || !ok && d != 0 {
 			t.Errorf("%q: %v, %v", s, d, ok)
 		}
@@ -45,7 +45,7 @@ func FuzzParseAccount(f *testing.F) {
 	f.Add([]byte(`{"v":3}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		url, key, err := ParseAccount(data)
+		url, key, err := parseAccount(data)
 		if err == nil && (key == nil || url != "" && !strings.HasPrefix(strings.ToLower(url), "https://")) {
 			t.Errorf("url %q, key %v", url, key)
 		}
@@ -61,7 +61,7 @@ func FuzzParseChallenge(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if ch, err := ParseChallenge(good, "http-01", "a.polygate.test", now); err != nil || ch.HTTP01ResourcePath() != "/.well-known/acme-challenge/tok" {
+	if ch, err := parseChallenge(good, "http-01", "a.polygate.test", now); err != nil || ch.HTTP01ResourcePath() != "/.well-known/acme-challenge/tok" {
 		f.Fatalf("%+v, %v", ch, err)
 	}
 	f.Add(good)
@@ -71,7 +71,7 @@ func FuzzParseChallenge(f *testing.F) {
 	f.Add([]byte(`{"v":1,"type":"http-01","host":"a.polygate.test","token":"x","key_auth":"z.y","until":"2099-01-01T00:00:00Z"}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		ch, err := ParseChallenge(data, "http-01", "a.polygate.test", now)
+		ch, err := parseChallenge(data, "http-01", "a.polygate.test", now)
 		if err == nil && (!isToken(ch.Token) || ch.Identifier.Value != "a.polygate.test" || ch.Type != "http-01" || !strings.HasPrefix(ch.KeyAuthorization, ch.Token+".")) {
 			t.Errorf("%+v", ch)
 		}
@@ -88,7 +88,7 @@ func TestStoredVersions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ParseChallenge(data, "http-01", "a.polygate.test", time.Now()); !errors.Is(err, want) {
+		if _, err := parseChallenge(data, "http-01", "a.polygate.test", time.Now()); !errors.Is(err, want) {
 			t.Errorf("version %d: %v, want %v", v, err, want)
 		}
 	}

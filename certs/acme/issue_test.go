@@ -212,7 +212,7 @@ func (r *rig) stored() account {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	url, key, err := ParseAccount(data)
+	url, key, err := parseAccount(data)
 	if err != nil {
 		r.t.Fatal(err)
 	}

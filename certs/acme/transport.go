@@ -117,7 +117,7 @@ func (t *transport) note(resp *http.Response) {
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		now = at // a date is meant by the server's clock
 	}
-	d, ok := ParseRetryAfter(resp.Header.Get("Retry-After"), now)
+	d, ok := parseRetryAfter(resp.Header.Get("Retry-After"), now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.status = resp.StatusCode
@@ -169,9 +169,9 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ParseRetryAfter reads the value of a Retry-After header (RFC 9110 §10.2.3), seconds or a date, as a time from now on. What
+// parseRetryAfter reads the value of a Retry-After header (RFC 9110 §10.2.3), seconds or a date, as a time from now on. What
 // lies in the past is zero, and more than a week is a week.
-func ParseRetryAfter(v string, now time.Time) (time.Duration, bool) {
+func parseRetryAfter(v string, now time.Time) (time.Duration, bool) {
 	v = strings.TrimSpace(v)
 	if v == "" {
 		return 0, false
