@@ -147,7 +147,7 @@ func waitFor(ctx context.Context, group *sync.WaitGroup) {
 
 func (s *Server) publicServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.serveHTTP))
-	srv.TLSConfig = s.handshakes.base
+	srv.TLSConfig = s.handshakes.base.Clone() // net/http writes to it
 	srv.ConnState = s.follow
 	srv.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          s.limits.Streams,
