@@ -121,10 +121,7 @@ func (p *pump) piece() (int64, error) {
 	}
 	_ = p.from.SetReadDeadline(time.Now().Add(bulkWait))
 	p.rest = io.LimitedReader{R: p.from, N: largePiece}
-	m, err := p.fast.ReadFrom(&p.rest)
-	if err == nil && p.rest.N > 0 {
-		err = io.EOF
-	}
+	m, err := p.fast.ReadFrom(&p.rest) // the end is no error: the next small piece finds it again
 	return int64(n) + m, err
 }
 
