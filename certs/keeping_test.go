@@ -146,14 +146,20 @@ func TestColdHandshakesShareALoad(t *testing.T) {
 	cold.knows(&tenant.Record{ID: "a", UID: func() string { e, _ := r.store.Index().ByID("a"); return e.Record.UID }()})
 	_, _ = cold.keeper.Load(t.Context(), vault.Owner{}, "warms.up")
 	before := cold.vault.reads.Load()
+	gate := make(chan struct{})
+	cold.vault.gate.Store(&gate)
 	var wg sync.WaitGroup
+	var begun atomic.Int64
 	for range 50 {
 		wg.Go(func() {
+			begun.Add(1)
 			if cold.serial("a."+base) == "" {
 				t.Error("refused")
 			}
 		})
 	}
+	until(t, "all handshakes have begun", func() bool { return begun.Load() == 50 && cold.vault.reads.Load() > before })
+	close(gate)
 	wg.Wait()
 	if n := cold.vault.reads.Load() - before; n > 10 {
 		t.Errorf("%d reads for 50 handshakes", n)

@@ -231,6 +231,7 @@ type faultyVault struct {
 	fail    atomic.Pointer[error] // of reads and changes
 	refuse  atomic.Pointer[error] // of changes alone
 	refused atomic.Int64
+	gate    atomic.Pointer[chan struct{}] // reads wait until it is closed; nil = they do not
 }
 
 func (v *faultyVault) away(on bool) {
@@ -249,6 +250,9 @@ func set(p *atomic.Pointer[error], on bool, err error) {
 
 func (v *faultyVault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item, error) {
 	v.reads.Add(1)
+	if g := v.gate.Load(); g != nil {
+		<-*g
+	}
 	if err := v.fail.Load(); err != nil {
 		return vault.Item{}, *err
 	}
