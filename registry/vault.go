@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -53,7 +54,8 @@ type vaultValue struct {
 }
 
 // Get returns one value. The error is fault.NotFound if there is none under this key, or if the owner is a tenant that is
-// gone, or another one of the same id (X41).
+// gone, or another one of the same id (X41). With an error that wraps vault.ErrDamaged or vault.ErrNewer it returns the key
+// and the revision all the same, so that the value can be removed.
 func (v *Vault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item, error) {
 	k, err := vaultKey(o, key)
 	if err != nil {
@@ -66,7 +68,8 @@ func (v *Vault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item,
 	if !ok {
 		return vault.Item{}, fault.New(fault.NotFound, "there is no %s", key)
 	}
-	return vaultItem(o, kv)
+	it := vaultItem(o, kv)
+	return it, it.Err
 }
 
 // get reads a key, of a tenant together with the record that says that the tenant is the one that is meant.
@@ -88,7 +91,7 @@ func (v *Vault) get(ctx context.Context, o vault.Owner, key string) (kv KV, ok b
 
 // List returns up to limit values whose keys lie below prefix, which is whole segments ("" is all of the owner's), sorted,
 // those that come after a key. more says that there are others. All are of one moment. With limit 0 it is 1000 at most.
-// The errors are those of Get; no values are no error.
+// One that cannot be read harms itself alone: it is there with its Err. No values are no error.
 func (v *Vault) List(ctx context.Context, o vault.Owner, prefix, after string, limit int) (items []vault.Item, more bool, err error) {
 	q, some, err := listRange(o, prefix, after, limit)
 	if err != nil {
@@ -144,11 +147,7 @@ func (v *Vault) listOnce(ctx context.Context, o vault.Owner, q Range) ([]vault.I
 	}
 	items := make([]vault.Item, 0, len(res.KVs))
 	for _, kv := range res.KVs {
-		it, err := vaultItem(o, kv)
-		if err != nil {
-			return nil, false, err
-		}
-		items = append(items, it)
+		items = append(items, vaultItem(o, kv))
 	}
 	return items, res.More, nil
 }
@@ -172,13 +171,22 @@ func ownerGone(o vault.Owner) error {
 	return fault.New(fault.NotFound, "there is no tenant %s", o.Scope())
 }
 
-func vaultItem(o vault.Owner, kv KV) (vault.Item, error) {
+// vaultItem decodes what lies under a key, or says in Err why it cannot.
+func vaultItem(o vault.Owner, kv KV) vault.Item {
+	it := vault.Item{Key: strings.TrimPrefix(kv.Key, vaultPrefix(o.Segment())), Revision: kv.ModRevision}
 	var val vaultValue
-	if err := decode(kv, &val); err != nil {
-		return vault.Item{}, err
+	err := json.Unmarshal(kv.Value, &val)
+	switch {
+	case val.V > storedVersion+1: // whatever else it holds, it is not to be taken for damaged, and mended
+		it.Err = fmt.Errorf("%s has version %d: %w", kv.Key, val.V, vault.ErrNewer)
+	case err != nil:
+		it.Err = fmt.Errorf("%s: %w (%w)", kv.Key, vault.ErrDamaged, err)
+	case val.V < 1:
+		it.Err = fmt.Errorf("%s has no version: %w", kv.Key, vault.ErrDamaged)
+	default:
+		it.Value, it.Modified = val.Body, val.Modified
 	}
-	key := strings.TrimPrefix(kv.Key, vaultPrefix(o.Segment()))
-	return vault.Item{Key: key, Value: val.Body, Revision: kv.ModRevision, Modified: val.Modified}, nil
+	return it
 }
 
 // vaultKey checks a name within an owner: segments joined by '/', so that no name reaches what is another owner's, nor one
@@ -195,7 +203,7 @@ func vaultKey(o vault.Owner, key string) (string, error) {
 
 // checkOwner refuses a scope that nobody confined.
 func checkOwner(o vault.Owner) error {
-	if seg := o.Segment(); seg == "" || strings.Contains(seg, "/") || !o.Platform() && seg == vault.PlatformOwner {
+	if seg := o.Segment(); seg == "" || !o.Platform() && o.Scope().UID() == "" || strings.Contains(seg, "/") || !o.Platform() && seg == vault.PlatformOwner {
 		return fault.New(fault.Invalid, "%q cannot own anything", seg)
 	}
 	return nil

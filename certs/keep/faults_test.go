@@ -96,6 +96,46 @@ func TestStorageFull(t *testing.T) {
 	}
 }
 
+// A value whose outer form is damaged harms its own host alone: the others are listed, and it can be replaced and removed. One
+// of a newer version is not taken for damaged.
+func TestOuterDamage(t *testing.T) {
+	f, v, o := single(t)
+	k := keep.New(v, kek(t), nil)
+	ctx := t.Context()
+	plant := func(value string) {
+		t.Helper()
+		for _, name := range []string{"a.test", "b.test", "c.test"} {
+			if err := k.Save(ctx, o, hosted(name), keep.SaveOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := f.Txn(ctx, &registry.Txn{Puts: []registry.Put{{Key: "v/t1/h/b.test", Value: []byte(value)}}}); err != nil {
+			t.Fatal(err)
+		}
+		list, _, err := k.List(ctx, o, "", 0)
+		if err != nil || len(list) != 3 || list[1].Order.Code != keep.CodeDamaged || list[1].Host != "b.test" || list[2].Order.Code != "" {
+			t.Errorf("List beside %q: %d hosts, %v", value, len(list), err)
+		}
+	}
+	plant("{")
+	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, keep.ErrDamaged) {
+		t.Errorf("Load of a damaged value: %v", err)
+	}
+	if err := k.Remove(ctx, o, "b.test", 0, nil); err != nil {
+		t.Errorf("Remove of a damaged value: %v", err)
+	}
+	plant(`{"v":3}`)
+	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, keep.ErrNewer) || errors.Is(err, keep.ErrDamaged) {
+		t.Errorf("Load of a newer value: %v", err)
+	}
+	if err := k.Remove(ctx, o, "b.test", 0, nil); err != nil {
+		t.Errorf("Remove of a newer value: %v", err)
+	}
+	if _, err := k.Load(ctx, o, "b.test"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("Load of what was removed: %v", err)
+	}
+}
+
 // Answers that get lost change nothing: each change is made once and its revision is the stored one.
 func TestLostAnswers(t *testing.T) {
 	f, v, o := single(t)

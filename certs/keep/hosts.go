@@ -137,7 +137,7 @@ func (k *Keeper) Remove(ctx context.Context, o vault.Owner, host string, ifRevis
 			return err
 		}
 		it, err := k.vault.Get(ctx, o, key)
-		if err != nil {
+		if err != nil && it.Revision == 0 {
 			return fmt.Errorf("remove the certificate of %s: %w", host, err)
 		}
 		rev := ifRevision
@@ -183,7 +183,10 @@ func (k *Keeper) List(ctx context.Context, o vault.Owner, after string, limit in
 }
 
 func shown(host string, it vault.Item) *Host {
-	h, _, err := decodeHost(host, it.Value)
+	h, err := (*Host)(nil), it.Err
+	if err == nil {
+		h, _, err = decodeHost(host, it.Value)
+	}
 	if err != nil {
 		h = &Host{V: version, Host: host, Order: Order{Code: CodeDamaged, Error: err.Error() + ": import, renew or remove it"}}
 	}

@@ -38,9 +38,9 @@ const (
 var (
 	// ErrDamaged is in the error for a value that does not open or cannot be read. It stays as it is: Save without
 	// IfRevision, Store, Remove and Delete replace or remove it.
-	ErrDamaged = errors.New("the stored value is damaged, or was moved here from another place")
+	ErrDamaged = vault.ErrDamaged
 	// ErrNewer is in the error for a value of a version after the next.
-	ErrNewer = errors.New("the stored value was written by a newer version: upgrade this replica")
+	ErrNewer = vault.ErrNewer
 	// ErrKeyLost is in the error for an owner that has sealed values but no data key any more. No new one is made over them.
 	ErrKeyLost = errors.New("the data key is gone although values sealed with it are there: restore the registry from a backup, " +
 		"or remove everything that is stored under this owner")
@@ -50,6 +50,7 @@ var (
 // was made again: another UID), PreconditionFailed for a condition that does not hold, Conflict wrapping vault.ErrFenced for
 // a lost fence.
 type Vault interface {
+	// Get returns key and revision also of a value that it cannot read.
 	Get(ctx context.Context, o vault.Owner, key string) (vault.Item, error)
 	// List returns the items at and below prefix, which is whole segments, in the order of their keys, after the key after.
 	List(ctx context.Context, o vault.Owner, prefix, after string, limit int) (items []vault.Item, more bool, err error)

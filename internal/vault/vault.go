@@ -16,13 +16,17 @@ const PlatformOwner = "_"
 
 // Owner says whose values are meant. The zero Owner is the platform. A tenant's owner comes from its scope, so whoever
 // serves a tenant has no way to name another's.
-type Owner struct{ scope tenant.Scope }
+type Owner struct {
+	scope  tenant.Scope
+	tenant bool // Of was called, with whatever scope
+}
 
-// Of returns the owner that is a tenant.
-func Of(s tenant.Scope) Owner { return Owner{s} }
+// Of returns the owner that is a tenant. A scope that somebody forgot to confine owns nothing: it is refused wherever it
+// is used, and is not taken for the platform.
+func Of(s tenant.Scope) Owner { return Owner{s, true} }
 
 // Platform says whether the owner is the platform.
-func (o Owner) Platform() bool { return o.scope == tenant.Scope{} }
+func (o Owner) Platform() bool { return !o.tenant }
 
 // Scope returns the tenant's scope; the zero one of the platform.
 func (o Owner) Scope() tenant.Scope { return o.scope }
@@ -41,6 +45,7 @@ type Item struct {
 	Value    []byte
 	Revision int64 // of its last change
 	Modified time.Time
+	Err      error // in a list: why the value cannot be read, ErrDamaged or ErrNewer; what is beside it can be
 }
 
 // Compare is a condition: the key has this revision; 0 = it does not exist.
@@ -87,5 +92,11 @@ type Lock struct {
 	Revision int64 // tells one holding from the next
 }
 
-// ErrFenced is in the error of a change that a lost lock refused (a fault.Conflict).
-var ErrFenced = errors.New("the lock was lost before the change")
+var (
+	// ErrFenced is in the error of a change that a lost lock refused (a fault.Conflict).
+	ErrFenced = errors.New("the lock was lost before the change")
+	// ErrDamaged is in the error for a value that does not open or cannot be read. It stays as it is until it is replaced.
+	ErrDamaged = errors.New("the stored value is damaged, or was moved here from another place")
+	// ErrNewer is in the error for a value of a version after the next.
+	ErrNewer = errors.New("the stored value was written by a newer version: upgrade this replica")
+)

@@ -64,6 +64,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"vault/prefix", testVaultPrefix},
 		{"vault/reborn", testVaultReborn},
 		{"vault/newer", testVaultNewer},
+		{"vault/damaged", testVaultDamaged},
 		{"vault/due", testVaultDue},
 		{"vault/lock", testVaultLock},
 		{"vault/mutex", testVaultMutex},

@@ -203,7 +203,17 @@ func testVaultRefused(t *testing.T, b Backend) {
 		_, err := r.Vault().Commit(t.Context(), vault.Of(tenant.Confine(id, "uid")), vault.Batch{Puts: put("a")})
 		WantKind(t, fmt.Sprintf("a tenant %q", id), err, fault.Invalid)
 	}
+	for _, scope := range []tenant.Scope{{}, tenant.Confine("alpha", "")} { // one that somebody forgot is not the platform
+		o := vault.Of(scope)
+		_, err := r.Vault().Commit(t.Context(), o, vault.Batch{Puts: put("a")})
+		WantKind(t, "Commit for a scope that nobody confined", err, fault.Invalid)
+		_, err = r.Vault().Get(t.Context(), o, "a")
+		WantKind(t, "Get for a scope that nobody confined", err, fault.Invalid)
+		_, _, err = r.Vault().List(t.Context(), o, "", "", 0)
+		WantKind(t, "List for a scope that nobody confined", err, fault.Invalid)
+	}
 	wantKept(t, "after all that", r, o, "")
+	wantKept(t, "the platform's", r, vault.Owner{}, "")
 	for _, k := range []string{"lock/x", "due/x", "lane/x"} {
 		WantKind(t, "platform data "+k, r.Platform().Put(t.Context(), k, []byte("x"), 0), fault.Invalid)
 	}
@@ -300,6 +310,36 @@ func testVaultNewer(t *testing.T, b Backend) {
 	}
 }
 
+// testVaultDamaged: a value that cannot be read harms itself alone. It is listed beside the others, and can be replaced and
+// removed.
+func testVaultDamaged(t *testing.T, b Backend) {
+	r := Start(t, b, "r1")
+	o := vault.Of(Create(t, r, "alpha").Scope)
+	for value, want := range map[string]error{
+		"": vault.ErrDamaged, "{": vault.ErrDamaged, `{"v":1,"m":7}`: vault.ErrDamaged, `{"b":""}`: vault.ErrDamaged,
+		`{"v":3,"m":7}`: vault.ErrNewer,
+	} {
+		Keep(t, r, o, "h/a", "one")
+		Keep(t, r, o, "h/c", "three")
+		mustTxn(t, b, &registry.Txn{Puts: []registry.Put{put("v/alpha/h/b", value)}})
+		items, _, err := r.Vault().List(t.Context(), o, "h", "", 0)
+		if err != nil || len(items) != 3 || string(items[0].Value) != "one" || string(items[2].Value) != "three" || items[0].Err != nil {
+			t.Fatalf("List beside %q: %+v, %v", value, items, err)
+		}
+		if bad := items[1]; !errors.Is(bad.Err, want) || bad.Key != "h/b" || bad.Value != nil || bad.Revision == 0 {
+			t.Errorf("List of %q: %+v", value, bad)
+		}
+		it, err := r.Vault().Get(t.Context(), o, "h/b")
+		if !errors.Is(err, want) || it.Key != "h/b" || it.Revision != items[1].Revision {
+			t.Errorf("Get of %q: %+v, %v", value, it, err)
+		}
+		_, err = r.Vault().Commit(t.Context(), o, vault.Batch{If: []vault.Compare{{Key: "h/b", Revision: it.Revision}}, Deletes: []string{"h/b"}})
+		if err != nil {
+			t.Errorf("removal of %q: %v", value, err)
+		}
+	}
+}
+
 // testVaultDue: what is due is found oldest first, of all owners, and moves with the change that moves it.
 func testVaultDue(t *testing.T, b Backend) {
 	r := Start(t, b, "r1")
@@ -357,6 +397,12 @@ func testVaultDue(t *testing.T, b Backend) {
 	move("_", "*.example.com", 1, 0)
 	if got, want := due(5, 0), "t1/b.example.com@1 t10/a.example.com@2"; got != want {
 		t.Errorf("after the moves: got %q, want %q", got, want)
+	}
+	mustTxn(t, b, &registry.Txn{Puts: []registry.Put{put("c/due/00000000000000000009", "no mark"), put("c/due/00000000000000000010/t1/a/b", "none either")}})
+	for limit := range 3 { // what cannot be read is passed over, and the list goes on after it
+		if got, want := due(5, limit), "t1/b.example.com@1 t10/a.example.com@2"; got != want {
+			t.Errorf("with marks that cannot be read, by %d: got %q, want %q", limit, got, want)
+		}
 	}
 	_, _, err := r.Vault().Due(t.Context(), base, "nonsense", 0)
 	WantKind(t, "a cursor that is none", err, fault.Invalid)
