@@ -130,6 +130,13 @@ func (ix *Index) Replica(name string) (Replica, bool) {
 	return r, ok
 }
 
+// Replicas returns how many replicas' sessions are live.
+func (ix *Index) Replicas() int {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	return len(ix.replicas)
+}
+
 // Subscribe calls f after each change of a routing record, in order; e is nil when the tenant is gone. f must not block,
 // and must not call Subscribe or cancel. It is not called for what the index holds already.
 func (ix *Index) Subscribe(f func(id tenant.ID, e *tenant.Entry)) (cancel func()) {
