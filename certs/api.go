@@ -168,6 +168,8 @@ func (m *Manager) changeOnce(ctx context.Context, host string, p plan, ifRevisio
 }
 
 // ImportFile provides a certificate for each host of the tenant, or of the platform, that its leaf covers, and returns them.
+// entry is of certificates as such; the record of each host names it. A host whose certificate was revoked does not get the
+// same one again, by files that still hold it.
 // Where it is there already nothing is changed, so that every replica may do it.
 func (m *Manager) ImportFile(ctx context.Context, e *tenant.Entry, chain, key []byte, entry audit.Entry) (hosts []string, err error) {
 	given, err := parsePair(chain, key, m.cfg.Now())
@@ -179,37 +181,45 @@ func (m *Manager) ImportFile(ctx context.Context, e *tenant.Entry, chain, key []
 		of = append(of, m.wildHost)
 	}
 	var failed []error
+	covered := false
 	for _, host := range of {
 		if !covers(given.chain[0], host) {
 			continue
 		}
-		if err := m.importOne(ctx, e, host, given, chain, key, entry); err != nil {
+		covered = true
+		taken, err := m.importOne(ctx, e, host, given, chain, key, entry)
+		switch {
+		case err != nil:
 			failed = append(failed, fmt.Errorf("%s: %w", host, err))
-			continue
+		case taken:
+			hosts = append(hosts, host)
+		default:
+			m.cfg.Logger.Warn("a certificate file still holds the certificate that was revoked: it is not served", "host", host)
 		}
-		hosts = append(hosts, host)
 	}
-	if len(hosts)+len(failed) == 0 {
+	if !covered {
 		return nil, fault.New(fault.Invalid, "the certificate is for %s: none of that is a host of this tenant", names(given.chain[0]))
 	}
 	return hosts, errors.Join(failed...)
 }
 
-func (m *Manager) importOne(ctx context.Context, e *tenant.Entry, host string, given *pair, chain, key []byte, entry audit.Entry) error {
+// importOne reports false for a certificate that was revoked.
+func (m *Manager) importOne(ctx context.Context, e *tenant.Entry, host string, given *pair, chain, key []byte, entry audit.Entry) (bool, error) {
 	host, p, err := m.owned(e, host)
 	if err != nil {
-		return err
+		return false, err
 	}
 	h, _, err := m.loadOrNew(ctx, host, p)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if h.Source == tenant.SourceProvided && h.Revoked.IsZero() && h.Fingerprint == fingerprint(given.chain[0].Raw) {
-		return nil
+	if h.Source == tenant.SourceProvided && h.Fingerprint == fingerprint(given.chain[0].Raw) {
+		return h.Revoked.IsZero(), nil
 	}
 	entry.ID = audit.NewID() // each is a change of its own
+	entry.Resource += "/" + host
 	_, err = m.Import(ctx, e, host, chain, key, 0, entry)
-	return err
+	return true, err
 }
 
 // Renew has a new certificate made as soon as may be. Where the issuer asked for patience, so does the error.

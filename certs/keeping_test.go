@@ -476,6 +476,13 @@ func TestImportFile(t *testing.T) {
 	if again, _ := r.Get(t.Context(), e, "shop.example"); again.Revision != c.Revision || c.Revision == 0 {
 		t.Error("the same files made a change")
 	}
+	if _, err := r.Revoke(t.Context(), e, "shop.example", 1, entry(e)); err != nil {
+		t.Fatal(err)
+	}
+	hosts, err = r.ImportFile(t.Context(), e, chain, key, entry(e))
+	if got := r.serial("shop.example"); err != nil || fmt.Sprint(hosts) != "[www.shop.example]" || got == serial {
+		t.Errorf("files that hold a revoked certificate: %v, %v; served: %s", hosts, err, got)
+	}
 	if _, err := r.ImportFile(t.Context(), nil, chain, key, entry(nil)); !fault.Is(err, fault.Invalid) {
 		t.Errorf("for no host of the platform: %v", err)
 	}

@@ -188,7 +188,7 @@ func withCode(c *certInfo) string {
 // revocationReasons are the reasons of RFC 5280 §5.3.1 that an owner has a use for.
 func revocationReasons() map[string]int {
 	return map[string]int{
-		"unspecified": 0, "key-compromise": 1, "affiliation-changed": 3, "superseded": 4, "cessation-of-operation": 5, "privilege-withdrawn": 9,
+		"unspecified": 0, "key-compromise": 1, "affiliation-changed": 3, "superseded": 4, "cessation-of-operation": 5,
 	}
 }
 
@@ -226,7 +226,7 @@ host gets another one, with another key, from its source; one that was provided 
 
 // reasonNames are the reasons in the order of their codes.
 func reasonNames() []string {
-	return []string{"unspecified", "key-compromise", "affiliation-changed", "superseded", "cessation-of-operation", "privilege-withdrawn"}
+	return []string{"unspecified", "key-compromise", "affiliation-changed", "superseded", "cessation-of-operation"}
 }
 
 func (s *certCommands) certRemove() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
@@ -83,6 +84,7 @@ func TestProvidedCertificates(t *testing.T) {
 	const host = "mcp.example.org"
 	o.leaf("good", host, at(-time.Hour), at(240*time.Hour), ec...)
 	o.leaf("next", host, at(-time.Hour), at(480*time.Hour), ec...)
+	o.leaf("both", host+",DNS:mcp2.example.org", at(-time.Hour), at(240*time.Hour), ec...)
 	o.leaf("rsa", host, at(-time.Hour), at(240*time.Hour), "-newkey", "rsa:2048")
 	o.leaf("weak", host, at(-time.Hour), at(240*time.Hour), "-newkey", "rsa:1024")
 	o.leaf("expired", host, at(-48*time.Hour), at(-time.Hour), ec...)
@@ -102,15 +104,7 @@ tenants:
   - {id: team-b}
 `)
 	g.start()
-	serial := func() string {
-		t.Helper()
-		c, err := tls.Dial("tcp", g.public, &tls.Config{ServerName: host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec // to look at it
-		if err != nil {
-			return err.Error()
-		}
-		defer c.Close()
-		return c.ConnectionState().PeerCertificates[0].SerialNumber.Text(16)
-	}
+	serial := func() string { return g.serial(host) }
 	imported := func(cert, key string) []string {
 		return []string{"cert", "import", "--cert", o.path(cert), "--key=" + o.path(key), "--host", host}
 	}
@@ -215,6 +209,60 @@ tenants:
 	if leaf.NotAfter.Before(time.Now().Add(400 * time.Hour)) {
 		t.Errorf("it ends at %s", leaf.NotAfter)
 	}
+	g.otherFiles(t, o, serial)
+}
+
+// otherFiles declares other files in place of those before, in a folder that another tool makes later, and then another host
+// that they name.
+func (g *gateway) otherFiles(t *testing.T, o *openssl, serial func() string) {
+	t.Helper()
+	const file = `
+tenants:
+  - {id: team-a, hosts: [%s], certificates: {files: [{cert_file: %s.pem, key_file: %[2]s.key}]}}
+  - {id: team-b}
+`
+	await := func(what, want string, got func() string) {
+		t.Helper()
+		await(t, lookAgain+5*time.Second, what, func() error {
+			if s := got(); s != want {
+				return fmt.Errorf("serial %s is served, want %s\n%s", s, want, tail(g.log.String()))
+			}
+			return nil
+		})
+	}
+	copyPair := func(from, to string) {
+		for _, ext := range []string{".key", ".pem"} {
+			g.write(to+ext, string(must(os.ReadFile(o.path(from+ext)))))
+		}
+	}
+	certSerial := func(name string) string {
+		b, _ := pem.Decode(must(os.ReadFile(o.path(name + ".pem"))))
+		return must(x509.ParseCertificate(b.Bytes)).SerialNumber.Text(16)
+	}
+	copyPair("rsa", "tls/rsa")
+	g.write("tenants.yaml", fmt.Sprintf(file, "mcp.example.org", "tls/rsa"))
+	await("other files are taken in", certSerial("rsa"), serial)
+	g.write("tenants.yaml", fmt.Sprintf(file, "mcp.example.org", "live/mcp"))
+	told := func() bool { return strings.Contains(g.log.String(), "live/mcp.pem") }
+	eventually(t, "the files that are missing are told of", told)
+	copyPair("both", "live/mcp")
+	await("files of a folder that was not there are taken in", certSerial("both"), serial)
+	g.write("tenants.yaml", fmt.Sprintf(file, "mcp.example.org, mcp2.example.org", "live/mcp"))
+	await("a host that is declared later has them too", certSerial("both"), func() string { return g.serial("mcp2.example.org") })
+	eventually(t, "a record names the host of a certificate that was taken in", func() bool {
+		records := string(must(os.ReadFile(filepath.Join(g.dir, "data", "audit.jsonl"))))
+		return strings.Contains(records, `"certificate.update","resource":"certificate/mcp2.example.org"`)
+	})
+}
+
+// serial returns the serial number of the leaf that is served for a host, or what went wrong.
+func (g *gateway) serial(host string) string {
+	c, err := tls.Dial("tcp", g.public, &tls.Config{ServerName: host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec // to look at it
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	return c.ConnectionState().PeerCertificates[0].SerialNumber.Text(16)
 }
 
 // peer returns the leaf that is served for a host.

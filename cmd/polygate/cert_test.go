@@ -98,7 +98,7 @@ func TestCertAndHostRequests(t *testing.T) {
 		{"cert renew a.example.org", "POST /api/v1/certificates/a.example.org/renew"},
 		{"cert renew a.example.org --tenant team-a", "POST /api/v1/tenants/team-a/certificates/a.example.org/renew"},
 		{"cert revoke a/b --yes", `POST /api/v1/certificates/a%2Fb/revoke {"reason":0}`},
-		{"cert revoke a --reason privilege-withdrawn --yes", `POST /api/v1/certificates/a/revoke {"reason":9}`},
+		{"cert revoke a --reason cessation-of-operation --yes", `POST /api/v1/certificates/a/revoke {"reason":5}`},
 		{"cert remove a.example.org", "DELETE /api/v1/certificates/a.example.org"},
 		{"cert import --cert c.pem --key k.pem --host x.example.org", "PUT /api/v1/certificates/x.example.org " + string(body)},
 		{"cert import --cert c.pem --key k.pem", "GET /api/v1/certificates\nPUT /api/v1/certificates/a.example.org " + string(body)},
@@ -144,6 +144,7 @@ func TestCertWrongLines(t *testing.T) {
 		{"cert list -o xml", "table, json or yaml"},
 		{"cert revoke a.example.org", "--yes"},
 		{"cert revoke a.example.org --yes --reason because", "key-compromise"},
+		{"cert revoke a.example.org --yes --reason privilege-withdrawn", "key-compromise"}, // an issuer's own reason
 		{"cert renew a.example.org --wait --timeout 0s", "not positive"},
 		{"cert import --cert leaf.pem", "required flag"},
 		{"cert import --cert - --key -", "both -"},

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/polygate/polygate/internal/audit"
@@ -114,16 +117,18 @@ func (r *reloader) applyCertificates(ctx context.Context, visit *guard.Visit, wa
 func (r *reloader) applyFiles(ctx context.Context, visit *guard.Visit, e *tenant.Entry, files []config.CertificateFile) error {
 	paths := pathsOf(files)
 	before := stamps{}.of(paths).now().of(paths)
+	hosts := strings.Join(slices.Sorted(slices.Values(e.Record.Hosts)), " ")
 	was := ""
 	if e.Record.Certificates != nil {
 		was = e.Record.Certificates.Digest
 	}
-	if seen, ok := r.taken[e.Scope]; ok && was != "" && len(seen) == len(before) && !seen.changed() {
+	if seen, ok := r.taken[e.Scope]; ok && was != "" && seen.files.sameFiles(before) && seen.hosts == hosts && !seen.files.changed() {
 		return nil // with thousands of tenants, most reloads are about none of these files
 	}
 	pairs, digest, wrong := config.ReadCertificates(files)
+	digest = digestFor(digest, hosts)
 	if digest == was {
-		r.taken[e.Scope] = before
+		r.taken[e.Scope] = takenFiles{before, hosts}
 		return nil
 	}
 	var errs []error
@@ -152,9 +157,24 @@ func (r *reloader) applyFiles(ctx context.Context, visit *guard.Visit, e *tenant
 		return nil
 	}})
 	if err == nil {
-		r.taken[e.Scope] = before
+		r.taken[e.Scope] = takenFiles{before, hosts}
 	}
 	return err
+}
+
+// takenFiles is what a tenant's certificate files were when they were taken in, and for which hosts.
+type takenFiles struct {
+	files stamps
+	hosts string
+}
+
+// digestFor is the digest of files as they are taken in for a tenant's further hosts: another host may be one that they name.
+func digestFor(files, hosts string) string {
+	if files == "" || hosts == "" {
+		return files
+	}
+	sum := sha256.Sum256([]byte(files + " " + hosts))
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func (r *reloader) takeFile(ctx context.Context, visit *guard.Visit, e *tenant.Entry, p config.CertificatePair) error {

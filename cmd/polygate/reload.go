@@ -50,7 +50,7 @@ func (d *daemon) openTenants(ctx context.Context) error {
 	r := &reloader{
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
 		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, secrets: d.secrets, watch: w,
-		certs: d.certs, taken: make(map[tenant.Scope]stamps),
+		certs: d.certs, taken: make(map[tenant.Scope]takenFiles),
 	}
 	d.declared, d.stateDeclared = r.declares, r.declaresState
 	d.parts.start(ctx, "file watch", w.run)
@@ -74,7 +74,7 @@ type reloader struct {
 	secrets *authn.Secrets // seals the client secrets of authenticators
 	watch   *watcher
 	certs   importer
-	taken   map[tenant.Scope]stamps            // of the certificate files that were taken in, by tenant
+	taken   map[tenant.Scope]takenFiles        // of the certificate files that were taken in, by tenant
 	sound   map[string]bool                    // digests of policies that compiled, of the load before
 	known   stamps                             // of the files that were read last
 	inForce atomic.Pointer[map[tenant.ID]bool] // the tenants that the files declare, and whether with a state
@@ -109,11 +109,17 @@ func (r *reloader) run(ctx context.Context) error {
 	defer signal.Stop(hup)
 	retry := time.NewTimer(0)
 	<-retry.C
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hup:
+		case <-look.C:
+			if !r.known.changed() {
+				continue
+			}
 		case <-r.watch.changed:
 			if !r.known.changed() {
 				continue // something else in the folder, such as a log: to reload, and to say so in it, would never end

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -17,6 +18,10 @@ const (
 	settleTime  = 25 * time.Millisecond
 	settleLimit = 500 * time.Millisecond
 )
+
+// lookAgain is how often files are looked at without a report. None comes of a folder that was not there, that was replaced
+// by another, or to which another link leads now, nor beyond the system's bound of watched folders.
+const lookAgain = 5 * time.Second
 
 // watcher reports changes in a set of files. It watches their folders, since editors and Kubernetes replace a file, or the
 // link that leads to it, rather than write into it.
@@ -52,11 +57,13 @@ func (w *watcher) follow(files []string) error {
 // add watches files beside those that are watched. It is called as follow is.
 func (w *watcher) add(files []string) error {
 	var errs []error
+	tried := make(map[string]bool)
 	for _, f := range files {
 		dir := filepath.Dir(f)
-		if w.dirs[dir] {
+		if w.dirs[dir] || tried[dir] {
 			continue
 		}
+		tried[dir] = true
 		if err := w.fs.Add(dir); err != nil {
 			errs = append(errs, fmt.Errorf("cannot watch %s: %w", dir, err))
 			continue
@@ -98,11 +105,36 @@ func (s stamps) changed() bool {
 		if (is == nil) != (was == nil) {
 			return true
 		}
-		if is != nil && (!os.SameFile(was, is) || is.Size() != was.Size() || !is.ModTime().Equal(was.ModTime())) {
+		if is != nil && (!os.SameFile(was, is) || is.Size() != was.Size() || !is.ModTime().Equal(was.ModTime()) || access(is) != access(was)) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameFiles says whether s and other are of the same paths.
+func (s stamps) sameFiles(other stamps) bool {
+	for f := range s {
+		if _, ok := other[f]; !ok {
+			return false
+		}
+	}
+	return len(s) == len(other)
+}
+
+// rights say who may read a file.
+type rights struct {
+	mode     os.FileMode
+	uid, gid uint32
+}
+
+// access returns a file's rights: one that could not be read is mended by them alone, and stays the same otherwise.
+func access(info os.FileInfo) rights {
+	r := rights{mode: info.Mode()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		r.uid, r.gid = sys.Uid, sys.Gid
+	}
+	return r
 }
 
 // run reports on changed until ctx ends, and then releases the watches.

@@ -41,6 +41,7 @@ func TestStamps(t *testing.T) {
 		{"a file beside it", func() { write("polygate.log", "a line") }, false},
 		{"written", func() { write("v1", "longer than it was") }, true},
 		{"touched", func() { do(os.Chtimes(file, time.Time{}, time.Now().Add(time.Minute))) }, true},
+		{"made readable", func() { do(os.Chmod(file, 0o640)) }, true},
 		{"link swapped", func() { do(os.Symlink("v2", path("new"))); do(os.Rename(path("new"), file)) }, true},
 		{"removed", func() { do(os.Remove(file)) }, true},
 		{"still away", func() {}, false},

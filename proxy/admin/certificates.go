@@ -237,9 +237,9 @@ func (s *Server) revokeCertificate(c *call) (*answer, error) {
 		return nil, err
 	}
 	switch req.Reason {
-	case 0, 1, 3, 4, 5, 9:
-	default: // those of RFC 5280 that a subscriber has no use for
-		return nil, fault.New(fault.Invalid, "reason must be 0 (unspecified), 1 (the key is compromised), 3 (affiliation changed), 4 (superseded), 5 (cessation of operation) or 9 (privilege withdrawn)")
+	case 0, 1, 3, 4, 5:
+	default: // the others of RFC 5280 are for issuers alone
+		return nil, fault.New(fault.Invalid, "reason must be 0 (unspecified), 1 (the key is compromised), 3 (affiliation changed), 4 (superseded) or 5 (cessation of operation)")
 	}
 	var cert tenant.Certificate
 	err := s.changeCertificate(c, authz.CertificateRevoke, func(ctx context.Context, h holding, host string, e audit.Entry) (err error) {
