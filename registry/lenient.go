@@ -24,6 +24,14 @@ func readRecord(b []byte) (*tenant.Record, error) {
 			return nil, err
 		}
 	}
+	// A version that does not know a mode changes it away and keeps its settings, see keepUnknown. They mean nothing then, and
+	// would make every further change of the tenant invalid.
+	if knownMode(r.Mode) && r.Mode != tenant.ModeDedicated {
+		r.Dedicated = nil
+	}
+	if knownMode(r.Mode) && r.Mode != tenant.ModePassthrough {
+		r.Passthrough = nil
+	}
 	if !understood(r) {
 		r.State, r.SuspendReason = tenant.StateSuspended, reasonNewer
 	}
@@ -38,19 +46,17 @@ func understood(r *tenant.Record) bool {
 	default:
 		return false
 	}
-	switch r.Mode {
-	case tenant.ModeVirtual, tenant.ModeDedicated, tenant.ModePassthrough:
-	default:
-		return false
-	}
-	if r.TLS != nil {
-		switch r.TLS.MinVersion {
-		case "", "1.2", "1.3":
-		default:
-			return false
-		}
-	}
-	return true
+	return knownMode(r.Mode) && (r.TLS == nil || knownVersion(r.TLS.MinVersion))
+}
+
+func knownMode(m tenant.Mode) bool {
+	return m == tenant.ModeVirtual || m == tenant.ModeDedicated || m == tenant.ModePassthrough
+}
+
+func knownVersion(v string) bool { return v == "" || v == "1.2" || v == "1.3" }
+
+func knownSource(s tenant.CertificateSource) bool {
+	return s == "" || s == tenant.SourceLocalCA || s == tenant.SourceACME || s == tenant.SourceProvided
 }
 
 // readUnknownRoles decodes a record that could not be decoded because of why, with roles that it may not know. It costs
@@ -78,25 +84,31 @@ func knownRole(b []byte, role *tenant.Role) error {
 	return nil
 }
 
-// withoutUnknown returns next as Validate shall see it. Of what old holds, the roles that this build does not know are
-// valid all the same: they were given by a newer version, and must not keep this one from changing anything else. next
-// itself if there are none.
+// withoutUnknown returns next as Validate shall see it. Of what old holds, the words that this build does not know are valid
+// all the same: they were written by a newer version, and must not keep this one from changing anything else, such as to
+// revoke a key.
 func withoutUnknown(old, next *tenant.Record) *tenant.Record {
+	c := next.Clone()
 	unknown := make(map[string]bool)
 	eachRole(old, func(id string, role *tenant.Role) {
 		if *role == tenant.NoRole {
 			unknown[id] = true
 		}
 	})
-	if len(unknown) == 0 {
-		return next
-	}
-	c := next.Clone()
 	eachRole(c, func(id string, role *tenant.Role) {
 		if *role == tenant.NoRole && unknown[id] {
 			*role = tenant.Viewer
 		}
 	})
+	if c.Mode == old.Mode && !knownMode(c.Mode) {
+		c.Mode, c.Dedicated, c.Passthrough = tenant.ModeVirtual, nil, nil
+	}
+	if o := old.TLS; o != nil && c.TLS != nil && c.TLS.MinVersion == o.MinVersion && !knownVersion(o.MinVersion) {
+		c.TLS.MinVersion = ""
+	}
+	if o := old.Certificates; o != nil && c.Certificates != nil && c.Certificates.Source == o.Source && !knownSource(o.Source) {
+		c.Certificates = nil
+	}
 	return c
 }
 

@@ -449,12 +449,48 @@ func testNewerWords(t *testing.T, b Backend) {
 		put()
 		Eventually(t, "it is served again", func() bool { e, _ := r.Index().ByID("alpha"); return e != nil && e.Record.State == tenant.StateActive })
 	}
-	next["state"] = "frozen"
-	put()
-	if _, err := r.UpdateTenant(t.Context(), "alpha", 0, setName("B"), Entry("alpha", "tenant.update")); err != nil {
-		t.Errorf("update in a state that is not known: %v", err)
+	for field, word := range map[string]any{
+		"state": "frozen", "mode": "mirrored", "tls": map[string]any{"min_version": "1.4"}, "certificates": map[string]any{"source": "moon"},
+	} {
+		was := next[field]
+		next[field] = word
+		put()
+		if _, err := r.UpdateTenant(t.Context(), "alpha", 0, setName("B "+field), Entry("alpha", "tenant.update")); err != nil {
+			t.Errorf("update of a tenant whose %s is not known: %v", field, err)
+		}
+		want, _ := json.Marshal(map[string]any{field: word})
+		if got := string(Dump(t, b)["x/alpha"].Value); !strings.Contains(got, strings.Trim(string(want), "{}")) || strings.Contains(got, "suspend_reason") {
+			t.Errorf("an update changed a %s that is not known: %s", field, got)
+		}
+		next[field] = was
 	}
-	if got := string(Dump(t, b)["x/alpha"].Value); !strings.Contains(got, `"state":"frozen"`) || strings.Contains(got, "suspend_reason") {
-		t.Errorf("an update changed a state that is not known: %s", got)
+	put()
+	bad := func(rec *tenant.Record) error { rec.Mode = "mirrored"; return nil }
+	_, err = r.UpdateTenant(t.Context(), "alpha", 0, bad, Entry("alpha", "tenant.update"))
+	WantKind(t, "a mode that is not known and was not there", err, fault.Invalid)
+}
+
+// testLeftSettings: a version that does not know passthrough changes the mode away and keeps its settings. They mean nothing
+// then, and do not keep anybody from changing the tenant, nor from making it passthrough again.
+func testLeftSettings(t *testing.T, b Backend) {
+	r := Start(t, b, "r1")
+	Create(t, r, "alpha", func(rec *tenant.Record) {
+		rec.Mode, rec.Passthrough = tenant.ModePassthrough, &tenant.Passthrough{Upstream: "192.0.2.1:443"}
+	})
+	val := string(Dump(t, b)["x/alpha"].Value)
+	mustTxn(t, b, &registry.Txn{Puts: []registry.Put{put("x/alpha", strings.Replace(val, `"mode":"passthrough"`, `"mode":"virtual"`, 1))}})
+	Eventually(t, "the settings mean nothing", func() bool {
+		e, _ := r.Index().ByID("alpha")
+		return e != nil && e.Record.Mode == tenant.ModeVirtual && e.Record.Passthrough == nil
+	})
+	if _, err := r.UpdateTenant(t.Context(), "alpha", 0, setName("B"), Entry("alpha", "tenant.update")); err != nil {
+		t.Errorf("an update beside settings that an older version left: %v", err)
+	}
+	e, err := r.UpdateTenant(t.Context(), "alpha", 0, func(rec *tenant.Record) error {
+		rec.Mode, rec.Passthrough = tenant.ModePassthrough, &tenant.Passthrough{Upstream: "192.0.2.2:443"}
+		return nil
+	}, Entry("alpha", "tenant.update"))
+	if err != nil || e.Record.Passthrough == nil || !strings.Contains(string(Dump(t, b)["x/alpha"].Value), "192.0.2.2:443") {
+		t.Errorf("passthrough again: %+v, %v", e, err)
 	}
 }

@@ -58,6 +58,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"once", testOnce},
 		{"keys/bots", testBotKeys},
 		{"tenants/newer", testNewerWords},
+		{"tenants/left", testLeftSettings},
 		{"vault/story", testVault},
 		{"vault/list", testVaultList},
 		{"vault/refused", testVaultRefused},
