@@ -38,6 +38,9 @@ type acmeGateway struct {
 // polygate.yaml.
 func newACMEGateway(t *testing.T, o acmetest.Options, tenantsYAML, more string) *acmeGateway {
 	t.Helper()
+	if testing.Short() { // the gateway is a process of its own, without the race detector
+		t.Skip("runs a real ACME server and gateways against it")
+	}
 	g := newGateway(t, tenantsYAML)
 	o.TLSPort, o.HTTPPort = portOf(t, g.public), portOf(t, g.plain)
 	a := &acmeGateway{gateway: g, acme: acmetest.Start(t, o)}
@@ -519,10 +522,7 @@ func (a *acmeGateway) replica(name, etcd string) *acmeGateway {
 // TestTwoReplicasOrderOnce: two gateways on one etcd order a hundred names, each once, and both serve all of them; challenges
 // of one are answered by the other.
 func TestTwoReplicasOrderOnce(t *testing.T) {
-	names := 100
-	if testing.Short() {
-		names = 20
-	}
+	const names = 100
 	etcd := startEtcd(t)
 	a := newACMEGateway(t, acmetest.Options{}, tenantsFile(names, ""), "x: 1")
 	a.configure(a.acmeYAML("") + etcd + "replica: {name: one, ttl: 2s}\n")
