@@ -133,7 +133,11 @@ func (c *helloConn) Write(p []byte) (int, error) {
 	}
 	bounded := c.idle.arm(c.Conn, c.door.idleWrite)
 	n, err := c.Conn.Write(p)
-	if bounded && errors.Is(err, os.ErrDeadlineExceeded) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	resetOnClose(c.Conn) // the kernel would offer what is left for minutes to a client that does not read
+	if bounded {
 		_ = c.Close() // TLS would go on with what it has read, and wait for each answer to it
 	}
 	return n, err
@@ -161,6 +165,8 @@ func (c *helloConn) SetDeadline(t time.Time) error {
 	if c.state.Load() == helloSpliced {
 		return nil
 	}
+	c.idle.readDeadline(t)
+	c.idle.writeDeadline(t)
 	return c.Conn.SetDeadline(t)
 }
 
@@ -169,6 +175,7 @@ func (c *helloConn) SetReadDeadline(t time.Time) error {
 	if c.state.Load() == helloSpliced {
 		return nil
 	}
+	c.idle.readDeadline(t)
 	return c.Conn.SetReadDeadline(t)
 }
 
@@ -177,7 +184,7 @@ func (c *helloConn) SetWriteDeadline(t time.Time) error {
 	if c.state.Load() == helloSpliced {
 		return nil
 	}
-	c.idle.deadline(t)
+	c.idle.writeDeadline(t)
 	return c.Conn.SetWriteDeadline(t)
 }
 

@@ -271,10 +271,14 @@ func (x *splice) kill(cause error) {
 
 // abort closes a connection with a reset: whoever is at the other end must not take what it got for the whole.
 func abort(c net.Conn) {
+	resetOnClose(c)
+	_ = c.Close()
+}
+
+func resetOnClose(c net.Conn) {
 	if t, ok := c.(interface{ SetLinger(sec int) error }); ok {
 		_ = t.SetLinger(0)
 	}
-	_ = c.Close()
 }
 
 // end closes what is open, gives back the place, and reports: once, whatever happened. began says that the connection was
