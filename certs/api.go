@@ -142,8 +142,8 @@ func (m *Manager) change(ctx context.Context, host string, p plan, ifRevision in
 // changed makes a change of this replica's be seen at its next handshake.
 func (m *Manager) changed(host string, p plan) {
 	m.slot(host).Add(1)
-	m.troubles.Remove(name(p.owner.Segment(), host))
-	m.board.release(name(p.owner.Segment(), host))
+	m.troubles.Remove(name(p.owner, host))
+	m.board.release(name(p.owner, host))
 	poke(m.board.wake)
 }
 

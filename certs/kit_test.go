@@ -238,7 +238,7 @@ func (v *faultyVault) away(on bool) {
 	set(&v.fail, on, fault.New(fault.Unavailable, "the store is away"))
 }
 func (v *faultyVault) full(on bool) {
-	set(&v.refuse, on, fault.New(fault.RateLimited, "the store is full: compact it"))
+	set(&v.refuse, on, fault.Wrap(fault.Unavailable, fmt.Errorf("%w: no space", registry.ErrRejected), "the store is full: compact it")) // as etcd's
 }
 
 func set(p *atomic.Pointer[error], on bool, err error) {
@@ -267,6 +267,15 @@ func (v *faultyVault) Commit(ctx context.Context, o vault.Owner, b vault.Batch) 
 		}
 	}
 	return v.Vault.Commit(ctx, o, b)
+}
+
+func (v *faultyVault) TryLock(ctx context.Context, name string) (vault.Lock, bool, error) {
+	for _, p := range []*atomic.Pointer[error]{&v.fail, &v.refuse} {
+		if err := p.Load(); err != nil {
+			return vault.Lock{}, false, *err
+		}
+	}
+	return v.Vault.TryLock(ctx, name)
 }
 
 func (v *faultyVault) Due(ctx context.Context, end time.Time, after string, limit int) ([]vault.Due, string, error) {

@@ -53,14 +53,27 @@ func (l *look) guarded(ctx context.Context) {
 		return
 	}
 	l.m.board.hold(l.key, l.m.cfg.Now(), badLook)
+	l.cannot(err)
 	l.m.cfg.Logger.Warn("a certificate that is due cannot be looked at; it is tried again", "host", l.host, "tenant", l.due.Owner, "in", badLook, "error", err)
+}
+
+// cannot puts into the host's status that the store lets nobody do what is due: it cannot be written down there. The next looks
+// say it again; without, it is over, be it that another replica did it.
+func (l *look) cannot(err error) {
+	if !l.exists || !fault.Is(err, fault.Unavailable) {
+		return
+	}
+	t, _ := l.m.troubles.Peek(l.key)
+	code, text := storeTrouble(err)
+	t.owner, t.code, t.text, t.until = l.plan.owner, code, "what is due of the certificate cannot be done: "+text, l.m.cfg.Now().Add(2*badLook)
+	l.m.troubles.Add(l.key, t)
 }
 
 func (l *look) run(ctx context.Context) error {
 	if !l.exists {
 		return l.forget(ctx)
 	}
-	lock, ok, err := l.m.cfg.Vault.TryLock(ctx, lockName(l.due.Owner, l.host))
+	lock, ok, err := l.m.cfg.Vault.TryLock(ctx, lockName(l.plan.owner, l.host))
 	if err != nil {
 		return fmt.Errorf("take the lock of the order: %w", err)
 	}
@@ -73,7 +86,7 @@ func (l *look) run(ctx context.Context) error {
 	return l.locked(ctx)
 }
 
-func lockName(owner, host string) string { return "issue/" + name(owner, host) }
+func lockName(o vault.Owner, host string) string { return "issue/" + name(o, host) }
 
 // unlock gives a lock back, at a shutdown too.
 func (m *Manager) unlock(ctx context.Context, l vault.Lock) {

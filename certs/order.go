@@ -309,18 +309,14 @@ type pending struct {
 
 // holdUnsaved serves a certificate that cannot be stored from memory, and says so in the host's status.
 func (m *Manager) holdUnsaved(l *look, err error) {
-	code := acme.CodeStorage
-	detail := "the certificate was obtained and is served from memory by one replica, but the store is away: it is tried again"
-	if f := fault.From(err); f.Kind != fault.Unavailable && f.Kind != fault.Internal {
-		code, detail = acme.CodeStorageFull, "the certificate was obtained and is served from memory by one replica, but the store refuses it: "+f.Detail
-	}
+	code, text := storeTrouble(err)
 	if _, ok := m.unsaved.Load(l.host); !ok {
 		if s, err := m.decode(l.h); err == nil {
 			m.unsaved.Store(l.host, pending{l.plan, s})
 			m.slot(l.host).Add(1)
 		}
 	}
-	m.troubles.Add(l.key, trouble{owner: l.plan.owner, code: code, text: detail, notAfter: l.h.NotAfter})
+	m.troubles.Add(l.key, trouble{owner: l.plan.owner, code: code, text: "the certificate was obtained and is served from memory by one replica, but it cannot be stored: " + text, notAfter: l.h.NotAfter})
 	m.cfg.Logger.Warn("a certificate that was obtained cannot be stored", "host", l.host, "tenant", l.due.Owner, "error", err)
 }
 

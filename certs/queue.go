@@ -71,7 +71,7 @@ func (m *Manager) enqueue(host string, e *tenant.Entry, p plan) {
 	if m.cfg.Keeper == nil || !p.ordered {
 		return
 	}
-	key := name(p.owner.Segment(), host)
+	key := name(p.owner, host)
 	m.board.mu.Lock()
 	_, ok := m.board.waits[key]
 	if ok || len(m.board.waits) < maxWaits {
@@ -81,8 +81,14 @@ func (m *Manager) enqueue(host string, e *tenant.Entry, p plan) {
 	poke(m.board.kicked)
 }
 
-// name of a host of an owner, on the board and as a lock.
-func name(owner, host string) string { return owner + "/" + host }
+// name of a host of an owner, on the board and as a lock. It is another one for a tenant that was made again: what is still
+// under way for the former one must not keep its orders back (X41).
+func name(o vault.Owner, host string) string {
+	if o.Platform() {
+		return o.Segment() + "/" + host
+	}
+	return o.Segment() + "/" + o.Scope().UID() + "/" + host
+}
 
 // next takes a wait.
 func (b *board) next() (wait, bool) {
@@ -129,7 +135,7 @@ func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
 	if h.Revision != 0 && !overdue(h, w.plan, now) {
 		return nil
 	}
-	if m.board.isBusy(name(w.plan.owner.Segment(), w.host)) {
+	if m.board.isBusy(name(w.plan.owner, w.host)) {
 		return nil
 	}
 	was := h.Order.Next
@@ -237,7 +243,10 @@ func (m *Manager) pollOnce(ctx context.Context, looks *sync.WaitGroup) (err erro
 func (m *Manager) offer(ctx context.Context, d vault.Due, looks *sync.WaitGroup) bool {
 	e, owns, exists := m.ownerOf(d)
 	p := m.cfg.planFor(d.Name, e)
-	key := name(d.Owner, d.Name)
+	key := name(p.owner, d.Name)
+	if !exists {
+		key = d.Owner + "/" + d.Name
+	}
 	switch m.board.admit(key, d.Owner, p, &m.cfg) {
 	case notAny:
 		return false

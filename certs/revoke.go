@@ -29,7 +29,7 @@ func (m *Manager) Revoke(ctx context.Context, e *tenant.Entry, host string, reas
 	if !slices.Contains([]int{0, 1, 3, 4, 5}, reason) {
 		return none, fault.New(fault.Invalid, "reason %d: use 0 (unspecified), 1 (key compromised), 3 (affiliation changed), 4 (superseded) or 5 (operation ceased)", reason)
 	}
-	lock, ok, err := m.cfg.Vault.TryLock(ctx, lockName(p.owner.Segment(), host))
+	lock, ok, err := m.cfg.Vault.TryLock(ctx, lockName(p.owner, host))
 	if err != nil {
 		return none, err
 	}

@@ -7,7 +7,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/polygate/polygate/certs/acme"
 	"github.com/polygate/polygate/certs/keep"
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/internal/vault"
 )
@@ -15,8 +17,20 @@ import (
 // trouble is what this replica knows of a host beyond its record: a certificate that ends soon, or one that cannot be stored.
 type trouble struct {
 	owner      vault.Owner
-	notAfter   time.Time
+	notAfter   time.Time // zero = not known
 	code, text string
+	until      time.Time // when it is not known any more, unless it is said again; zero = it is
+}
+
+// storeTrouble says in a word and a sentence why the store did not take a change.
+func storeTrouble(err error) (code, text string) {
+	if code = acme.CodeStorage; acme.StoreFull(err) {
+		code = acme.CodeStorageFull
+	}
+	if text = fault.From(err).Detail; text == "" {
+		text = "see the log of the gateway"
+	}
+	return code, text
 }
 
 // status says what a host's certificate is doing; h is its record, or nil. A host that is served is ready, even while a renewal
@@ -35,7 +49,7 @@ func (m *Manager) status(ctx context.Context, host string, p plan, h *keep.Host)
 	if c.State == tenant.CertificatePending && c.Error == "" {
 		c.Code, c.Error = m.whyNone(p)
 	}
-	if t, ok := m.troubles.Peek(name(p.owner.Segment(), host)); ok && t.code != "" {
+	if t, ok := m.troubles.Peek(name(p.owner, host)); ok && t.code != "" && (t.until.IsZero() || now.Before(t.until)) {
 		c.Code, c.Error = t.code, t.text
 	}
 	return c
@@ -173,7 +187,9 @@ func (m *Manager) Expiries(limit int) map[tenant.ID]time.Time {
 		}
 	}
 	for _, t := range m.troubles.Values() {
-		note(t.owner, t.notAfter)
+		if !t.notAfter.IsZero() {
+			note(t.owner, t.notAfter)
+		}
 	}
 	return soonest(first, limit)
 }

@@ -130,13 +130,14 @@ func storageError(what string, err error) error {
 	if errors.As(err, &own) {
 		return own
 	}
-	if isFull(err) {
+	if StoreFull(err) {
 		return &Error{Code: CodeStorageFull, Detail: what + ": the store is full. Make room (compact and defragment etcd, or raise its quota)", Err: err}
 	}
 	return &Error{Code: CodeStorage, Detail: what + ": the store refused or cannot be reached", Err: err}
 }
 
-func isFull(err error) bool {
+// StoreFull says whether an error of the store is that it has no room left.
+func StoreFull(err error) bool {
 	s := err.Error()
 	return errors.Is(err, syscall.ENOSPC) || strings.Contains(s, "space exceeded") || strings.Contains(s, "is full")
 }
