@@ -109,6 +109,9 @@ type Config struct {
 	// Default is where certificates come from when a tenant does not say. The zero value is the local authority. The EABKey of
 	// its account is in the clear, other than in a tenant's record.
 	Default tenant.Certificates
+	// Means describes what else an order depends on, such as the challenges that can be answered. Once it is another, what
+	// failed before is not waited for any more.
+	Means string
 	// Wildcard orders one certificate for *.BaseDomain, in place of one for each tenant that has the platform's source. One that
 	// operators provided for *.BaseDomain is used without it too.
 	Wildcard bool

@@ -160,7 +160,7 @@ func (l *look) failed(ctx context.Context, why *acme.Error) error {
 	now := l.m.cfg.Now()
 	o := &l.h.Order
 	o.Attempts++
-	o.Code, o.Error, o.Last = why.Code, cut(why.Detail), now
+	o.Code, o.Error, o.Last, o.Under = why.Code, cut(why.Detail), now, l.plan.under()
 	wait := retryIn(o.Attempts, why.Permanent, why.RetryAfter, chance())
 	l.m.cfg.Logger.Warn("a certificate was not obtained", "host", l.host, "tenant", l.due.Owner, "directory", l.plan.directory,
 		"code", why.Code, "attempts", o.Attempts, "again_in", wait, "error", why)

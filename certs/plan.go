@@ -1,10 +1,14 @@
 package certs
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
 
+	"github.com/polygate/polygate/certs/acme"
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/internal/vault"
@@ -17,6 +21,14 @@ type plan struct {
 	directory string                   // of the ACME server
 	wild      bool                     // the platform's wildcard is good for the host
 	ordered   bool                     // the queue orders one for this very host
+	account   tenant.ACME              // of those that are ordered
+	means     string                   // Config.Means, likewise
+}
+
+// under is a digest of the settings that an order depends on.
+func (p plan) under() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", p.account, p.means))
+	return hex.EncodeToString(sum[:12])
 }
 
 // planFor decides where the certificate of a host comes from; e is nil for the platform's own.
@@ -42,6 +54,9 @@ func (cfg *Config) planFor(host string, e *tenant.Entry) plan {
 	p.ordered = p.source == tenant.SourceACME && cfg.ACME != nil && !passed && !(p.wild && cfg.Wildcard)
 	if strings.HasPrefix(host, "*.") {
 		p.ordered = p.ordered && cfg.Wildcard
+	}
+	if p.ordered && c.ACME != nil {
+		p.account, p.means = *c.ACME, cfg.Means
 	}
 	return p
 }
@@ -90,10 +105,20 @@ func orderAt(h *keep.Host, p plan, now time.Time) time.Time {
 	default:
 		want = h.RenewAt
 	}
-	if (h.Order.Attempts > 0 || !ok) && h.Order.Next.After(want) {
-		want = h.Order.Next // back-off
+	if next := retryAt(&h.Order, p); (h.Order.Attempts > 0 || !ok) && next.After(want) {
+		want = next
 	}
 	return want
+}
+
+// retryAt is when back-off ends. After a change of the settings under which the order failed it ends soon: what was wrong may
+// be mended. Not at once, since two replicas may have different settings; and a server that asked for patience has it.
+func retryAt(o *keep.Order, p plan) time.Time {
+	soon := o.Last.Add(mendedIn)
+	if o.Under == "" || o.Code == acme.CodeRateLimited || !soon.Before(o.Next) || o.Under == p.under() {
+		return o.Next
+	}
+	return soon
 }
 
 // infoAt is when the issuer is asked for its wishes about renewal (RFC 9773); zero = never.
@@ -148,8 +173,9 @@ func mark(t time.Time) time.Time {
 
 // The bounds of back-off.
 const (
-	maxRetryAfter = 24 * time.Hour // what a server may ask for
-	slowAttempt   = 6              // where the steps begin if only a change elsewhere can help
+	maxRetryAfter = 24 * time.Hour   // what a server may ask for
+	slowAttempt   = 6                // where the steps begin if only a change elsewhere can help
+	mendedIn      = 20 * time.Second // between a failure and the next order under other settings
 )
 
 // backoff is how long to wait after the nth failure in a row, from 1 on. r in [0, 1) spreads it by a fifth to either side, so

@@ -40,12 +40,15 @@ func TestNextLook(t *testing.T) {
 		h := &keep.Host{
 			Source:    rapid.SampledFrom([]tenant.CertificateSource{tenant.SourceACME, tenant.SourceProvided, tenant.SourceLocalCA}).Draw(t, "source"),
 			NotBefore: now.Add(-2000 * time.Hour), NotAfter: at(t, "end"), RenewAt: at(t, "renew"), Revoked: at(t, "revoked"), InfoAt: at(t, "info"),
-			Order: keep.Order{Attempts: rapid.IntRange(0, 3).Draw(t, "attempts"), Next: at(t, "next"), Forced: rapid.Bool().Draw(t, "forced")},
+			Order: keep.Order{Attempts: rapid.IntRange(0, 3).Draw(t, "attempts"), Next: at(t, "next"), Forced: rapid.Bool().Draw(t, "forced"), Last: at(t, "last")},
 		}
 		if rapid.Bool().Draw(t, "chain") {
 			h.Chain = []byte("x")
 		}
 		p := plan{source: tenant.SourceACME, ordered: rapid.Bool().Draw(t, "ordered")}
+		if h.Order.Attempts > 0 {
+			h.Order.Under = p.under()
+		}
 		next := nextLook(h, p, now)
 		switch ok := usable(h, now); {
 		case ok && (next.IsZero() || next.After(h.NotAfter)) && !(h.Order.Attempts > 0 && h.Order.Next.Equal(next)):

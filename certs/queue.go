@@ -132,18 +132,24 @@ func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
 		return err
 	}
 	now := m.cfg.Now()
-	if h.Revision != 0 && !overdue(h, w.plan, now) {
+	at := now // not when it should have been: that would be overdue still
+	switch want := orderAt(h, w.plan, now); {
+	case h.Revision == 0 || overdue(h, w.plan, now):
+	case want.After(now) && want.Before(h.Order.Next): // the settings changed a moment after an order failed under others
+		at = want
+	default:
 		return nil
 	}
 	if m.board.isBusy(name(w.plan.owner, w.host)) {
 		return nil
 	}
 	was := h.Order.Next
-	h.Order.Next = mark(now) // not when it should have been: that would be overdue still
+	h.Order.Next = mark(at)
 	err = m.cfg.Keeper.Save(ctx, w.plan.owner, h, keep.SaveOptions{IfRevision: ifRev, WasDue: was, Due: h.Order.Next})
 	if fault.Is(err, fault.PreconditionFailed) || isNotFound(err) { // another replica did, or the tenant is gone
 		return nil
 	}
+	m.board.release(name(w.plan.owner, w.host))
 	poke(m.board.wake)
 	return err
 }

@@ -144,6 +144,51 @@ func TestBackoffSurvivesRestart(t *testing.T) {
 	}
 }
 
+// TestMendedSettings: who corrects the settings under which an order failed need not wait for the end of its back-off: a
+// tenant's account by its new record, the platform's by the next handshake after a restart.
+func TestMendedSettings(t *testing.T) {
+	s := newSite(t)
+	s.issuer.fails(func(_ context.Context, o acme.Order) error {
+		if o.Account.Email == "right@example.org" {
+			return nil
+		}
+		return &acme.Error{Code: acme.CodeEABRequired, Detail: "an account is wanted", Permanent: true}
+	})
+	account := func(email string) *tenant.ACME {
+		return &tenant.ACME{Directory: "https://own.test/", Email: email}
+	}
+	r := s.newReplica(nil)
+	own := r.tenant("own", func(rec *tenant.Record) {
+		rec.Certificates = &tenant.Certificates{Source: tenant.SourceACME, ACME: account("wrong@example.org")}
+	})
+	other := r.tenant("other", nil)
+	failed := func(e *tenant.Entry) {
+		t.Helper()
+		until(t, "the failure is written", func() bool {
+			c, err := r.Get(t.Context(), e, string(e.Record.ID)+"."+base)
+			return err == nil && c.Attempts == 1
+		})
+	}
+	failed(own)
+	failed(other)
+	r.update("own", func(rec *tenant.Record) { rec.DisplayName = "another name" })
+	r.update("own", func(rec *tenant.Record) { rec.Certificates.ACME = account("right@example.org") })
+	until(t, "the next attempt is soon", func() bool {
+		c, err := r.Get(t.Context(), own, "own."+base)
+		return err == nil && c.NextAttempt.Sub(s.now()) < time.Minute
+	})
+	s.pass(30 * time.Second)
+	r.served("own."+base, "")
+	if n := s.issuer.attempts("own." + base); n != 2 {
+		t.Errorf("%d attempts, want 2: another name is no other setting", n)
+	}
+	r.stop()
+	s.newReplica(nil).knows(other.Record)
+	again := s.newReplica(func(c *certs.Config) { c.Default.ACME = &tenant.ACME{Directory: platform, Email: "right@example.org"} })
+	again.knows(other.Record)
+	again.served("other."+base, "")
+}
+
 // TestPanicFailsOneOrder alone.
 func TestPanicFailsOneOrder(t *testing.T) {
 	s := newSite(t)

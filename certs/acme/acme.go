@@ -17,7 +17,6 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -38,7 +37,8 @@ type Config struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// DNS is how TXT records are set for dns-01; nil = not at all, then no wildcard can be ordered.
 	DNS *DNS
-	// HTTP01 and TLSALPN01 say which of these challenges may be used for names that are no wildcards.
+	// HTTP01 and TLSALPN01 say which of these challenges may be used for names that are no wildcards. Without any, such an
+	// order fails and says so.
 	HTTP01, TLSALPN01 bool
 	// Resolvers are the DNS servers, as host:port, that are asked for the zone of a name and whether a TXT record has arrived.
 	// Empty = the system's, and then the zone's own servers.
@@ -78,9 +78,6 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.OrderTime == 0 {
 		cfg.OrderTime = defaultOrderTime
-	}
-	if !cfg.HTTP01 && !cfg.TLSALPN01 && cfg.DNS == nil {
-		return nil, fault.New(fault.Invalid, "acme: no challenge can be answered: allow tls-alpn-01 or http-01, or set dns")
 	}
 	e := &Engine{cfg: cfg}
 	if cfg.DNS != nil {
@@ -125,7 +122,7 @@ func (o *Order) validate(e *Engine) error {
 			return &Error{Code: CodeDNS, Permanent: true, Detail: "a certificate for " + quote(name) + " is proven by dns-01: set certificates.acme.dns"}
 		}
 		if !wild && !e.cfg.HTTP01 && !e.cfg.TLSALPN01 {
-			return &Error{Code: CodeChallengeFailed, Permanent: true, Detail: "no challenge is allowed that proves " + quote(name) + ": allow tls-alpn-01 or http-01"}
+			return &Error{Code: CodeChallengeFailed, Permanent: true, Detail: "no challenge is allowed that proves " + quote(name) + ": allow tls-alpn-01, or http-01 with listen.plain, in certificates.acme.challenges"}
 		}
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/polygate/polygate/internal/fault"
 )
 
 // classify says what an error means and what to do. What the server wrote is shown, without what is secret.
@@ -84,6 +86,8 @@ func (c *call) network(err error) *Error {
 		return &Error{Code: CodeDirectoryInvalid, Permanent: true, Detail: c.where() + " names URLs that are not https: correct its configuration"}
 	case errors.Is(err, errBodyLarge), errors.Is(err, errTooMany):
 		return &Error{Code: CodeDirectoryInvalid, Detail: c.where() + " answers without an end: check that certificates.acme.directory is an ACME server"}
+	case fault.Is(err, fault.BadUpstream): // of the guard of all dials
+		return &Error{Code: CodeDirectoryUnreachable, Permanent: true, Detail: c.where() + " has an address that is not a public one: open it with egress.allow or certificates.acme.trusted_directory in polygate.yaml, or correct the directory"}
 	case errors.As(err, &lookup):
 		return &Error{Code: CodeDirectoryUnreachable, Detail: "the name of " + c.where() + " cannot be looked up: check the DNS of this machine, and certificates.acme.directory"}
 	case errors.As(err, &timeout) && timeout.Timeout():

@@ -201,7 +201,6 @@ func TestNewRefuses(t *testing.T) {
 	ok := RFC2136{Server: "127.0.0.1:53", KeyName: "k", Key: tsigKey()}
 	edit := func(f func(*RFC2136)) Config { c := ok; f(&c); return dnsWith(DNS{Provider: "rfc2136", RFC2136: c}) }
 	for name, cfg := range map[string]Config{
-		"no challenge":       {},
 		"unknown provider":   dnsWith(DNS{Provider: "magic"}),
 		"server":             edit(func(c *RFC2136) { c.Server = "nowhere" }),
 		"key without a name": edit(func(c *RFC2136) { c.KeyName = "" }),
@@ -234,5 +233,17 @@ func TestOrderIsChecked(t *testing.T) {
 		if e, ok := err.(*Error); !ok || e.Code != CodeRejectedIdentifier || !e.Permanent { //nolint:errorlint // it is returned as it is
 			t.Errorf("%q: %v, want rejected_identifier", names, err)
 		}
+	}
+}
+
+// A gateway whose settings leave no challenge starts all the same: perhaps nobody wants a certificate of an ACME server.
+func TestNoChallengeIsLeft(t *testing.T) {
+	e, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Obtain(t.Context(), Order{Accounts: newMemory(), Tokens: newMemory(), Key: newKey(t), Names: []string{"a.polygate.test"}})
+	if e, ok := err.(*Error); !ok || e.Code != CodeChallengeFailed || !strings.Contains(e.Detail, "listen.plain") { //nolint:errorlint // it is returned as it is
+		t.Errorf("got %v, want challenge_failed and what to set", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/certs/acme/acmetest"
+	"github.com/polygate/polygate/internal/fault"
 )
 
 func TestBlockedName(t *testing.T) {
@@ -384,11 +385,12 @@ func (c *countedConn) Close() error {
 func TestDialRefusedByTheGuard(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, acmetest.Options{}, nil)
-	guard := errors.New("the address is inside")
+	inside := errors.New("the address is inside")
+	guard := fault.Wrap(fault.BadUpstream, inside, "this upstream may not be reached") // as internal/egress refuses
 	r.e = r.engine(func(c *Config) {
 		c.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, guard }
 	})
-	if e := r.refused(r.order("a.polygate.test"), CodeDirectoryUnreachable); !errors.Is(e, guard) {
-		t.Errorf("error = %v, want the guard's", e)
+	if e := r.refused(r.order("a.polygate.test"), CodeDirectoryUnreachable); !errors.Is(e, inside) || !strings.Contains(e.Detail, "trusted_directory") {
+		t.Errorf("error = %v (%s), want the guard's, and what opens it", e, e.Detail)
 	}
 }

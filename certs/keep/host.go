@@ -59,6 +59,7 @@ type Order struct {
 	Last     time.Time `json:"last,omitzero"`      // when the last attempt was made
 	Next     time.Time `json:"next,omitzero"`      // not before then
 	Forced   bool      `json:"forced,omitempty"`   // somebody asked for a new one
+	Under    string    `json:"under,omitempty"`    // digest of the settings under which the last attempt failed
 }
 
 // CodeDamaged is the Order.Code under which List shows a record that it cannot read.

@@ -36,7 +36,7 @@ func (d *daemon) openCerts(ctx context.Context) error {
 	d.certs, err = certs.New(certs.Config{
 		Store: d.store.Platform(), Wrapper: d.kek, Lookup: d.store.Index().ByHost, Keeper: keep.New(store, d.kek, nil), Vault: store,
 		BaseDomain: d.cfg.BaseDomain, ExtraHosts: d.cfg.SharedHosts, AdminHosts: d.cfg.Admin.Hosts,
-		ACME: engine, Default: fallback, Wildcard: c.ACME.Wildcard, OpenSecret: d.secrets.Open, Entry: d.certificateEntry,
+		ACME: engine, Default: fallback, Means: d.acmeMeans(), Wildcard: c.ACME.Wildcard, OpenSecret: d.secrets.Open, Entry: d.certificateEntry,
 		Replicas: d.store.Index().Replicas,
 		Limits: certs.Limits{
 			OrdersPerMinute: c.ACME.OrdersPerMinute, OrdersPerTenantPerHour: c.ACME.OrdersPerTenantPerHour, Concurrent: c.ACME.MaxConcurrent,
@@ -80,6 +80,12 @@ func (d *daemon) openACME() (*acme.Engine, error) {
 		return nil, fmt.Errorf("certificates.acme: %w", err)
 	}
 	return engine, nil
+}
+
+// acmeMeans describes what can make an order fail beside the account.
+func (d *daemon) acmeMeans() string {
+	a := d.cfg.Certificates.ACME
+	return fmt.Sprintf("%q %t %q %v %t %v", a.Challenges, d.listen.plain != nil, d.cfg.Certificates.Resolvers, a.DNS, a.TrustedDirectory, d.cfg.Egress.Allow)
 }
 
 func acmeDNS(c config.ACMEDNS) (*acme.DNS, error) {
