@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -85,7 +86,9 @@ func (v *Vault) get(ctx context.Context, o vault.Owner, key string) (kv KV, ok b
 	if !isOf(found[x], o.Scope().UID()) {
 		return KV{}, false, ownerGone(o)
 	}
-	kv, ok = found[key]
+	if kv, ok = found[key]; ok && isFormer(kv, found[x]) {
+		return KV{}, false, v.eraseFormer(ctx, o, found[x])
+	}
 	return kv, ok, nil
 }
 
@@ -99,8 +102,8 @@ func (v *Vault) List(ctx context.Context, o vault.Owner, prefix, after string, l
 	}
 	for {
 		items, more, err = v.listOnce(ctx, o, q)
-		if errors.Is(err, ErrCompacted) {
-			continue // between the two reads
+		if errors.Is(err, ErrCompacted) || errors.Is(err, errErased) {
+			continue // between the two reads; or there was something of a former tenant
 		}
 		if err != nil {
 			return nil, false, fmt.Errorf("list %s of %s: %w", prefix, o.Segment(), err)
@@ -142,8 +145,15 @@ func (v *Vault) listOnce(ctx context.Context, o vault.Owner, q Range) ([]vault.I
 	if err != nil {
 		return nil, false, err
 	}
-	if err := v.checkTenant(ctx, o, res.Revision); err != nil {
+	record, err := v.checkTenant(ctx, o, res.Revision)
+	if err != nil {
 		return nil, false, err
+	}
+	if slices.ContainsFunc(res.KVs, func(kv KV) bool { return isFormer(kv, record) }) {
+		if err := v.eraseFormer(ctx, o, record); err != nil {
+			return nil, false, err
+		}
+		return nil, false, errErased
 	}
 	items := make([]vault.Item, 0, len(res.KVs))
 	for _, kv := range res.KVs {
@@ -152,19 +162,54 @@ func (v *Vault) listOnce(ctx context.Context, o vault.Owner, q Range) ([]vault.I
 	return items, res.More, nil
 }
 
-// checkTenant returns fault.NotFound unless the owner was there at a revision.
-func (v *Vault) checkTenant(ctx context.Context, o vault.Owner, rev int64) error {
+// checkTenant returns the owner's record at a revision; fault.NotFound unless it was there. The platform has none.
+func (v *Vault) checkTenant(ctx context.Context, o vault.Owner, rev int64) (KV, error) {
 	if o.Platform() {
-		return nil
+		return KV{}, nil
 	}
 	res, err := v.store.read(ctx, Range{Key: recordKey(o.Scope().ID()), Revision: rev})
 	if err != nil {
-		return err
+		return KV{}, err
 	}
 	if len(res.KVs) == 0 || !isOf(res.KVs[0], o.Scope().UID()) {
-		return ownerGone(o)
+		return KV{}, ownerGone(o)
 	}
-	return nil
+	return res.KVs[0], nil
+}
+
+// errErased says that a listing met values of a former tenant of the id.
+var errErased = errors.New("values of a former tenant were erased")
+
+// isFormer says whether a value is of a former tenant of the id: it is older than the record. A version that knows no vault
+// deletes a tenant and makes it again without erasing it.
+func isFormer(kv, record KV) bool { return kv.ModRevision < record.CreateRevision }
+
+// eraseFormer erases what a former tenant of the id left, which must not take effect (X41) nor be in the way.
+func (v *Vault) eraseFormer(ctx context.Context, o vault.Owner, record KV) error {
+	const most = etcdOps / 2
+	q := Range{Prefix: vaultPrefix(o.Segment()), Limit: most}
+	for {
+		res, err := v.store.read(ctx, q)
+		if err != nil {
+			return err
+		}
+		t := &Txn{If: []Cmp{{Key: record.Key, Kind: CreateIs, Revision: record.CreateRevision}}}
+		for _, kv := range res.KVs {
+			q.After = kv.Key
+			if isFormer(kv, record) {
+				t.If = append(t.If, unchanged(kv.Key, kv))
+				t.Deletes = append(t.Deletes, kv.Key)
+			}
+		}
+		if len(t.Deletes) > 0 { // if it is refused, another replica erases them
+			if _, err := v.store.commit(context.WithoutCancel(ctx), t); err != nil {
+				return fmt.Errorf("erase what a former tenant left: %w", err)
+			}
+		}
+		if !res.More {
+			return nil
+		}
+	}
 }
 
 func ownerGone(o vault.Owner) error {

@@ -66,6 +66,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"vault/reborn", testVaultReborn},
 		{"vault/newer", testVaultNewer},
 		{"vault/damaged", testVaultDamaged},
+		{"vault/former", testVaultFormer},
 		{"vault/due", testVaultDue},
 		{"vault/lock", testVaultLock},
 		{"vault/mutex", testVaultMutex},

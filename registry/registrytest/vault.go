@@ -310,6 +310,50 @@ func testVaultNewer(t *testing.T, b Backend) {
 	}
 }
 
+// testVaultFormer: a version that knows no vault deletes a tenant and makes it again. Nothing of the former one is seen, and
+// it is not in the way (X41).
+func testVaultFormer(t *testing.T, b Backend) {
+	r := Start(t, b, "r1")
+	former, near := vault.Of(Create(t, r, "alpha").Scope), vault.Of(Create(t, r, "alpha1").Scope)
+	Keep(t, r, near, "dek", "near")
+	const n = 150
+	for i := 0; i < n; i += 50 {
+		var c vault.Batch
+		for j := range 50 {
+			c.Puts = append(c.Puts, vault.Put{Key: fmt.Sprint("h/", i+j), Value: []byte("former")})
+		}
+		if _, err := r.Vault().Commit(t.Context(), former, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	Keep(t, r, former, "dek", "former")
+	record := string(Dump(t, b)["x/alpha"].Value)
+	anew := func(uid string) vault.Owner {
+		mustTxn(t, b, &registry.Txn{Deletes: []string{"x/alpha"}})
+		mustTxn(t, b, &registry.Txn{Puts: []registry.Put{put("x/alpha", strings.Replace(record, former.Scope().UID(), uid, 1))}})
+		return vault.Of(tenant.Confine("alpha", uid))
+	}
+	o := anew("second")
+	wantKept(t, "of the second tenant", r, o, "")
+	_, err := r.Vault().Get(t.Context(), o, "dek")
+	WantKind(t, "Get of the former one's", err, fault.NotFound)
+	_, err = r.Vault().Commit(t.Context(), o, vault.Batch{If: []vault.Compare{{Key: "dek"}}, Puts: []vault.Put{{Key: "dek", Value: []byte("second")}}})
+	if err != nil {
+		t.Errorf("the second tenant makes its own: %v", err)
+	}
+	o = anew("third")
+	_, err = r.Vault().Get(t.Context(), o, "dek") // without a listing before
+	WantKind(t, "Get of the second one's", err, fault.NotFound)
+	Keep(t, r, o, "dek", "third")
+	wantKept(t, "of the third tenant", r, o, "", "dek=third")
+	wantKept(t, "of another tenant", r, near, "", "dek=near")
+	for k := range Dump(t, b) {
+		if strings.HasPrefix(k, "v/alpha/h/") {
+			t.Fatalf("%s is left of the former tenant", k)
+		}
+	}
+}
+
 // testVaultDamaged: a value that cannot be read harms itself alone. It is listed beside the others, and can be replaced and
 // removed.
 func testVaultDamaged(t *testing.T, b Backend) {
