@@ -17,12 +17,13 @@ type Passthrough struct {
 	// Dial returns how upstreams are reached: trusted ones, which an operator declared in a file, may be anywhere. nil = none
 	// are, and connections to hosts of such tenants are refused.
 	Dial           func(trusted bool) func(ctx context.Context, network, addr string) (net.Conn, error)
-	MaxConnections int // spliced at a time on this replica; more are refused. Default 10000
+	MaxConnections int // spliced at a time on this replica, of nine tenths of Limits.Connections at most; more are refused. Default 10000
 	MaxPerTenant   int // of one tenant. Default 1000
 	// MaxDrain is how long connections stay that began before their tenant got another mode, another upstream, or lost the
 	// host. 0 = until they end by themselves.
 	MaxDrain time.Duration
-	// HandshakeTime bounds connecting to the upstream, and then the wait for its first byte. Default 10s.
+	// HandshakeTime bounds connecting to the upstream, then the wait for its first byte, and at last how long a client may say
+	// nothing after the upstream has ended its side. Default 10s.
 	HandshakeTime time.Duration
 	// Idle is how long a connection may last without a byte either way. Default 1h. TCP finds clients that vanished long before.
 	Idle time.Duration
@@ -54,6 +55,12 @@ func (p Passthrough) Validate() error {
 		}
 	}
 	return nil
+}
+
+// leavePlaces keeps a tenth of the listener's places from those that are spliced. These need no credential and may idle for
+// an hour: with all the places, strangers would keep everybody out.
+func (p *Passthrough) leavePlaces(listener int) {
+	p.MaxConnections = min(p.MaxConnections, listener-listener/10)
 }
 
 // errSpliced ends the handshake of a connection that is not for us to terminate: what was read of it goes to the tenant's

@@ -255,6 +255,7 @@ func TestPassthroughConnectionsOfBefore(t *testing.T) {
 	if got := <-seen; got != "name of p /x" {
 		t.Errorf("the dedicated gateway saw %q", got)
 	}
+	f.put(virtual("team-p", k)) // without its custom host: one of two tenants must have it
 	f.change("team-a", func(r *tenant.Record) { r.Hosts = []string{customP} })
 	moved := f.raw(customP)
 	f.change("team-a", func(r *tenant.Record) { r.Hosts = nil })
@@ -313,6 +314,48 @@ func TestPassthroughBounds(t *testing.T) {
 		c, cUp := f.spliced(g)
 		talk(t, c, cUp)
 	}
+}
+
+// Spliced connections, which need no credential, leave a tenth of the listener's places to the others.
+func TestPassthroughLeavesPlaces(t *testing.T) {
+	g := newRawGateway(t)
+	f := newFront(t, splicing(t), func(c *Config) { c.Limits.Connections = 10 })
+	f.put(passthrough("team-p", g.addr()))
+	for range 9 {
+		f.spliced(g)
+	}
+	c := f.tcp()
+	_, _ = c.Write(helloBytes(t, &tls.Config{ServerName: hostP}))
+	wantReset(t, "one too many", c)
+	f.wantEvent("limits.max_connections")
+	check(t, "a terminated one", f.ask(hostA, "GET /x HTTP/1.1\nHost: "+hostA+"\n"+bearer(keyA)+"\nConnection: close\n\n").status, 200)
+}
+
+// A client whom the gateway turned away cannot keep its place by saying nothing; what the gateway said last still reaches a
+// client that reads late, and one that goes on talking is heard.
+func TestPassthroughAbandoned(t *testing.T) {
+	g := newRawGateway(t)
+	f := newFront(t, splicing(t, func(p *Passthrough) { p.HandshakeTime = 400 * time.Millisecond }))
+	f.put(passthrough("team-p", g.addr()))
+	silent, silentUp := f.spliced(g)
+	pass(t, silentUp, silent, "alert")
+	talking, talkingUp := f.spliced(g)
+	pass(t, talkingUp, talking, "half")
+	last := make([]byte, 512<<10)
+	wrote := make(chan error, 1)
+	go func() { _, err := silentUp.Write(last); wrote <- errors.Join(err, silentUp.Close()) }()
+	_ = talkingUp.CloseWrite()
+	for range 8 {
+		time.Sleep(100 * time.Millisecond)
+		pass(t, talking, talkingUp, ".")
+	}
+	eventually(t, "the silent one gives its place back", func() bool { return f.open() == 1 })
+	n, err := io.Copy(io.Discard, silent)
+	if err := errors.Join(err, <-wrote); int(n) != len(last) || err != nil {
+		t.Errorf("the client read %d bytes of %d and %v", n, len(last), err)
+	}
+	f.wantEvent(`"status":101`, `"bytes_out":524293`)
+	eventually(t, "so does one that stops", func() bool { return f.open() == 0 })
 }
 
 // A spliced connection keeps its place among those of the listener until it ends.

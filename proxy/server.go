@@ -60,6 +60,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Passthrough.Validate(); err != nil {
 		return nil, err
 	}
+	cfg.Passthrough.leavePlaces(limits.Connections)
 	s := &Server{cfg: cfg, limits: limits, log: cfg.Logger, live: newLive(), splices: newSplices(), admissions: newAdmissions()}
 	if s.log == nil {
 		s.log = slog.Default()

@@ -26,7 +26,7 @@ import (
 // connection reset, since an alert would have to be the tenant's gateway's.
 var (
 	errNoSplices  = fault.New(fault.Unavailable, "connections to tenants' own gateways cannot be made: this replica has no way to dial them")
-	errSplices    = fault.New(fault.Unavailable, "this replica has as many spliced connections as passthrough.max_connections allows")
+	errSplices    = fault.New(fault.Unavailable, "this replica has as many spliced connections as passthrough.max_connections, or nine tenths of limits.max_connections, allow")
 	errOwnSplices = fault.New(fault.RateLimited, "over this tenant's share of spliced connections: raise passthrough.max_connections_per_tenant, or close some")
 	errDrained    = fault.New(fault.Unavailable, "the tenant's mode, upstream or host was changed, and passthrough.max_drain is over")
 	errSpliceIdle = fault.New(fault.Canceled, "nothing passed either way for as long as passthrough.idle")
@@ -56,6 +56,7 @@ type splice struct {
 	// changed is when the tenant stopped being what the connection began with, Unix nanoseconds; 0 = it did not.
 	changed  atomic.Int64
 	ended    atomic.Bool // the client has ended its side
+	answered atomic.Bool // the gateway has ended its side
 	mu       sync.Mutex
 	upstream net.Conn // guarded by mu: nil until it is connected
 	dead     bool     // guarded by mu: killed
@@ -324,6 +325,13 @@ func (x *splice) overdue(now int64, p *Passthrough) error {
 		return errSpliceIdle
 	}
 	return nil
+}
+
+// abandoned says whether the gateway has ended its side and the client has said nothing since: it is taken to have ended its
+// own. Else a stranger whom the gateway turned away would keep the place of another for as long as Idle.
+func (x *splice) abandoned() bool {
+	quiet := time.Now().UnixNano() - x.last.Load()
+	return x.answered.Load() && quiet >= int64(x.s.cfg.Passthrough.HandshakeTime)
 }
 
 // isTimeout says whether a deadline made an operation fail.

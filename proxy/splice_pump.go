@@ -59,6 +59,9 @@ func (p *pump) run() error {
 		wait = look
 	}
 	for {
+		if p.inward && p.x.answered.Load() {
+			wait = min(look, p.x.s.cfg.Passthrough.HandshakeTime)
+		}
 		_ = p.from.SetReadDeadline(time.Now().Add(wait)) // fails where Read will
 		n, err := p.piece()
 		total += n
@@ -69,6 +72,9 @@ func (p *pump) run() error {
 		case isTimeout(err):
 			if total == 0 && !p.inward {
 				return errSilent
+			}
+			if p.inward && p.x.abandoned() {
+				return p.finish(total)
 			}
 			wait = look
 		case errors.Is(err, io.EOF):
@@ -98,6 +104,9 @@ func (p *pump) finish(total int64) error {
 	}
 	if p.inward {
 		p.x.ended.Store(true)
+	} else { // the client may go on, but not be silent: it may be in a read that would last
+		p.x.answered.Store(true)
+		_ = p.to.SetReadDeadline(time.Now().Add(p.x.s.cfg.Passthrough.HandshakeTime)) // fails if it has gone
 	}
 	if c, ok := p.to.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite() // fails if the sink has gone: then nobody waits for the end
