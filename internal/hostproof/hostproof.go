@@ -45,7 +45,7 @@ func New(servers []string) *DNS {
 func Record(host string) string { return tenant.HostChallenge + "." + host }
 
 // Check looks for the token among the TXT records at Record(host). The error is fault.Conflict if it is not there,
-// and says what is; fault.Unavailable if nobody could tell.
+// and says what is, for a sentence about that record; fault.Unavailable if nobody could tell.
 func (d *DNS) Check(ctx context.Context, host, token string) error {
 	ctx, cancel := context.WithTimeout(ctx, d.look)
 	defer cancel()
@@ -56,9 +56,9 @@ func (d *DNS) Check(ctx context.Context, host, token string) error {
 	case err == nil && slices.Contains(found, token):
 		return nil
 	case err == nil:
-		return fault.New(fault.Conflict, "the TXT record at %s is %s: it must be %q", name, show(found), token)
+		return fault.New(fault.Conflict, "it is %s", show(found))
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return fault.New(fault.Conflict, "there is no TXT record at %s: make one that holds %q, and wait until it is to be seen everywhere", name, token)
+		return fault.New(fault.Conflict, "there is none")
 	}
 	return fault.Wrap(fault.Unavailable, err, "the DNS did not say what is at %s: try again", name).After(retryAdvice)
 }

@@ -62,12 +62,12 @@ func TestCheck(t *testing.T) {
 	}{
 		{"the record is there", "mcp.example.org", "tenant-a-token", 0, ""},
 		{"beside another's", "mcp.example.org", "tenant-b-token", 0, ""},
-		{"another token", "mcp.example.org", "tenant-c-token", fault.Conflict, `it must be "tenant-c-token"`},
-		{"a part of the token", "mcp.example.org", "tenant-a", fault.Conflict, "it must be"},
-		{"a longer token", "mcp.example.org", "tenant-a-token2", fault.Conflict, "it must be"},
-		{"another host's record", "sub.mcp.example.org", "tenant-a-token", fault.Conflict, "there is no TXT record at _polygate-challenge.sub.mcp.example.org"},
-		{"nothing there", "none.example.org", "x", fault.Conflict, "there is no TXT record"},
-		{"no TXT there", "empty.example.org", "x", fault.Conflict, "there is no TXT record"},
+		{"another token", "mcp.example.org", "tenant-c-token", fault.Conflict, `it is "tenant-a-token"`},
+		{"a part of the token", "mcp.example.org", "tenant-a", fault.Conflict, "it is"},
+		{"a longer token", "mcp.example.org", "tenant-a-token2", fault.Conflict, "it is"},
+		{"another host's record", "sub.mcp.example.org", "tenant-a-token", fault.Conflict, "there is none"},
+		{"nothing there", "none.example.org", "x", fault.Conflict, "there is none"},
+		{"no TXT there", "empty.example.org", "x", fault.Conflict, "there is none"},
 		{"no terminal codes", "other.example.org", "x", fault.Conflict, `"x?[31m`},
 		{"the DNS fails", "broken.example.org", "x", fault.Unavailable, "did not say"},
 	} {
