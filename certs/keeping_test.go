@@ -62,7 +62,7 @@ func TestHostTakenFromTenantEndsAtOnce(t *testing.T) {
 	if _, err := r.Import(t.Context(), e, "shop.example", chain, key, 0, entry(e)); err != nil {
 		t.Fatal(err)
 	}
-	if r.serial("shop.example") != serial || r.serial("shop.example") != serial {
+	if first, again := r.serial("shop.example"), r.serial("shop.example"); first != serial || again != serial {
 		t.Fatal("not served")
 	}
 	r.update("a", func(rec *tenant.Record) { rec.Hosts = nil })

@@ -218,12 +218,6 @@ func (c *counts) CertificateOrdered(_ tenant.CertificateSource, code string) {
 	c.of[code]++
 }
 
-func (c *counts) get(code string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.of[code]
-}
-
 // faultyVault fails as a test says.
 type faultyVault struct {
 	*registry.Vault

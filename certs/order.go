@@ -270,7 +270,8 @@ func (l *look) storeOnce(ctx context.Context, entry *audit.Entry) (again bool, e
 		return true, err
 	}
 	fenced := errors.Is(err, vault.ErrFenced)
-	now, loaded := l.m.cfg.Now(), (*keep.Host)(nil)
+	now := l.m.cfg.Now()
+	var loaded *keep.Host
 	if loaded, l.rev, err = l.m.loadOrNew(ctx, l.host, l.plan); err != nil {
 		return true, err
 	}

@@ -289,7 +289,7 @@ func (f *front) open() int {
 func (f *front) outcomes() (list []string) {
 	for _, e := range f.recorder.all() {
 		if e.Action == "relay.connect" {
-			list = append(list, string(e.Decision)+" "+e.Outcome)
+			list = append(list, e.Decision+" "+e.Outcome)
 		}
 	}
 	return list

@@ -44,7 +44,7 @@ func newHandshakes(s *Server) (*handshakes, error) {
 
 // baseTLS is 1.2 or later with authenticated encryption only, and the certificate by server name.
 func (s *Server) baseTLS() *tls.Config {
-	return &tls.Config{
+	return &tls.Config{ //nolint:gosec // never below TLS 1.2: see minVersion
 		MinVersion: s.minVersion(),
 		CipherSuites: []uint16{ // of TLS 1.2; those of 1.3 are all AEAD
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,

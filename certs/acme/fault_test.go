@@ -152,7 +152,9 @@ func TestServersThatAreNone(t *testing.T) {
 		{"JSON of other types", json(`{"newNonce":7}`), CodeDirectoryInvalid},
 		{"URLs without TLS", json(`{"newNonce":"http://x/","newAccount":"http://x/","newOrder":"http://x/"}`), CodeDirectoryInvalid},
 		{"not found", status(404), CodeDirectoryInvalid},
-		{"a redirect", func(w http.ResponseWriter, q *http.Request) { http.Redirect(w, q, "https://elsewhere.test/", 302) }, CodeDirectoryInvalid},
+		{"a redirect", func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, "https://elsewhere.test/", http.StatusFound)
+		}, CodeDirectoryInvalid},
 		{"a failure", status(500), CodeServer},
 		{"a directory without an end", endless, CodeDirectoryInvalid},
 		{"a directory that drips", slow, CodeDirectoryUnreachable},

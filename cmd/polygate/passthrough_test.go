@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -207,7 +208,7 @@ tenants:
 	g.write("tenants.yaml", fmt.Sprintf(file, mutual, behind, spliced))
 	await(t, time.Second, "new connections follow", func() error {
 		if got := do(c, "GET", at("moving.localhost")+"/", nil); got.Status != 200 || !strings.HasPrefix(string(got.Body), "own gateway") {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return errors.Join(fmt.Errorf("%d %s", got.Status, got.Body), got.Err)
 		}
 		return nil
 	})
@@ -215,7 +216,7 @@ tenants:
 	g.write("tenants.yaml", fmt.Sprintf(file, mutual, behind, ""))
 	await(t, time.Second, "new connections go back", func() error {
 		if got := do(g.client(), "GET", at("moving.localhost")+"/healthz", nil); got.Status != 200 {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return errors.Join(fmt.Errorf("%d %s", got.Status, got.Body), got.Err)
 		}
 		return nil
 	})

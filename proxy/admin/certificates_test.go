@@ -31,7 +31,6 @@ func sealing(id tenant.ID, name, plain string) (string, error) {
 type certKeeper struct {
 	mu      sync.Mutex
 	kept    map[string]tenant.Certificate // by owner and host
-	keys    map[string]string
 	entries []audit.Entry
 	rev     int64
 	fail    func(key string) error // what an import says

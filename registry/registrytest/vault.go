@@ -93,7 +93,7 @@ func testVault(t *testing.T, b Backend) {
 		_, err = r.Vault().Commit(t.Context(), o, vault.Batch{Puts: []vault.Put{{Key: "again"}}, Audit: &entry})
 		WantKind(t, "an entry that is in use", err, fault.Internal)
 	}
-	if r.Vault() != r.Vault() {
+	if first, again := r.Vault(), r.Vault(); first != again {
 		t.Error("a store has two vaults, whose locks do not know each other")
 	}
 }

@@ -183,7 +183,7 @@ func FreePorts(t testing.TB, n int) []int {
 		if len(ports) == n {
 			return ports
 		}
-		port := low + mathrand.IntN(high-low)
+		port := low + mathrand.IntN(high-low) //nolint:gosec // not a secret
 		l, err := net.Listen("tcp", loopback(port))
 		if err != nil {
 			continue

@@ -27,7 +27,7 @@ func startProcess(t testing.TB, env []string, tool string, args ...string) *proc
 		t.Fatalf("acmetest: go tool -n %s: %v", tool, err)
 	}
 	p := &process{name: tool, out: &output{}, done: make(chan struct{})}
-	p.cmd = exec.Command(strings.TrimSpace(string(path)), args...)
+	p.cmd = exec.Command(strings.TrimSpace(string(path)), args...) //nolint:gosec // a tool of go.mod
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if err := p.cmd.Start(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"regexp"
 	"sync"
@@ -72,7 +73,7 @@ func (s *Server) tryAdmin(path string, body any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return &http.ProtocolError{ErrorString: resp.Status}
+		return fmt.Errorf("acmetest: %s", resp.Status)
 	}
 	return nil
 }
@@ -136,6 +137,7 @@ func (s *Server) status(serial string) status {
 	b, _ := pem.Decode([]byte(st.Certificate))
 	if b == nil {
 		s.t.Fatalf("acmetest: the server shows no certificate %s", serial)
+		return st
 	}
 	leaf, err := x509.ParseCertificate(b.Bytes)
 	if err != nil {

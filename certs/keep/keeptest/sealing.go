@@ -18,7 +18,7 @@ import (
 // Nothing secret is in the store in the clear, also not in base64 at any alignment.
 func testSealed(t *testing.T, w *World) {
 	a, _ := w.keepers()
-	const secret = "this is a private key that nobody may read"
+	const secret = "this is a private key that nobody may read" //nolint:gosec // no real one
 	mustSave(t, a, w.T1, host("a.test", secret), keep.SaveOptions{})
 	store(t, a.Storage(w.T1), "acme/users/me.key", secret)
 	keys := tickets(t, a, start, day)
