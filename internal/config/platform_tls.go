@@ -44,7 +44,7 @@ type ACME struct {
 	Profile                string   `yaml:"profile"`                    // one that the server offers; default the server's choice
 	EABKeyID               string   `yaml:"eab_key_id"`                 // of an external account that the server wants; default none
 	EABKeyFile             string   `yaml:"eab_key_file"`               // holds that account's MAC key, base64url; default none
-	Challenges             []string `yaml:"challenges"`                 // by which hosts are proven, in the order of trial; default [tls-alpn-01, http-01]
+	Challenges             []string `yaml:"challenges"`                 // that may be used to prove hosts; default [tls-alpn-01, http-01]
 	Wildcard               bool     `yaml:"wildcard"`                   // one certificate for *.<base_domain>, proven by DNS, spares one per tenant; default false
 	OrdersPerMinute        int      `yaml:"orders_per_minute"`          // of all tenants; 1 to 100000; default 60
 	OrdersPerTenantPerHour int      `yaml:"orders_per_tenant_per_hour"` // 1 to 10000; default 30
