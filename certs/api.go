@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/polygate/polygate/certs/acme"
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/fault"
@@ -152,6 +151,11 @@ func (m *Manager) changeOnce(ctx context.Context, host string, p plan, ifRevisio
 	if err != nil {
 		return nil, err
 	}
+	if h.Revision == 0 && rev != nil {
+		if err := m.room(ctx, p); err != nil {
+			return nil, err
+		}
+	}
 	if ifRevision != 0 {
 		if rev != nil && *rev != ifRevision {
 			return nil, fault.New(fault.PreconditionFailed, "the certificate of %s was changed meanwhile: read it again", host)
@@ -243,8 +247,8 @@ func (m *Manager) Renew(ctx context.Context, e *tenant.Entry, host string, entry
 }
 
 func force(h *keep.Host, now time.Time) error {
-	if wait := h.Order.Next.Sub(now); h.Order.Code == acme.CodeRateLimited && wait > 0 {
-		return fault.New(fault.RateLimited, "the issuer asked to be left alone until %s", day(h.Order.Next)).After(wait)
+	if leftAlone(h, now) {
+		return fault.New(fault.RateLimited, "the issuer asked to be left alone until %s", day(h.Order.Next)).After(h.Order.Next.Sub(now))
 	}
 	h.Order.Forced, h.Order.Next = true, now
 	return nil

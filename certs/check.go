@@ -21,6 +21,7 @@ import (
 // Bounds of what people provide.
 const (
 	maxPEM      = 64 << 10 // bytes, of chain and key each
+	maxKeyPEM   = 16 << 10 // of these, of a key: RSA of 8192 bits takes 6.4 KiB, and the library checks a key for longer the larger it is
 	maxChainLen = 10       // certificates
 	minRSABits  = 2048
 	maxRSABits  = 8192 // a signature costs 40 times that of 2048 bits
@@ -106,6 +107,9 @@ func parseChain(text []byte) ([]*x509.Certificate, error) {
 
 // parseKey reads one private key. OpenSSL writes the parameters of an EC key in a block of their own before it.
 func parseKey(text []byte) (crypto.Signer, error) {
+	if len(text) > maxKeyPEM {
+		return nil, fault.New(fault.Invalid, "the key is %d bytes long: at most %d are allowed", len(text), maxKeyPEM)
+	}
 	list, err := blocks("the key", text)
 	if err != nil {
 		return nil, err
@@ -233,9 +237,13 @@ func checkLinks(chain []*x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// checkAbove checks certificate i of a chain, from 1 on: it signed the one before.
+// checkAbove checks certificate i of a chain, from 1 on: it signed the one before. Its key is judged before a signature is
+// verified by it: one of 400,000 bits, which a chain has room for, would keep a core busy for 15 s.
 func checkAbove(chain []*x509.Certificate, i int, now time.Time) error {
 	below, c := chain[i-1], chain[i]
+	if err := checkPublic(fmt.Sprintf("the key of the chain's certificate %d", i+1), c.PublicKey); err != nil {
+		return err
+	}
 	switch {
 	case !bytes.Equal(below.RawIssuer, c.RawSubject):
 		return fault.New(fault.Invalid, "the chain does not link: certificate %d is issued by %q, but certificate %d is %q: put the leaf first, then each one's issuer",
@@ -246,7 +254,7 @@ func checkAbove(chain []*x509.Certificate, i int, now time.Time) error {
 		return fault.New(fault.Invalid, "the chain's certificate %d (%s) is valid from %s to %s, and it is %s here: fetch the issuer's present chain",
 			i+1, subject(c), day(c.NotBefore), day(c.NotAfter), day(now))
 	}
-	return checkPublic(fmt.Sprintf("the key of the chain's certificate %d", i+1), c.PublicKey)
+	return nil
 }
 
 // checkSignatureKind refuses hashes of which collisions are known: a certificate signed so can be forged.

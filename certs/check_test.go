@@ -167,6 +167,35 @@ func TestImportChecks(t *testing.T) {
 	}
 }
 
+// TestHugeKeysCostNothing: no signature is verified by a key that is refused anyway. One of 400,000 bits fits into a chain, and
+// takes 15 s.
+func TestHugeKeysCostNothing(t *testing.T) {
+	m := &maker{t: t, now: time.Now()}
+	root := m.authority("root", nil)
+	n := new(big.Int).Lsh(big.NewInt(1), 65536)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "huge"}, IsCA: true, BasicConstraintsValid: true, NotBefore: m.now.Add(-time.Hour), NotAfter: m.now.Add(time.Hour),
+	}, root.Certificate, &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}, root.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := *huge
+	signer.PublicKey = root.key.Public()
+	leaf := m.leaf(&made{&signer, root.key}, m.ec(elliptic.P256()), nil)
+	_, err = parsePair([]byte(chainOf(leaf, &made{huge, nil})), []byte(m.pem(leaf.key)), m.now)
+	if !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "RSA of 65537 bits") {
+		t.Errorf("a chain with a huge key: %v", err)
+	}
+	long := m.pem(leaf.key) + strings.Repeat(" ", maxKeyPEM)
+	if _, err = parsePair([]byte(chainOf(leaf)), []byte(long), m.now); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "the key is") {
+		t.Errorf("a long key: %v", err)
+	}
+}
+
 // weakRSA makes a key that the library makes no more, or one that is good enough.
 func weakRSA(t *testing.T, bits int) *rsa.PrivateKey {
 	t.Helper()

@@ -175,6 +175,10 @@ func (l *look) act(ctx context.Context) error {
 		return l.order(ctx)
 	}
 	if l.m.cfg.OCSP && usable(l.h, now) && due(l.h.OCSPAt, now) {
+		if !l.m.board.aside(l.key, l.due.Owner, l.plan.directory, l.m.cfg.Limits.Concurrent) {
+			l.m.board.hold(l.key, now, ocspTimeout)
+			return nil
+		}
 		l.m.staple(ctx, l.h, now)
 	}
 	return l.save(ctx, nextLook(l.h, l.plan, now), nil)

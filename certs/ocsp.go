@@ -20,7 +20,7 @@ import (
 
 const (
 	ocspTimeout = 10 * time.Second
-	maxOCSP     = 16 << 10        // bytes of an answer
+	maxOCSP     = 8 << 10         // bytes of an answer; the key in it, by which the library verifies it, is the responder's choice and the dearer the longer
 	ocspSkew    = 5 * time.Minute // between the responder's clock and ours
 	ocspRetry   = time.Hour       // after a responder that failed
 	ocspLeast   = 15 * time.Minute

@@ -152,12 +152,14 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
+// overdueGrace is how long a mark that is due may be at work.
+const overdueGrace = 5 * time.Minute
+
 // overdue says whether an order is due that no mark seems to stand for, such as after the source or the directory changed, or
 // when a mark was lost.
 func overdue(h *keep.Host, p plan, now time.Time) bool {
-	const grace = 5 * time.Minute // a mark that was due since may be at work
 	next := h.Order.Next
-	return due(orderAt(h, p, now), now) && (next.IsZero() || next.After(now) || now.Sub(next) > grace)
+	return due(orderAt(h, p, now), now) && (next.IsZero() || next.After(now) || now.Sub(next) > overdueGrace)
 }
 
 // due reports whether a time that may be never has come.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -33,12 +35,15 @@ type wait struct {
 // board is what this replica's queue has in hand. It is safe for concurrent use.
 type board struct {
 	mu      sync.Mutex
-	waits   map[string]wait      // guarded by mu
-	busy    map[string]bool      // guarded by mu: owner/host of looks in progress
-	held    map[string]time.Time // guarded by mu: owner/host not to be looked at before
-	issuers map[string]*issuer   // guarded by mu: by directory
-	rates   *rates               // guarded by mu
-	cursor  string               // of the poll loop alone: where the next poll goes on
+	waits   map[string]wait               // guarded by mu
+	busy    map[string]bool               // guarded by mu: owner/host of looks in progress, and whether they have a place
+	places  int                           // guarded by mu: of them, that are taken
+	asking  map[string]bool               // guarded by mu: owners of which a responder is asked
+	held    map[string]time.Time          // guarded by mu: owner/host not to be looked at before
+	issuers map[string]*issuer            // guarded by mu: by directory
+	rates   *rates                        // guarded by mu
+	marked  *lru.Cache[string, time.Time] // when marks of overdue hosts were set again
+	cursor  string                        // of the poll loop alone: where the next poll goes on
 
 	kicked chan struct{} // something is in waits
 	wake   chan struct{} // something may be due, or a place is free
@@ -51,8 +56,9 @@ type issuer struct {
 }
 
 func newBoard(cfg *Config) *board {
+	marked, _ := lru.New[string, time.Time](maxSeen) // fails only for a size of 0
 	return &board{
-		waits: make(map[string]wait), busy: make(map[string]bool), held: make(map[string]time.Time), issuers: make(map[string]*issuer),
+		marked: marked, waits: make(map[string]wait), busy: make(map[string]bool), asking: make(map[string]bool), held: make(map[string]time.Time), issuers: make(map[string]*issuer),
 		rates: newRates(cfg.Limits, cfg.Replicas), kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 }
@@ -132,9 +138,16 @@ func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
 		return err
 	}
 	now := m.cfg.Now()
-	at := now // not when it should have been: that would be overdue still
+	at := now
 	switch want := orderAt(h, w.plan, now); {
-	case h.Revision == 0 || overdue(h, w.plan, now):
+	case h.Revision == 0 && ifRev != nil:
+		if err := m.room(ctx, w.plan); err != nil {
+			return err
+		}
+	case h.Revision == 0: // it is damaged
+	case overdue(h, w.plan, now) && due(h.Order.Next, now):
+		return m.remark(ctx, w, h.Order.Next, now)
+	case overdue(h, w.plan, now):
 	case want.After(now) && want.Before(h.Order.Next): // the settings changed a moment after an order failed under others
 		at = want
 	default:
@@ -151,6 +164,22 @@ func (m *Manager) ensure(ctx context.Context, w wait) (err error) {
 	}
 	m.board.release(name(w.plan.owner, w.host))
 	poke(m.board.wake)
+	return err
+}
+
+// remark sets the mark of an overdue host again, should it have been lost, and where it was: with a later one, hosts that
+// are asked for would go behind those that nobody asks for, as long as orders wait for the rates.
+func (m *Manager) remark(ctx context.Context, w wait, at, now time.Time) error {
+	key := name(w.plan.owner, w.host)
+	if last, ok := m.board.marked.Get(key); ok && now.Sub(last) < overdueGrace || m.board.isBusy(key) {
+		return nil
+	}
+	m.board.marked.Add(key, now)
+	_, err := m.cfg.Vault.Commit(ctx, w.plan.owner, vault.Batch{Moves: []vault.Move{{Name: w.host, To: mark(at)}}})
+	poke(m.board.wake)
+	if isNotFound(err) {
+		return nil
+	}
 	return err
 }
 
@@ -261,7 +290,7 @@ func (m *Manager) offer(ctx context.Context, d vault.Due, looks *sync.WaitGroup)
 	}
 	l := &look{m: m, due: d, host: d.Name, entry: e, owns: owns, exists: exists, plan: p, key: key}
 	looks.Go(func() {
-		defer m.board.leave(key, p.directory)
+		defer m.board.leave(key, d.Owner, p.directory)
 		l.guarded(ctx)
 	})
 	return true
@@ -272,15 +301,16 @@ func (b *board) admit(key, owner string, p plan, cfg *Config) verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := cfg.Now()
-	if until, ok := b.held[key]; ok && now.Before(until) || b.busy[key] {
+	_, busy := b.busy[key]
+	if until, ok := b.held[key]; ok && now.Before(until) || busy {
 		return notThis
 	}
 	delete(b.held, key)
-	if len(b.busy) >= cfg.Limits.Concurrent {
+	if b.places >= cfg.Limits.Concurrent {
 		return notAny
 	}
 	i := b.issuer(p.directory)
-	if i.active >= cfg.Limits.PerIssuer {
+	if i.active >= i.most(cfg.Limits.PerIssuer) {
 		return notThis
 	}
 	if p.ordered {
@@ -289,8 +319,42 @@ func (b *board) admit(key, owner string, p plan, cfg *Config) verdict {
 		}
 	}
 	b.busy[key] = true
+	b.places++
 	i.active++
 	return yes
+}
+
+// most is how many places an issuer may have. One that fails or hangs has few: several that do have not all of them together.
+func (i *issuer) most(limit int) int {
+	if i.failing {
+		return max(1, limit/4)
+	}
+	return limit
+}
+
+// aside gives back the place of a look that only asks an OCSP responder. Certificates that people bring name those, so that one
+// which hangs, on purpose, must not hold up orders; nor others' questions: an owner has one at a time, all have most. It
+// says whether the look may go on.
+func (b *board) aside(key, owner, directory string, most int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asking[owner] || len(b.asking) >= most {
+		return false
+	}
+	b.asking[owner] = true
+	b.busy[key] = false
+	b.vacate(directory)
+	poke(b.wake)
+	return true
+}
+
+// vacate gives a place back. The caller holds mu.
+func (b *board) vacate(directory string) {
+	b.places--
+	i := b.issuer(directory)
+	if i.active--; i.active == 0 && !i.failing {
+		delete(b.issuers, directory)
+	}
 }
 
 // issuer returns the state of a directory. The caller holds mu.
@@ -303,14 +367,15 @@ func (b *board) issuer(directory string) *issuer {
 	return i
 }
 
-// leave gives the place back.
-func (b *board) leave(key, directory string) {
+// leave ends a look.
+func (b *board) leave(key, owner, directory string) {
 	b.mu.Lock()
-	delete(b.busy, key)
-	i := b.issuer(directory)
-	if i.active--; i.active == 0 && !i.failing {
-		delete(b.issuers, directory)
+	if b.busy[key] {
+		b.vacate(directory)
+	} else {
+		delete(b.asking, owner)
 	}
+	delete(b.busy, key)
 	b.mu.Unlock()
 	poke(b.wake)
 }
@@ -335,7 +400,8 @@ func (b *board) hold(key string, now time.Time, d time.Duration) {
 func (b *board) isBusy(key string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.busy[key]
+	_, ok := b.busy[key]
+	return ok
 }
 
 // release ends a hold: somebody changed the host.

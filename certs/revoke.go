@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/polygate/polygate/certs/acme"
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/fault"
@@ -45,6 +46,9 @@ func (m *Manager) Revoke(ctx context.Context, e *tenant.Entry, host string, reas
 	if err != nil || old.Source != tenant.SourceACME || len(old.Chain) == 0 {
 		return c, err
 	}
+	if !old.Revoked.IsZero() && !m.board.take(p.owner.Segment(), p, m.cfg.Now()) { // a first one follows an order, which was counted
+		return none, fault.New(fault.RateLimited, "%s is not served with the certificate any more, but too much is asked of its issuer: repeat the revocation later", host).After(time.Minute)
+	}
 	if err := m.revokeAt(ctx, e, &old, reason); err != nil {
 		return none, fault.Wrap(fault.BadUpstream, err, "%s is not served with the certificate any more, but its issuer did not take the revocation (%s): repeat it within %s",
 			host, explain(err).Detail, revokeGrace)
@@ -65,11 +69,19 @@ func revoked(h *keep.Host, p plan, now time.Time) error {
 		h.Revoked = now.UTC()
 	}
 	h.OCSP, h.OCSPAt, h.OCSPUntil = nil, time.Time{}, time.Time{}
+	if leftAlone(h, now) { // a revocation is no way around what the issuer asked for
+		return nil
+	}
 	h.Order = keep.Order{Last: now}
 	if h.Source == tenant.SourceACME {
 		h.Order.Next = now.Add(revokeGrace)
 	}
 	return nil
+}
+
+// leftAlone says whether the issuer asked for patience that is not over.
+func leftAlone(h *keep.Host, now time.Time) bool {
+	return h.Order.Code == acme.CodeRateLimited && h.Order.Next.After(now)
 }
 
 func (m *Manager) revokeAt(ctx context.Context, e *tenant.Entry, h *keep.Host, reason int) (err error) {
@@ -92,10 +104,11 @@ func (m *Manager) revokeAt(ctx context.Context, e *tenant.Entry, h *keep.Host, r
 // orderNow ends the wait for the issuer's answer. If that cannot be written the new certificate comes a few minutes later.
 func (m *Manager) orderNow(ctx context.Context, host string, p plan, c tenant.Certificate, lock vault.Lock) (tenant.Certificate, error) {
 	h, rev, err := m.loadOrNew(ctx, host, p)
-	if err != nil || rev == nil || h.Revoked.IsZero() || !p.ordered {
+	now := m.cfg.Now()
+	if err != nil || rev == nil || h.Revoked.IsZero() || !p.ordered || leftAlone(h, now) {
 		return c, nil
 	}
-	was, now := h.Order.Next, m.cfg.Now()
+	was := h.Order.Next
 	h.Order.Next = mark(now)
 	err = m.cfg.Keeper.Save(ctx, p.owner, h, keep.SaveOptions{IfRevision: rev, Fences: []vault.Lock{lock}, WasDue: was, Due: h.Order.Next})
 	if err != nil {

@@ -3,6 +3,7 @@ package acme
 import (
 	"bytes"
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -12,15 +13,18 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// maxCertificates are in a chain at most.
-const maxCertificates = 10
+const (
+	maxCertificates = 10   // in a chain
+	maxChains       = 8    // that are looked at, of those that a server offers
+	maxRSA          = 8192 // bits, as in TLS: a signature by one of 400,000, which a chain has room for, takes 15 s to verify
+)
 
 // choose returns the first chain whose leaf an ECDSA key has signed, since that costs clients and us less, else the first.
 // What is not a chain for our key and names is refused: it would be found out in handshakes only.
 func (c *call) choose(chains []acme.Certificate, o Order) ([]byte, error) {
 	var first []byte
 	var bad error
-	for i := range chains {
+	for i := range chains[:min(len(chains), maxChains)] {
 		list, err := c.checkChain(chains[i].ChainPEM, o)
 		if err != nil {
 			if bad == nil {
@@ -54,7 +58,7 @@ func (c *call) checkChain(data []byte, o Order) ([]*x509.Certificate, error) {
 		err = checkLeaf(list[0], o)
 	}
 	for i := 0; err == nil && i+1 < len(list); i++ {
-		err = list[i].CheckSignatureFrom(list[i+1])
+		err = checkSigned(list[i], list[i+1])
 	}
 	if err != nil {
 		return nil, &Error{Code: CodeServer, Detail: c.where() + " issued a certificate that cannot be used: see the cause, and tell its operators", Err: err}
@@ -64,6 +68,14 @@ func (c *call) checkChain(data []byte, o Order) ([]*x509.Certificate, error) {
 		return nil, &Error{Code: CodeClock, Detail: "the new certificate is good from " + stamp(leaf.NotBefore) + " to " + stamp(leaf.NotAfter) + ", and the clock of this machine says " + stamp(now) + ": set the clock (NTP)"}
 	}
 	return list, nil
+}
+
+// checkSigned checks that by has signed cert.
+func checkSigned(cert, by *x509.Certificate) error {
+	if k, ok := by.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
+		return errors.New("the chain has an RSA key of more than 8192 bits")
+	}
+	return cert.CheckSignatureFrom(by)
 }
 
 // parseChain reads PEM certificates. A chain is nothing but these.

@@ -17,6 +17,7 @@ import (
 
 const (
 	maxRequests   = 2000               // of one call: a server that names endless authorizations or links ends there
+	maxAnswers    = 16 << 20           // bytes of all answers of one call: the library keeps the chains and authorizations that a server names
 	maxRetryAfter = 7 * 24 * time.Hour // more is not believed
 	maxPollWait   = time.Minute        // between two looks at an order
 )
@@ -24,7 +25,7 @@ const (
 var (
 	errInsecure  = errors.New("the server names a URL that is not https")
 	errTooMany   = errors.New("the server keeps us asking")
-	errBodyLarge = errors.New("the answer is larger than 1 MiB")
+	errBodyLarge = errors.New("the answer is larger than 1 MiB, or all answers together are larger than 16 MiB")
 	errLeftAlone = errors.New("the server asked to be left alone for a while")
 )
 
@@ -40,6 +41,7 @@ type transport struct {
 
 	mu       sync.Mutex    // guards what follows
 	requests int           //
+	answers  int64         // bytes of all answers
 	status   int           // of the last answer
 	url      string        // of the last request
 	wait     time.Duration // that the server asked for with 429 or 503
@@ -91,7 +93,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	t.note(resp)
-	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxBody}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, t: t, left: maxBody}
 	return resp, nil
 }
 
@@ -148,9 +150,18 @@ func canned(r *http.Request, body []byte) *http.Response {
 	}
 }
 
-// boundedBody fails once more than left bytes were read.
+// spend counts what was read of an answer, and says whether there may be more.
+func (t *transport) spend(n int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answers += n
+	return t.answers <= maxAnswers
+}
+
+// boundedBody fails once more than left bytes were read, or all answers of the call have too many.
 type boundedBody struct {
 	io.ReadCloser
+	t    *transport
 	left int64
 }
 
@@ -163,7 +174,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left < 0 {
+	if b.left -= int64(n); b.left < 0 || !b.t.spend(int64(n)) {
 		return 0, errBodyLarge
 	}
 	return n, err
