@@ -18,6 +18,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/polygate/polygate/internal/vault"
 )
 
 // The reasons for which a handshake is refused.
@@ -52,7 +54,8 @@ type Manager struct {
 	seen       *lru.Cache[string, plan] // hosts that were enqueued since their plan changed
 	unsaved    sync.Map                 // host -> pending
 	troubles   *lru.Cache[string, trouble]
-	challenges chan struct{} // bounds answers to challenges in progress
+	files      *lru.Cache[vault.Owner, string] // what is wrong with certificate files
+	challenges chan struct{}                   // bounds answers to challenges in progress
 	clients    *lru.Cache[string, client]
 	ocsp       *http.Client
 	ticketWake chan struct{}
@@ -83,6 +86,7 @@ func New(cfg Config) (*Manager, error) {
 	m.issuers, _ = lru.New[string, []byte](sharedIssuers) // these fail only for a size of 0
 	m.seen, _ = lru.New[string, plan](maxSeen)
 	m.troubles, _ = lru.New[string, trouble](maxTroubles)
+	m.files, _ = lru.New[vault.Owner, string](maxTroubles)
 	m.clients, _ = lru.New[string, client](residentClients)
 	for _, h := range cfg.ExtraHosts {
 		if h = strings.ToLower(h); !m.extra[h] {

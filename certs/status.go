@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/polygate/polygate/certs/acme"
@@ -52,7 +53,24 @@ func (m *Manager) status(ctx context.Context, host string, p plan, h *keep.Host)
 	if t, ok := m.troubles.Peek(name(p.owner, host)); ok && t.code != "" && (t.until.IsZero() || now.Before(t.until)) {
 		c.Code, c.Error = t.code, t.text
 	}
+	if why, ok := m.files.Peek(p.owner); ok {
+		c.Warning = strings.TrimPrefix(c.Warning+"; "+why, "; ")
+	}
 	return c
+}
+
+// FilesWrong has the status of the hosts of a tenant, or of the platform for nil, warn that certificate files are not taken
+// in. Tenants read it: it names no path. "" = nothing is wrong any more.
+func (m *Manager) FilesWrong(e *tenant.Entry, why string) {
+	var o vault.Owner
+	if e != nil {
+		o = vault.Of(e.Scope)
+	}
+	if why == "" {
+		m.files.Remove(o)
+		return
+	}
+	m.files.Add(o, cut("a certificate file that operators declare is not taken in: "+why))
 }
 
 // fillOrder tells of attempts.

@@ -190,6 +190,7 @@ tenants:
 	if s := serial(); s != "1000" {
 		t.Errorf("half a renewal changed what is served: %s", s)
 	}
+	g.ok(t, "the key does not belong to the leaf", "cert", "show", host) // its status says so
 	g.write("tenants.yaml", fmt.Sprintf(file, ", display_name: Still applied"))
 	await(t, 5*time.Second, "another tenant's change", func() error {
 		got := g.operator(g.client(), "GET", "/api/v1/tenants/team-b", nil)
@@ -205,6 +206,9 @@ tenants:
 		}
 		return nil
 	})
+	if out := g.ok(t, "ready", "cert", "show", host); strings.Contains(out, "does not belong") {
+		t.Errorf("after the files were mended the status says %s", out)
+	}
 	leaf := must(x509.ParseCertificate(g.peer(t, host)))
 	if leaf.NotAfter.Before(time.Now().Add(400 * time.Hour)) {
 		t.Errorf("it ends at %s", leaf.NotAfter)

@@ -13,6 +13,7 @@ import (
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -23,7 +24,21 @@ const fileLook = 2 * time.Second
 // importer takes certificates that somebody else made.
 type importer interface {
 	ImportFile(ctx context.Context, e *tenant.Entry, chain, key []byte, entry audit.Entry) (hosts []string, err error)
+	FilesWrong(e *tenant.Entry, why string)
 }
+
+// fileTroubles is what is wrong with certificate files, for a status, which names no path.
+type fileTroubles []string
+
+func (f *fileTroubles) unread(wrong config.Errors) {
+	if len(wrong) > 0 {
+		*f = append(*f, "it cannot be read: the gateway's log has more")
+	}
+}
+
+func (f *fileTroubles) refused(err error) { *f = append(*f, fault.From(err).Detail) }
+
+func (f fileTroubles) String() string { return strings.Join(f, "; ") }
 
 // platformFiles takes in the certificates of the platform's own hosts whenever another tool renews their files.
 type platformFiles struct {
@@ -61,14 +76,19 @@ func (w *platformFiles) look(ctx context.Context) {
 	for _, err := range wrong {
 		w.log.Error("a certificate file is not taken in", "error", err.Error())
 	}
-	if digest != w.taken && !w.take(ctx, pairs) {
-		return // the registry is away: again soon
+	if digest != w.taken {
+		var why fileTroubles
+		why.unread(wrong)
+		if !w.take(ctx, pairs, &why) {
+			return // the registry is away: again soon
+		}
+		w.certs.FilesWrong(nil, why.String())
 	}
 	w.known, w.taken = before, digest
 }
 
 // take reports false where it is worth trying again without a change of the files.
-func (w *platformFiles) take(ctx context.Context, pairs []config.CertificatePair) bool {
+func (w *platformFiles) take(ctx context.Context, pairs []config.CertificatePair, why *fileTroubles) bool {
 	for _, p := range pairs {
 		entry, err := w.entry(nil, authz.CertificateUpdate, "certificate", audit.OutcomeOK)
 		if err == nil {
@@ -81,6 +101,7 @@ func (w *platformFiles) take(ctx context.Context, pairs []config.CertificatePair
 		if broken(ctx, err) {
 			return false
 		}
+		why.refused(err)
 		w.log.Error("a certificate file is not taken in: the one before stays", "error", p.Wrong(err).Error())
 	}
 	return true
@@ -128,10 +149,13 @@ func (r *reloader) applyFiles(ctx context.Context, visit *guard.Visit, e *tenant
 	pairs, digest, wrong := config.ReadCertificates(files)
 	digest = digestFor(digest, hosts)
 	if digest == was {
+		r.certs.FilesWrong(e, "")
 		r.taken[e.Scope] = takenFiles{before, hosts}
 		return nil
 	}
 	var errs []error
+	var why fileTroubles
+	why.unread(wrong)
 	for _, err := range wrong {
 		errs = append(errs, err)
 	}
@@ -140,9 +164,11 @@ func (r *reloader) applyFiles(ctx context.Context, visit *guard.Visit, e *tenant
 			if broken(ctx, err) {
 				return err
 			}
+			why.refused(err)
 			errs = append(errs, p.Wrong(err))
 		}
 	}
+	r.certs.FilesWrong(e, why.String())
 	if len(errs) > 0 {
 		return errors.Join(errs...) // the digest stays: tried again
 	}

@@ -92,7 +92,7 @@ type Certificate struct {
 	Host        string            `json:"host"`
 	Source      CertificateSource `json:"source"`
 	State       CertificateState  `json:"state"`
-	Warning     string            `json:"warning,omitempty"` // a third of its life is left, or less, and no other has come
+	Warning     string            `json:"warning,omitempty"` // a third of its life is left, or less, and no other has come; or a file of it is not taken in
 	Names       []string          `json:"names,omitempty"`   // that the certificate is good for
 	Issuer      string            `json:"issuer,omitempty"`
 	Serial      string            `json:"serial,omitempty"`      // hexadecimal
