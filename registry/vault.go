@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -51,6 +50,7 @@ func (s *Store) Vault() *Vault { return s.vault }
 type vaultValue struct {
 	V        int       `json:"v"`
 	Modified time.Time `json:"m"`
+	UID      string    `json:"u,omitempty"` // of the tenant that it is of
 	Body     []byte    `json:"b"`
 }
 
@@ -63,13 +63,16 @@ func (v *Vault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item,
 		return vault.Item{}, err
 	}
 	kv, ok, err := v.get(ctx, o, k)
+	it, former := vaultItem(o, kv)
+	if err == nil && former {
+		ok, err = false, v.eraseFormer(ctx, o)
+	}
 	if err != nil {
 		return vault.Item{}, fmt.Errorf("read %s of %s: %w", key, o.Segment(), err)
 	}
 	if !ok {
 		return vault.Item{}, fault.New(fault.NotFound, "there is no %s", key)
 	}
-	it := vaultItem(o, kv)
 	return it, it.Err
 }
 
@@ -86,9 +89,7 @@ func (v *Vault) get(ctx context.Context, o vault.Owner, key string) (kv KV, ok b
 	if !isOf(found[x], o.Scope().UID()) {
 		return KV{}, false, ownerGone(o)
 	}
-	if kv, ok = found[key]; ok && isFormer(kv, found[x]) {
-		return KV{}, false, v.eraseFormer(ctx, o, found[x])
-	}
+	kv, ok = found[key]
 	return kv, ok, nil
 }
 
@@ -145,49 +146,52 @@ func (v *Vault) listOnce(ctx context.Context, o vault.Owner, q Range) ([]vault.I
 	if err != nil {
 		return nil, false, err
 	}
-	record, err := v.checkTenant(ctx, o, res.Revision)
-	if err != nil {
+	if err := v.checkTenant(ctx, o, res.Revision); err != nil {
 		return nil, false, err
-	}
-	if slices.ContainsFunc(res.KVs, func(kv KV) bool { return isFormer(kv, record) }) {
-		if err := v.eraseFormer(ctx, o, record); err != nil {
-			return nil, false, err
-		}
-		return nil, false, errErased
 	}
 	items := make([]vault.Item, 0, len(res.KVs))
 	for _, kv := range res.KVs {
-		items = append(items, vaultItem(o, kv))
+		it, former := vaultItem(o, kv)
+		if former {
+			if err := v.eraseFormer(ctx, o); err != nil {
+				return nil, false, err
+			}
+			return nil, false, errErased
+		}
+		items = append(items, it)
 	}
 	return items, res.More, nil
 }
 
-// checkTenant returns the owner's record at a revision; fault.NotFound unless it was there. The platform has none.
-func (v *Vault) checkTenant(ctx context.Context, o vault.Owner, rev int64) (KV, error) {
+// checkTenant returns fault.NotFound unless the owner was there at a revision.
+func (v *Vault) checkTenant(ctx context.Context, o vault.Owner, rev int64) error {
 	if o.Platform() {
-		return KV{}, nil
+		return nil
 	}
 	res, err := v.store.read(ctx, Range{Key: recordKey(o.Scope().ID()), Revision: rev})
 	if err != nil {
-		return KV{}, err
+		return err
 	}
 	if len(res.KVs) == 0 || !isOf(res.KVs[0], o.Scope().UID()) {
-		return KV{}, ownerGone(o)
+		return ownerGone(o)
 	}
-	return res.KVs[0], nil
+	return nil
 }
 
 // errErased says that a listing met values of a former tenant of the id.
 var errErased = errors.New("values of a former tenant were erased")
 
-// isFormer says whether a value is of a former tenant of the id: it is older than the record. A version that knows no vault
-// deletes a tenant and makes it again without erasing it.
-func isFormer(kv, record KV) bool { return kv.ModRevision < record.CreateRevision }
-
-// eraseFormer erases what a former tenant of the id left, which must not take effect (X41) nor be in the way.
-func (v *Vault) eraseFormer(ctx context.Context, o vault.Owner, record KV) error {
-	const most = etcdOps / 2
-	q := Range{Prefix: vaultPrefix(o.Segment()), Limit: most}
+// eraseFormer erases what a former tenant of the id left, which must not take effect (X41) nor be in the way. A version that
+// knows no vault deletes a tenant and makes it again without doing so.
+func (v *Vault) eraseFormer(ctx context.Context, o vault.Owner) error {
+	record, _, err := v.store.get(ctx, recordKey(o.Scope().ID()))
+	if err != nil {
+		return err
+	}
+	if !isOf(record, o.Scope().UID()) {
+		return ownerGone(o)
+	}
+	q := Range{Prefix: vaultPrefix(o.Segment()), Limit: etcdOps / 2}
 	for {
 		res, err := v.store.read(ctx, q)
 		if err != nil {
@@ -196,7 +200,7 @@ func (v *Vault) eraseFormer(ctx context.Context, o vault.Owner, record KV) error
 		t := &Txn{If: []Cmp{{Key: record.Key, Kind: CreateIs, Revision: record.CreateRevision}}}
 		for _, kv := range res.KVs {
 			q.After = kv.Key
-			if isFormer(kv, record) {
+			if _, former := vaultItem(o, kv); former {
 				t.If = append(t.If, unchanged(kv.Key, kv))
 				t.Deletes = append(t.Deletes, kv.Key)
 			}
@@ -216,9 +220,9 @@ func ownerGone(o vault.Owner) error {
 	return fault.New(fault.NotFound, "there is no tenant %s", o.Scope())
 }
 
-// vaultItem decodes what lies under a key, or says in Err why it cannot.
-func vaultItem(o vault.Owner, kv KV) vault.Item {
-	it := vault.Item{Key: strings.TrimPrefix(kv.Key, vaultPrefix(o.Segment())), Revision: kv.ModRevision}
+// vaultItem decodes what lies under a key, or says in Err why it cannot. former says that it is of a former tenant of the id.
+func vaultItem(o vault.Owner, kv KV) (it vault.Item, former bool) {
+	it = vault.Item{Key: strings.TrimPrefix(kv.Key, vaultPrefix(o.Segment())), Revision: kv.ModRevision}
 	var val vaultValue
 	err := json.Unmarshal(kv.Value, &val)
 	switch {
@@ -231,7 +235,7 @@ func vaultItem(o vault.Owner, kv KV) vault.Item {
 	default:
 		it.Value, it.Modified = val.Body, val.Modified
 	}
-	return it
+	return it, val.UID != "" && val.UID != o.Scope().UID()
 }
 
 // vaultKey checks a name within an owner: segments joined by '/', so that no name reaches what is another owner's, nor one

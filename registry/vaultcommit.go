@@ -234,7 +234,7 @@ func (c *vaultChange) planPuts(t *Txn) error {
 		if err != nil {
 			return err
 		}
-		val, err := encode(vaultValue{storedVersion, c.now, p.Value})
+		val, err := encode(vaultValue{storedVersion, c.now, c.owner.Scope().UID(), p.Value})
 		if err != nil {
 			return err
 		}

@@ -346,6 +346,8 @@ func testVaultFormer(t *testing.T, b Backend) {
 	WantKind(t, "Get of the second one's", err, fault.NotFound)
 	Keep(t, r, o, "dek", "third")
 	wantKept(t, "of the third tenant", r, o, "", "dek=third")
+	anew("third") // a copy of the store holds the record with another revision than the original
+	wantKept(t, "of the third tenant in a copy of the store", r, o, "", "dek=third")
 	wantKept(t, "of another tenant", r, near, "", "dek=near")
 	for k := range Dump(t, b) {
 		if strings.HasPrefix(k, "v/alpha/h/") {
