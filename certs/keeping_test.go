@@ -491,6 +491,17 @@ func TestImportFile(t *testing.T) {
 		t.Errorf("the platform's wildcard: %v, %v", hosts, err)
 	}
 	until(t, "tenants without a source of their own have it", func() bool { return r.serial("a."+base) == wildSerial })
+	if c, err := r.Revoke(t.Context(), nil, "*."+base, 0, entry(nil)); err != nil || c.State != tenant.CertificateRevoked {
+		t.Errorf("the wildcard is %s after it was revoked, %v", c.State, err)
+	}
+	r.FilesWrong(nil, "the key is another's")
+	if c, err := r.Get(t.Context(), nil, "*."+base); err != nil || !strings.Contains(c.Warning, "the key is another's") {
+		t.Errorf("the status says %q, %v", c.Warning, err)
+	}
+	r.FilesWrong(nil, "")
+	if c, _ := r.Get(t.Context(), nil, "*."+base); c.Warning != "" {
+		t.Errorf("with good files again the status says %q", c.Warning)
+	}
 }
 
 // TestExpiriesAndStats of those in memory.
