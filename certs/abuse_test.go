@@ -137,6 +137,39 @@ func TestRevocationIsNoWayAroundPatience(t *testing.T) {
 	}
 }
 
+// TestProvidingIsNoWayAroundPatience: who provides a certificate and removes it has a new record, and the issuer its time.
+func TestProvidingIsNoWayAroundPatience(t *testing.T) {
+	s := newSite(t)
+	s.issuer.fails(func(context.Context, acme.Order) error {
+		return &acme.Error{Code: acme.CodeRateLimited, Detail: "too many orders", RetryAfter: 3 * time.Hour}
+	})
+	r := s.newReplica(nil)
+	e, host := r.tenant("a", nil), "a."+base
+	until(t, "the issuer asks for patience", func() bool {
+		c, err := r.Get(t.Context(), e, host)
+		return err == nil && c.Code == acme.CodeRateLimited
+	})
+	for range 3 {
+		chain, key, _ := s.issuer.provided(t, 24*time.Hour, host)
+		if _, err := r.Import(t.Context(), e, host, chain, key, 0, entry(e)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Remove(t.Context(), e, host, 0, entry(e)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the queue has looked", func() bool {
+			c, err := r.Get(t.Context(), e, host)
+			return err == nil && (c.NextAttempt.Sub(s.now()) > 2*time.Hour || s.issuer.attempts(host) > 1)
+		})
+	}
+	if n := s.issuer.attempts(host); n != 1 {
+		t.Errorf("%d orders before the time that the issuer asked for", n)
+	}
+	s.issuer.fails(nil)
+	s.pass(4 * time.Hour)
+	r.served(host, "")
+}
+
 // TestHostsInTurnsFillNoStore: a tenant takes up and gives back hosts, with a certificate for each.
 func TestHostsInTurnsFillNoStore(t *testing.T) {
 	s := newSite(t)

@@ -34,6 +34,9 @@ func errNoAccount() error {
 // order orders a certificate and stores what came of it.
 func (l *look) order(ctx context.Context) error {
 	now := l.m.cfg.Now()
+	if wait := l.m.board.left(l.key, l.plan.directory, now); wait > 0 {
+		return l.save(ctx, now.Add(wait), nil)
+	}
 	if !l.m.board.take(l.due.Owner, l.plan, now) {
 		l.m.board.hold(l.key, now, lostLock)
 		return nil
@@ -164,6 +167,9 @@ func (l *look) failed(ctx context.Context, why *acme.Error) error {
 	wait := retryIn(o.Attempts, why.Permanent, why.RetryAfter, chance())
 	l.m.cfg.Logger.Warn("a certificate was not obtained", "host", l.host, "tenant", l.due.Owner, "directory", l.plan.directory,
 		"code", why.Code, "attempts", o.Attempts, "again_in", wait, "error", why)
+	if why.Code == acme.CodeRateLimited {
+		l.m.board.asked.Add(l.key, request{l.plan.directory, now.Add(wait)})
+	}
 	l.m.board.hold(l.key, now, wait) // also if it cannot be written down
 	entry, err := l.m.entry(l.entry, authz.CertificateIssue, l.host, faultOf(why.Code).String())
 	if err != nil {

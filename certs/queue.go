@@ -43,6 +43,7 @@ type board struct {
 	issuers map[string]*issuer            // guarded by mu: by directory
 	rates   *rates                        // guarded by mu
 	marked  *lru.Cache[string, time.Time] // when marks of overdue hosts were set again
+	asked   *lru.Cache[string, request]   // by owner/host: what issuers asked for
 	cursor  string                        // of the poll loop alone: where the next poll goes on
 
 	kicked chan struct{} // something is in waits
@@ -55,10 +56,27 @@ type issuer struct {
 	failing bool // the last order failed for a reason of its own
 }
 
+// request is what an issuer asked for with Retry-After. It is in the host's record too; but that can be replaced, by a
+// certificate that somebody provides and removes again.
+type request struct {
+	directory string
+	until     time.Time
+}
+
+// left returns how long an issuer is to be left alone with a host.
+func (b *board) left(key, directory string, now time.Time) time.Duration {
+	p, ok := b.asked.Peek(key)
+	if !ok || p.directory != directory {
+		return 0
+	}
+	return p.until.Sub(now)
+}
+
 func newBoard(cfg *Config) *board {
 	marked, _ := lru.New[string, time.Time](maxSeen) // fails only for a size of 0
+	asked, _ := lru.New[string, request](maxSeen)
 	return &board{
-		marked: marked, waits: make(map[string]wait), busy: make(map[string]bool), asking: make(map[string]bool), held: make(map[string]time.Time), issuers: make(map[string]*issuer),
+		marked: marked, asked: asked, waits: make(map[string]wait), busy: make(map[string]bool), asking: make(map[string]bool), held: make(map[string]time.Time), issuers: make(map[string]*issuer),
 		rates: newRates(cfg.Limits, cfg.Replicas), kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 }
