@@ -37,7 +37,7 @@ type flight struct {
 	upgrade   string
 	target    target
 	directory Directory // what it is resolved with
-	leave     bool      // its connection is to be given up: it is of before a change of mode
+	before    before    // directory, on a tenant's connection that TLS ends on
 	place     place
 	proof     authn.Evidence // what authenticators may judge
 	who       tenant.Principal
@@ -84,7 +84,7 @@ func (f *flight) WriteHeader(status int) {
 	h["X-Request-Id"] = f.idValue[:]
 	f.begin(status)
 	f.settleBody(h)
-	if f.leave {
+	if f.before.used { // the connection is to be given up
 		h["Connection"] = []string{"close"} // on HTTP/2 net/http makes a GOAWAY of it
 	}
 	f.w.WriteHeader(status)

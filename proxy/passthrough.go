@@ -98,16 +98,12 @@ func (f *flight) helloOf() *helloConn {
 
 // findDirectory sets what the request is resolved with. A connection whose TLS ended here, before its tenant was changed to
 // passthrough, cannot be spliced any more. Its requests are served as they were when it began, and each answer asks for
-// the connection to be given up.
+// the connection to be given up. The change may come between any two looks at the record, so each look sees to that.
 func (f *flight) findDirectory() {
 	f.directory = f.s.cfg.Directory
-	c := f.helloOf()
-	if c == nil || c.entry == nil {
-		return
-	}
-	now, ok := f.directory.ByID(c.entry.Record.ID)
-	if ok && now.Scope == c.entry.Scope && now.Record.Mode == tenant.ModePassthrough {
-		f.directory, f.leave = before{f.directory, c.entry}, true
+	if c := f.helloOf(); c != nil && c.entry != nil && c.entry.Record.Mode != tenant.ModePassthrough {
+		f.before = before{Directory: f.directory, then: c.entry}
+		f.directory = &f.before
 	}
 }
 
@@ -115,30 +111,32 @@ func (f *flight) findDirectory() {
 type before struct {
 	Directory
 	then *tenant.Entry
+	used bool // that mode was told of, in place of passthrough
 }
 
 // ByHost implements Directory.
-func (b before) ByHost(host string) (*tenant.Entry, bool) {
+func (b *before) ByHost(host string) (*tenant.Entry, bool) {
 	e, ok := b.Directory.ByHost(host)
 	return b.as(e), ok
 }
 
 // ByKey implements Directory.
-func (b before) ByKey(h tenant.Hash) (*tenant.Entry, *tenant.Key, bool) {
+func (b *before) ByKey(h tenant.Hash) (*tenant.Entry, *tenant.Key, bool) {
 	e, k, ok := b.Directory.ByKey(h)
 	return b.as(e), k, ok
 }
 
 // ByID implements Directory.
-func (b before) ByID(id tenant.ID) (*tenant.Entry, bool) {
+func (b *before) ByID(id tenant.ID) (*tenant.Entry, bool) {
 	e, ok := b.Directory.ByID(id)
 	return b.as(e), ok
 }
 
-func (b before) as(e *tenant.Entry) *tenant.Entry {
+func (b *before) as(e *tenant.Entry) *tenant.Entry {
 	if e == nil || e.Scope != b.then.Scope || e.Record.Mode != tenant.ModePassthrough {
 		return e
 	}
+	b.used = true
 	r := *e.Record
 	r.Mode, r.Dedicated, r.Passthrough = b.then.Record.Mode, b.then.Record.Dedicated, nil
 	return &tenant.Entry{Record: &r, Scope: e.Scope}
