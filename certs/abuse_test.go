@@ -292,3 +292,20 @@ func TestMarkLeftBehind(t *testing.T) {
 		t.Errorf("%d marks, %d orders, revisions %d and %d, %v", future, s.issuer.attempts(host), before.Revision, after.Revision, err)
 	}
 }
+
+// TestColdNameCostsOneRead of the store: the record, and the key that opens it.
+func TestColdNameCostsOneRead(t *testing.T) {
+	s := newSite(t)
+	r := s.newReplica(nil)
+	e := r.tenant("a", nil)
+	serial := r.served("a."+base, "")
+	cold := s.stopped(nil)
+	cold.knows(e.Record)
+	before := cold.vault.reads.Load()
+	if got := cold.serial("a." + base); got != serial {
+		t.Errorf("served with %q", got)
+	}
+	if n := cold.vault.reads.Load() - before; n != 1 {
+		t.Errorf("%d reads", n)
+	}
+}

@@ -253,6 +253,17 @@ func (v *faultyVault) Get(ctx context.Context, o vault.Owner, key string) (vault
 	return v.Vault.Get(ctx, o, key)
 }
 
+func (v *faultyVault) GetWith(ctx context.Context, o vault.Owner, key, also string) (it, other vault.Item, err error) {
+	v.reads.Add(1)
+	if g := v.gate.Load(); g != nil {
+		<-*g
+	}
+	if err := v.fail.Load(); err != nil {
+		return it, other, *err
+	}
+	return v.Vault.GetWith(ctx, o, key, also)
+}
+
 func (v *faultyVault) Commit(ctx context.Context, o vault.Owner, b vault.Batch) (int64, error) {
 	for _, p := range []*atomic.Pointer[error]{&v.fail, &v.refuse} {
 		if err := p.Load(); err != nil {

@@ -62,35 +62,68 @@ func (v *Vault) Get(ctx context.Context, o vault.Owner, key string) (vault.Item,
 	if err != nil {
 		return vault.Item{}, err
 	}
-	kv, ok, err := v.get(ctx, o, k)
-	it, former := vaultItem(o, kv)
-	if err == nil && former {
-		ok, err = false, v.eraseFormer(ctx, o)
-	}
+	found, err := v.get(ctx, o, k)
 	if err != nil {
 		return vault.Item{}, fmt.Errorf("read %s of %s: %w", key, o.Segment(), err)
 	}
-	if !ok {
-		return vault.Item{}, fault.New(fault.NotFound, "there is no %s", key)
-	}
-	return it, it.Err
+	return v.itemOf(ctx, o, key, found[k])
 }
 
-// get reads a key, of a tenant together with the record that says that the tenant is the one that is meant.
-func (v *Vault) get(ctx context.Context, o vault.Owner, key string) (kv KV, ok bool, err error) {
+// GetWith returns one value as Get does, and of the same read another of the owner's. That is zero if it is not there.
+func (v *Vault) GetWith(ctx context.Context, o vault.Owner, key, also string) (it, other vault.Item, err error) {
+	k, err := vaultKey(o, key)
+	if err != nil {
+		return it, other, err
+	}
+	a, err := vaultKey(o, also)
+	if err != nil {
+		return it, other, err
+	}
+	found, err := v.get(ctx, o, k, a)
+	if err != nil {
+		return it, other, fmt.Errorf("read %s of %s: %w", key, o.Segment(), err)
+	}
+	if kv, ok := found[a]; ok {
+		var former bool
+		if other, former = vaultItem(o, kv); former {
+			other = vault.Item{}
+		}
+	}
+	it, err = v.itemOf(ctx, o, key, found[k])
+	return it, other, err
+}
+
+// itemOf returns what was read of a key, unless nothing was, or it is of a former tenant.
+func (v *Vault) itemOf(ctx context.Context, o vault.Owner, key string, kv KV) (vault.Item, error) {
+	none := fault.New(fault.NotFound, "there is no %s", key)
+	if kv.Key == "" {
+		return vault.Item{}, none
+	}
+	it, former := vaultItem(o, kv)
+	if !former {
+		return it, it.Err
+	}
+	if err := v.eraseFormer(ctx, o); err != nil {
+		return vault.Item{}, fmt.Errorf("read %s of %s: %w", key, o.Segment(), err)
+	}
+	return vault.Item{}, none
+}
+
+// get reads keys, of a tenant together with the record that says that the tenant is the one that is meant. Those that do not
+// exist are missing from the result.
+func (v *Vault) get(ctx context.Context, o vault.Owner, keys ...string) (map[string]KV, error) {
 	if o.Platform() {
-		return v.store.get(ctx, key)
+		return v.store.readKeys(ctx, keys...)
 	}
 	x := recordKey(o.Scope().ID())
-	found, err := v.store.readKeys(ctx, x, key)
+	found, err := v.store.readKeys(ctx, append([]string{x}, keys...)...)
 	if err != nil {
-		return KV{}, false, err
+		return nil, err
 	}
 	if !isOf(found[x], o.Scope().UID()) {
-		return KV{}, false, ownerGone(o)
+		return nil, ownerGone(o)
 	}
-	kv, ok = found[key]
-	return kv, ok, nil
+	return found, nil
 }
 
 // List returns up to limit values whose keys lie below prefix, which is whole segments ("" is all of the owner's), sorted,

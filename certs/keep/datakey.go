@@ -54,6 +54,28 @@ func (k *Keeper) readKey(ctx context.Context, o vault.Owner) (*dataKey, error) {
 	return d, nil
 }
 
+// pairGetter reads two values at once. *registry.Vault is one.
+type pairGetter interface {
+	GetWith(ctx context.Context, o vault.Owner, key, also string) (it, other vault.Item, err error)
+}
+
+// getWithKey returns a value. The owner's data key comes with it, unless it is in memory, so that a cold name costs one read. One
+// that does not open is left to whoever asks for it.
+func (k *Keeper) getWithKey(ctx context.Context, o vault.Owner, key string) (vault.Item, error) {
+	both, ok := k.vault.(pairGetter)
+	if !ok || k.keys.Contains(o) {
+		return k.vault.Get(ctx, o, key)
+	}
+	it, dek, err := both.GetWith(ctx, o, key, keyData)
+	if err != nil || dek.Err != nil || dek.Revision == 0 {
+		return it, err
+	}
+	if d, failed := k.unwrap(o, dek.Value); failed == nil {
+		k.keys.Add(o, &dataKey{d, dek.Revision})
+	}
+	return it, nil
+}
+
 // unwrap opens a stored data key. With another key-encryption key the error is a *seal.WrongKEKError, which says what to do.
 func (k *Keeper) unwrap(o vault.Owner, value []byte) (*seal.DataKey, error) {
 	var s storedKey

@@ -52,7 +52,7 @@ func (k *Keeper) Load(ctx context.Context, o vault.Owner, host string) (*Host, e
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	it, err := k.vault.Get(ctx, o, key)
+	it, err := k.getWithKey(ctx, o, key)
 	if err != nil {
 		return nil, fmt.Errorf("load the certificate of %s: %w", host, err)
 	}

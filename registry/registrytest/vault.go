@@ -64,6 +64,14 @@ func testVault(t *testing.T, b Backend) {
 			it.Modified.Before(before) || it.Modified.After(time.Now().Add(time.Second)) {
 			t.Errorf("Get: %+v, %v; want the revision %d", it, err, rev)
 		}
+		it, also, err := other.Vault().GetWith(t.Context(), o, "host/b.example.com", "host/a.example.com")
+		if err != nil || string(it.Value) != "two" || string(also.Value) != "one" || also.Revision != rev {
+			t.Errorf("GetWith: %+v, %+v, %v", it, also, err)
+		}
+		it, also, err = other.Vault().GetWith(t.Context(), o, "host/b.example.com", "none")
+		if err != nil || string(it.Value) != "two" || also.Revision != 0 {
+			t.Errorf("GetWith nothing: %+v, %+v, %v", it, also, err)
+		}
 		swap := func(rev int64, value string) error {
 			_, err := other.Vault().Commit(t.Context(), o, vault.Batch{
 				If:   []vault.Compare{{Key: "host/a.example.com", Revision: rev}},
@@ -337,6 +345,17 @@ func testVaultFormer(t *testing.T, b Backend) {
 	wantKept(t, "of the second tenant", r, o, "")
 	_, err := r.Vault().Get(t.Context(), o, "dek")
 	WantKind(t, "Get of the former one's", err, fault.NotFound)
+	o = anew("between")
+	Keep(t, r, o, "h/a", "between")
+	o = anew("second")
+	_, also, err := r.Vault().GetWith(t.Context(), o, "none", "h/a")
+	if WantKind(t, "GetWith of nothing", err, fault.NotFound); also.Revision != 0 {
+		t.Errorf("GetWith: a former tenant's %+v", also)
+	}
+	_, also, err = r.Vault().GetWith(t.Context(), o, "h/a", "h/a")
+	if WantKind(t, "GetWith of the former one's", err, fault.NotFound); also.Revision != 0 {
+		t.Errorf("GetWith: a former tenant's %+v", also)
+	}
 	_, err = r.Vault().Commit(t.Context(), o, vault.Batch{If: []vault.Compare{{Key: "dek"}}, Puts: []vault.Put{{Key: "dek", Value: []byte("second")}}})
 	if err != nil {
 		t.Errorf("the second tenant makes its own: %v", err)
