@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -81,18 +79,26 @@ func (l *look) obtain(ctx context.Context) (got *pair, err error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	files := l.m.cfg.Keeper.Storage(l.plan.owner)
+	open, err := l.m.findOrder(ctx, files, l.host, l.plan.directory)
 	if err != nil {
 		return nil, err
 	}
-	chain, err := l.m.cfg.ACME.Obtain(ctx, acme.Order{
-		Account: account, Accounts: l.m.cfg.Keeper.Storage(owner), Tokens: l.m.cfg.Keeper.Storage(l.plan.owner),
-		Names: []string{l.host}, Key: key, Replaces: l.replaces(),
-	})
+	order := acme.Order{
+		Account: account, Accounts: l.m.cfg.Keeper.Storage(owner), Tokens: files, Names: []string{l.host}, Replaces: l.replaces(),
+		Key: open.key, Resume: open.URL,
+		Begun: func(ctx context.Context, url string) error { return l.m.keepOrder(ctx, files, l.host, open, url) },
+	}
+	chain, err := l.m.cfg.ACME.Obtain(ctx, order)
 	if err != nil {
 		return nil, err
 	}
-	return l.m.checkObtained(chain, key, l.host)
+	got, err = l.m.checkObtained(chain, open.key, l.host)
+	if err == nil && open.URL != "" && l.h.Fingerprint == fingerprint(got.chain[0].Raw) { // it was stored, and then forgotten to be forgotten
+		l.m.dropOrder(ctx, files, l.host)
+		return nil, &acme.Error{Code: acme.CodeInternal, Detail: "what was left of an earlier order is cleared away: the next attempt places a new one"}
+	}
+	return got, err
 }
 
 // replaces is the certificate that the new one follows, if the same server issued it.
@@ -223,6 +229,7 @@ func (l *look) succeeded(ctx context.Context, got *pair, entry *audit.Entry) err
 		return err
 	}
 	l.m.troubles.Remove(l.key)
+	l.m.dropOrder(ctx, l.m.cfg.Keeper.Storage(l.plan.owner), l.host)
 	l.m.cfg.Logger.Info("a certificate was obtained", "host", l.host, "tenant", l.due.Owner, "directory", l.plan.directory,
 		"serial", h.Serial, "not_after", h.NotAfter)
 	return nil

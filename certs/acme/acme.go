@@ -104,6 +104,11 @@ type Order struct {
 	// Replaces is the certificate that this one follows (RFC 9773 §5), which spares rate limits at servers that know of it;
 	// nil = none.
 	Replaces *x509.Certificate
+	// Resume is the URL of an order that was begun with Key, of which nobody knows what became; "" = none. It is finished, if the
+	// server still has it, so that nothing is issued twice for a process that ended in between.
+	Resume string
+	// Begun is told the URL of the order before the server is asked to issue. Its error ends the order. nil = nobody is told.
+	Begun func(ctx context.Context, order string) error
 }
 
 func (o *Order) validate(e *Engine) error {

@@ -39,8 +39,17 @@ func (c *call) obtain(ctx context.Context, o Order) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Resume != "" {
+		if chains, err := c.resume(ctx, o, params); err != nil || chains != nil {
+			return c.chosen(chains, o, err)
+		}
+	}
 	c.client.ChallengeSolvers = c.solvers(o)
 	chains, err := c.order(ctx, o, params)
+	return c.chosen(chains, o, err)
+}
+
+func (c *call) chosen(chains []acme.Certificate, o Order, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +69,14 @@ func (c *call) parameters(o Order) (acmez.OrderParameters, error) {
 		return params, &Error{Code: CodeInternal, Detail: "the request cannot be made", Err: err}
 	}
 	params.Profile = o.Account.Profile
+	if o.Begun != nil {
+		params.CSR = telling{params.CSR, func(ctx context.Context) error {
+			if url := c.tr.order(); url != "" { // else it is one that is resumed
+				return o.Begun(ctx, url)
+			}
+			return nil
+		}}
+	}
 	if c.dir.RenewalInfo != "" { // RFC 9773 §5: only servers that know of it
 		params.Replaces = o.Replaces
 	}

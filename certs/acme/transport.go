@@ -44,6 +44,7 @@ type transport struct {
 	answers  int64         // bytes of all answers
 	status   int           // of the last answer
 	url      string        // of the last request
+	created  string        // Location of the last 201
 	wait     time.Duration // that the server asked for with 429 or 503
 	until    time.Time     // when that is over
 }
@@ -123,6 +124,9 @@ func (t *transport) note(resp *http.Response) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.status = resp.StatusCode
+	if resp.StatusCode == http.StatusCreated {
+		t.created = resp.Header.Get("Location")
+	}
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusServiceUnavailable && ok && d > 0:
 		t.wait, t.until = d, t.now().Add(d)
@@ -141,6 +145,13 @@ func (t *transport) last() (url string, status int, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.url, t.status, t.wait
+}
+
+// order returns the URL of the order that was made last.
+func (t *transport) order() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.created
 }
 
 func canned(r *http.Request, body []byte) *http.Response {

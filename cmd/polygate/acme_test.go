@@ -335,6 +335,31 @@ func TestKillDuringOrder(t *testing.T) {
 	}
 }
 
+// TestKillAfterIssuing kills the gateway when the ACME server has issued and the gateway has not fetched or stored it yet: after
+// a restart the order is finished, and none is issued twice.
+func TestKillAfterIssuing(t *testing.T) {
+	const tenants = 8
+	a := newACMEGateway(t, acmetest.Options{}, tenantsFile(tenants, ""), "")
+	a.start()
+	for deadline := time.Now().Add(30 * time.Second); len(a.acme.Issued()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is issued")
+		}
+	}
+	a.kill()
+	before := len(a.acme.Issued())
+	a.start()
+	a.awaitCertificates(60*time.Second, hostsOf(tenants)...)
+	resumed := 0
+	for name, n := range a.acme.Issued() {
+		if n != 1 {
+			t.Errorf("%s: %d certificates were issued, want 1", name, n)
+		}
+		resumed++
+	}
+	t.Logf("%d of %d had been issued when the gateway was killed", before, resumed)
+}
+
 // TestX09IssuerTrouble: an ACME server that refuses half of all nonces, and then is away, costs no handshake anything: the old
 // certificate is served, a new one comes within a minute once the server answers, and the tenant's status says what is wrong.
 func TestX09IssuerTrouble(t *testing.T) {
