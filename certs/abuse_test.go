@@ -309,3 +309,17 @@ func TestColdNameCostsOneRead(t *testing.T) {
 		t.Errorf("%d reads", n)
 	}
 }
+
+// TestRenewalDespiteItsQuestion: an answer about renewal that makes the library panic keeps no certificate from being renewed.
+func TestRenewalDespiteItsQuestion(t *testing.T) {
+	s := newSite(t)
+	r := s.newReplica(nil)
+	r.tenant("a", nil)
+	first := r.served("a."+base, "")
+	s.issuer.infoPanics.Store(true)
+	s.pass(s.issuer.life * 3 / 4)
+	r.served("a."+base, first)
+	if s.issuer.infos.Load() == 0 {
+		t.Error("the issuer was not asked")
+	}
+}

@@ -300,6 +300,7 @@ type stagedIssuer struct {
 	begin      atomic.Pointer[func(ctx context.Context, o acme.Order) error]
 	window     atomic.Pointer[[2]time.Time]
 	infos      atomic.Int64
+	infoPanics atomic.Bool
 	mu         sync.Mutex
 	orders     map[string]int // guarded by mu: issued, by name
 	tried      map[string]int // guarded by mu
@@ -442,6 +443,9 @@ func (s *stagedIssuer) Revoke(_ context.Context, _ tenant.ACME, _ certmagic.Stor
 
 func (s *stagedIssuer) RenewalInfo(context.Context, tenant.ACME, *x509.Certificate) (start, end, again time.Time, err error) {
 	s.infos.Add(1)
+	if s.infoPanics.Load() {
+		panic("boom")
+	}
 	w := s.window.Load()
 	if w == nil {
 		return start, end, again, errors.New("not offered")

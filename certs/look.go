@@ -20,6 +20,7 @@ const (
 	goneGrace   = time.Hour        // a host that its tenant does not have any more keeps its record for so long: this index may be behind
 	infoEvery   = 24 * time.Hour   // between questions to an issuer for the window of renewal
 	infoLeast   = time.Hour        //
+	infoTimeout = time.Minute      // of one such question
 	lookTimeout = 15 * time.Minute // of a whole look, with its order
 )
 
@@ -220,7 +221,7 @@ func (l *look) askInfo(ctx context.Context, now time.Time) {
 	if err != nil {
 		return
 	}
-	start, end, again, err := l.m.cfg.ACME.RenewalInfo(ctx, account, leaf)
+	start, end, again, err := l.m.renewalInfo(ctx, account, leaf)
 	if err != nil {
 		l.m.cfg.Logger.Debug("the issuer says nothing of renewal", "host", l.host, "error", err)
 		return
@@ -231,6 +232,14 @@ func (l *look) askInfo(ctx context.Context, now time.Time) {
 	if l.h.RenewAt.Before(start) || l.h.RenewAt.After(end) { // else it was picked from this window already
 		l.h.RenewAt = pickWindow(start, end, l.h.NotBefore, l.h.NotAfter, chance())
 	}
+}
+
+// renewalInfo asks, for a while only: what is due of the host waits, and is done whatever comes of it, a panic too.
+func (m *Manager) renewalInfo(ctx context.Context, account tenant.ACME, leaf *x509.Certificate) (start, end, again time.Time, err error) {
+	defer caught(&err)
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
+	defer cancel()
+	return m.cfg.ACME.RenewalInfo(ctx, account, leaf)
 }
 
 func leafOf(chain []byte) (*x509.Certificate, error) {
