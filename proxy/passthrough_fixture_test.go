@@ -297,10 +297,10 @@ func (f *front) outcomes() (list []string) {
 
 // proxied reads PROXY protocol headers.
 func proxied(l net.Listener) net.Listener {
-	return &proxyproto.Listener{Listener: l, Policy: requireProxy}
+	return &proxyproto.Listener{Listener: l, ConnPolicy: requireProxy}
 }
 
-func requireProxy(net.Addr) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }
+func requireProxy(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }
 
 // chopped is a connection that sends its first write, a ClientHello, in another form.
 type chopped struct {

@@ -124,7 +124,7 @@ func ownTLSGateway(t *testing.T, cert tls.Certificate, users *testCA, behindProx
 		s.TLS.ClientCAs, s.TLS.ClientAuth = users.pool(), tls.RequireAndVerifyClientCert
 	}
 	if behindProxy {
-		s.Listener = &proxyproto.Listener{Listener: s.Listener, Policy: func(net.Addr) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}
+		s.Listener = &proxyproto.Listener{Listener: s.Listener, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}
 	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
