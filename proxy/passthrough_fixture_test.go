@@ -300,7 +300,9 @@ func proxied(l net.Listener) net.Listener {
 	return &proxyproto.Listener{Listener: l, ConnPolicy: requireProxy}
 }
 
-func requireProxy(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }
+func requireProxy(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+	return proxyproto.REQUIRE, nil
+}
 
 // chopped is a connection that sends its first write, a ClientHello, in another form.
 type chopped struct {
