@@ -287,11 +287,11 @@ func (m *Manager) decode(h *keep.Host) (*served, error) {
 	}
 	leaf, err := x509.ParseCertificate(list[0].Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("the stored leaf: %w: %w", keep.ErrDamaged, err)
+		return nil, fmt.Errorf("the stored leaf: %w: %w", vault.ErrDamaged, err)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(h.Key)
 	if err != nil {
-		return nil, fmt.Errorf("the stored key: %w", keep.ErrDamaged)
+		return nil, fmt.Errorf("the stored key: %w", vault.ErrDamaged)
 	}
 	cert := &tls.Certificate{PrivateKey: key, Certificate: make([][]byte, len(list))}
 	for i, b := range list {
@@ -301,7 +301,7 @@ func (m *Manager) decode(h *keep.Host) (*served, error) {
 		}
 	}
 	if k, ok := key.(crypto.Signer); !ok || !samePublic(k.Public(), leaf.PublicKey) {
-		return nil, fmt.Errorf("chain and key do not belong together: %w", keep.ErrDamaged)
+		return nil, fmt.Errorf("chain and key do not belong together: %w", vault.ErrDamaged)
 	}
 	return &served{cert: cert, notBefore: h.NotBefore, notAfter: h.NotAfter, serial: leaf.SerialNumber.Text(16)}, nil
 }
@@ -413,7 +413,7 @@ func (m *Manager) loadWildcard(now time.Time) (*resident, error) {
 
 // heal has a certificate ordered anew whose record is damaged.
 func (m *Manager) heal(host string, r *resident, err error) {
-	if r.plan.ordered && errors.Is(err, keep.ErrDamaged) {
+	if r.plan.ordered && errors.Is(err, vault.ErrDamaged) {
 		m.enqueue(host, r.entry, r.plan)
 	}
 }

@@ -289,4 +289,4 @@ func (m *Manager) openAccount(e *tenant.Entry, a tenant.ACME) (tenant.ACME, erro
 }
 
 func isNotFound(err error) bool { return fault.Is(err, fault.NotFound) }
-func isDamaged(err error) bool  { return errors.Is(err, keep.ErrDamaged) }
+func isDamaged(err error) bool  { return errors.Is(err, vault.ErrDamaged) }

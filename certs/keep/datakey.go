@@ -80,14 +80,14 @@ func (k *Keeper) getWithKey(ctx context.Context, o vault.Owner, key string) (vau
 func (k *Keeper) unwrap(o vault.Owner, value []byte) (*seal.DataKey, error) {
 	var s storedKey
 	if err := json.Unmarshal(value, &s); err != nil {
-		return nil, fmt.Errorf("%w: restore the registry from a backup (%w)", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: restore the registry from a backup (%w)", vault.ErrDamaged, err)
 	}
 	if err := checkVersion(s.V); err != nil {
 		return nil, err
 	}
 	b, err := k.kek.Unwrap(s.Key, place(o, keyData)...)
 	if errors.Is(err, seal.ErrOpen) {
-		return nil, fmt.Errorf("%w: restore the registry from a backup (%w)", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: restore the registry from a backup (%w)", vault.ErrDamaged, err)
 	}
 	if err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func (k *Keeper) open(ctx context.Context, o vault.Owner, key string, sealed []b
 		return k.open(ctx, o, key, sealed)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s of %s: %w: %w", key, o.Segment(), ErrDamaged, err)
+		return nil, fmt.Errorf("%s of %s: %w: %w", key, o.Segment(), vault.ErrDamaged, err)
 	}
 	return plain, nil
 }

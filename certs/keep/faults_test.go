@@ -118,14 +118,14 @@ func TestOuterDamage(t *testing.T) {
 		}
 	}
 	plant("{")
-	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, keep.ErrDamaged) {
+	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, vault.ErrDamaged) {
 		t.Errorf("Load of a damaged value: %v", err)
 	}
 	if err := k.Remove(ctx, o, "b.test", 0, nil); err != nil {
 		t.Errorf("Remove of a damaged value: %v", err)
 	}
 	plant(`{"v":3}`)
-	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, keep.ErrNewer) || errors.Is(err, keep.ErrDamaged) {
+	if _, err := k.Load(ctx, o, "b.test"); !errors.Is(err, vault.ErrNewer) || errors.Is(err, vault.ErrDamaged) {
 		t.Errorf("Load of a newer value: %v", err)
 	}
 	if err := k.Remove(ctx, o, "b.test", 0, nil); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/vault"
 )
 
 // Bounds of a record.
@@ -117,13 +118,13 @@ func (h *Host) encode(sealed []byte) ([]byte, error) {
 func decodeHost(host string, b []byte) (h *Host, sealed []byte, err error) {
 	r := record{Host: new(Host)}
 	if err := json.Unmarshal(b, &r); err != nil || r.Host == nil {
-		return nil, nil, fmt.Errorf("%w (%w)", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w (%w)", vault.ErrDamaged, err)
 	}
 	if err := checkVersion(r.V); err != nil {
 		return nil, nil, err
 	}
 	if r.Host.Host != host {
-		return nil, nil, fmt.Errorf("it is of another host: %w", ErrDamaged)
+		return nil, nil, fmt.Errorf("it is of another host: %w", vault.ErrDamaged)
 	}
 	h = r.Host
 	h.Chain = []byte(r.Chain)

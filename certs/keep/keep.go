@@ -34,17 +34,13 @@ const (
 	maxTurns     = 8    // how often a change is tried again when others were faster
 )
 
-// The errors for which a program has an answer of its own.
-var (
-	// ErrDamaged is in the error for a value that does not open or cannot be read. It stays as it is: Save without
-	// IfRevision, Store, Remove and Delete replace or remove it.
-	ErrDamaged = vault.ErrDamaged
-	// ErrNewer is in the error for a value of a version after the next.
-	ErrNewer = vault.ErrNewer
-	// ErrKeyLost is in the error for an owner that has sealed values but no data key any more. No new one is made over them.
-	ErrKeyLost = errors.New("the data key is gone although values sealed with it are there: restore the registry from a backup, " +
-		"or remove everything that is stored under this owner")
-)
+// ErrKeyLost is in the error for an owner that has sealed values but no data key any more. No new one is made over them.
+//
+// The others for which a program has an answer of its own are vault.ErrDamaged, for a value that does not open or cannot be read
+// (it stays as it is: Save without IfRevision, Store, Remove and Delete replace or remove it), and vault.ErrNewer, for a value of a
+// version after the next.
+var ErrKeyLost = errors.New("the data key is gone although values sealed with it are there: restore the registry from a backup, " +
+	"or remove everything that is stored under this owner")
 
 // Vault is what is asked of the registry. Its errors are faults: NotFound for a key or a tenant that is not there (or that
 // was made again: another UID), PreconditionFailed for a condition that does not hold, Conflict wrapping vault.ErrFenced for
@@ -93,9 +89,9 @@ func ended(ctx context.Context) error {
 func checkVersion(v int) error {
 	switch {
 	case v < 1:
-		return fmt.Errorf("it has no version: %w", ErrDamaged)
+		return fmt.Errorf("it has no version: %w", vault.ErrDamaged)
 	case v > version+1:
-		return fmt.Errorf("it has version %d, and this one reads up to %d: %w", v, version+1, ErrNewer)
+		return fmt.Errorf("it has version %d, and this one reads up to %d: %w", v, version+1, vault.ErrNewer)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/vault"
 )
 
 func sample(chain int) *Host {
@@ -85,7 +86,7 @@ func FuzzDecodeHost(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, sealed, err := decodeHost("a.test", b)
 		if err != nil {
-			if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {
+			if !errors.Is(err, vault.ErrDamaged) && !errors.Is(err, vault.ErrNewer) {
 				t.Fatalf("an error of no kind: %v", err)
 			}
 			return

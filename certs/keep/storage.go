@@ -169,13 +169,13 @@ func (k *Keeper) openFile(ctx context.Context, o vault.Owner, key string, value 
 func decodeFile(b []byte) (file, error) {
 	var f file
 	if err := json.Unmarshal(b, &f); err != nil {
-		return f, fmt.Errorf("%w: delete it (%w)", ErrDamaged, err)
+		return f, fmt.Errorf("%w: delete it (%w)", vault.ErrDamaged, err)
 	}
 	if err := checkVersion(f.V); err != nil {
 		return f, err
 	}
 	if len(f.Sealed) < sealOverhead {
-		return f, fmt.Errorf("%w: delete it", ErrDamaged)
+		return f, fmt.Errorf("%w: delete it", vault.ErrDamaged)
 	}
 	return f, nil
 }

@@ -186,7 +186,7 @@ func decodeRing(b []byte) (ring, error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
-		return ring{}, fmt.Errorf("%w (%w)", ErrDamaged, err)
+		return ring{}, fmt.Errorf("%w (%w)", vault.ErrDamaged, err)
 	}
 	if err := checkVersion(r.V); err != nil {
 		return ring{}, err
@@ -199,7 +199,7 @@ func decodeRing(b []byte) (ring, error) {
 	}
 	for _, t := range r.Keys {
 		if len(t.Key) != 32 {
-			return ring{}, fmt.Errorf("a key of %d bytes: %w", len(t.Key), ErrDamaged)
+			return ring{}, fmt.Errorf("a key of %d bytes: %w", len(t.Key), vault.ErrDamaged)
 		}
 	}
 	return r, nil

@@ -180,7 +180,7 @@ func testHostBad(t *testing.T, w *World) {
 	wantKind(t, "Save of too large a record", a.Save(t.Context(), w.T1, big, keep.SaveOptions{}), fault.TooLarge)
 	newer := host("a.test", "key")
 	newer.V = 3
-	wantIs(t, "Save of a version after the next", a.Save(t.Context(), w.T1, newer, keep.SaveOptions{}), keep.ErrNewer)
+	wantIs(t, "Save of a version after the next", a.Save(t.Context(), w.T1, newer, keep.SaveOptions{}), vault.ErrNewer)
 	_, err := a.Load(t.Context(), w.T1, "a.test")
 	wantKind(t, "Load after refused Saves", err, fault.NotFound)
 }

@@ -82,7 +82,7 @@ func testMoved(t *testing.T, w *World) {
 		},
 		"the data key of another": func() error { return w.foreignKey(t) },
 	} {
-		wantIs(t, "a value moved to "+what, f(), keep.ErrDamaged)
+		wantIs(t, "a value moved to "+what, f(), vault.ErrDamaged)
 	}
 	wantFile(t, s, "f", "value")
 }
@@ -106,7 +106,7 @@ func testDamaged(t *testing.T, w *World) {
 	for i, v := range [][]byte{{}, []byte("x"), []byte("{}"), []byte("null"), []byte(`{"v":0}`), good[:len(good)/2], flip(good, `"key":"`)} {
 		w.plant(t, w.T1, "h/a.test", v)
 		_, err := b.Load(t.Context(), w.T1, "a.test")
-		wantIs(t, fmt.Sprintf("Load of damage %d", i), err, keep.ErrDamaged)
+		wantIs(t, fmt.Sprintf("Load of damage %d", i), err, vault.ErrDamaged)
 	}
 	mustSave(t, a, w.T1, host("a.test", "new"), keep.SaveOptions{})
 	mustLoad(t, b, w.T1, "a.test")
@@ -117,7 +117,7 @@ func testDamaged(t *testing.T, w *World) {
 	file := w.raw(t, w.T1, "s/f").Value
 	for i, v := range [][]byte{{}, []byte("x"), []byte("{}"), []byte(`{"v":1}`), flip(file, `"s":"`)} {
 		w.plant(t, w.T1, "s/f", v)
-		if _, err := s.Load(t.Context(), "f"); !errors.Is(err, keep.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.Load(t.Context(), "f"); !errors.Is(err, vault.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Load of a damaged file %d: got %v, want ErrDamaged", i, err)
 		}
 	}
@@ -126,7 +126,7 @@ func testDamaged(t *testing.T, w *World) {
 	dek := w.raw(t, w.T1, "dek").Value
 	for _, v := range [][]byte{[]byte("x"), []byte(`{"v":1}`), flip(dek, `"k":"`)} {
 		w.plant(t, w.T1, "dek", v)
-		w.wantUnopened(t, keep.New(w.B, w.KEK, nil), keep.ErrDamaged)
+		w.wantUnopened(t, keep.New(w.B, w.KEK, nil), vault.ErrDamaged)
 		if got := w.raw(t, w.T1, "dek").Value; !bytes.Equal(got, v) {
 			t.Error("the damaged data key was replaced")
 		}
@@ -252,12 +252,12 @@ func testX41(t *testing.T, w *World) {
 	w.plant(t, reborn, "h/a.test", record)
 	w.plant(t, reborn, "s/f", file)
 	_, err = a.Load(t.Context(), reborn, "a.test")
-	wantIs(t, "Load of the old one's record", err, keep.ErrDamaged)
+	wantIs(t, "Load of the old one's record", err, vault.ErrDamaged)
 	_, err = a.Storage(reborn).Load(t.Context(), "f")
-	wantIs(t, "Load of the old one's file", err, keep.ErrDamaged)
+	wantIs(t, "Load of the old one's file", err, vault.ErrDamaged)
 	w.plant(t, reborn, "dek", dek)
 	_, err = keep.New(w.B, w.KEK, nil).Storage(reborn).Load(t.Context(), "f")
-	wantIs(t, "Load with the old one's data key", err, keep.ErrDamaged)
+	wantIs(t, "Load with the old one's data key", err, vault.ErrDamaged)
 }
 
 // The next version is read, and what it wrote is kept by a change of this one; the one after that is neither read nor lost.
@@ -283,7 +283,7 @@ func testVersions(t *testing.T, w *World) {
 	mustLoad(t, a, w.T1, "a.test")
 	w.plant(t, w.T1, "h/a.test", bytes.Replace(v, []byte(`{"v":1,`), []byte(`{"v":3,`), 1))
 	_, err := a.Load(t.Context(), w.T1, "a.test")
-	wantIs(t, "Load of the version after the next", err, keep.ErrNewer)
+	wantIs(t, "Load of the version after the next", err, vault.ErrNewer)
 
 	store(t, a.Storage(w.T1), "f", "value")
 	f, dek := w.raw(t, w.T1, "s/f").Value, w.raw(t, w.T1, "dek").Value
@@ -295,7 +295,7 @@ func testVersions(t *testing.T, w *World) {
 	wantFile(t, keep.New(w.B, w.KEK, nil).Storage(w.T1), "f", "value")
 	w.plant(t, w.T1, "s/f", newer(f, "3"))
 	_, err = a.Storage(w.T1).Load(t.Context(), "f")
-	wantIs(t, "Load of a file of the version after the next", err, keep.ErrNewer)
+	wantIs(t, "Load of a file of the version after the next", err, vault.ErrNewer)
 	w.plant(t, w.T1, "dek", newer(dek, "3"))
-	wantIs(t, "Store with a data key of the version after the next", keep.New(w.B, w.KEK, nil).Storage(w.T1).Store(t.Context(), "f", nil), keep.ErrNewer)
+	wantIs(t, "Store with a data key of the version after the next", keep.New(w.B, w.KEK, nil).Storage(w.T1).Store(t.Context(), "f", nil), vault.ErrNewer)
 }

@@ -209,7 +209,7 @@ func testLockPaused(t *testing.T, w *World) {
 	w.Resume()
 	wantIs(t, "Store by the stopped holder", a.Store(t.Context(), "f", []byte("late")), vault.ErrFenced)
 	wantIs(t, "Delete by the stopped holder", a.Delete(t.Context(), "f"), vault.ErrFenced)
-	if err := a.Store(t.Context(), "f", nil); !fault.Is(err, fault.Conflict) || errors.Is(err, keep.ErrDamaged) {
+	if err := a.Store(t.Context(), "f", nil); !fault.Is(err, fault.Conflict) || errors.Is(err, vault.ErrDamaged) {
 		t.Errorf("Store by the stopped holder: got %v, want a conflict", err)
 	}
 	wantFile(t, a, "f", "of b")

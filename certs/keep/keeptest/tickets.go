@@ -84,7 +84,7 @@ func testTicketsDamaged(t *testing.T, w *World) {
 	for _, v := range [][]byte{[]byte("x"), []byte(`{"v":1}`), flip(good, `"s":"`)} {
 		w.plant(t, vault.Owner{}, "tickets", v)
 		_, err := b.TicketKeys(t.Context(), start.Add(10*day), day)
-		wantIs(t, "TicketKeys over damage", err, keep.ErrDamaged)
+		wantIs(t, "TicketKeys over damage", err, vault.ErrDamaged)
 		if got := w.raw(t, vault.Owner{}, "tickets").Value; !bytes.Equal(got, v) {
 			t.Error("the damaged keys were replaced")
 		}
@@ -103,5 +103,5 @@ func testTicketsNewer(t *testing.T, w *World) {
 	tickets(t, a, start, day)
 	w.plant(t, vault.Owner{}, "tickets", bytes.Replace(v, []byte(`{"v":1,`), []byte(`{"v":3,`), 1))
 	_, err := a.TicketKeys(t.Context(), start, day)
-	wantIs(t, "TicketKeys of the version after the next", err, keep.ErrNewer)
+	wantIs(t, "TicketKeys of the version after the next", err, vault.ErrNewer)
 }
