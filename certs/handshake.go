@@ -14,6 +14,7 @@ import (
 
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/internal/vault"
 )
 
 // acmeALPN is the protocol of the tls-alpn-01 challenge (RFC 8737).

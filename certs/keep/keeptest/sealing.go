@@ -13,6 +13,7 @@ import (
 	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/vault"
 )
 
 // Nothing secret is in the store in the clear, also not in base64 at any alignment.
