@@ -30,12 +30,9 @@ func (m *Manager) Revoke(ctx context.Context, e *tenant.Entry, host string, reas
 	if !slices.Contains([]int{0, 1, 3, 4, 5}, reason) {
 		return none, fault.New(fault.Invalid, "reason %d: use 0 (unspecified), 1 (key compromised), 3 (affiliation changed), 4 (superseded) or 5 (operation ceased)", reason)
 	}
-	lock, ok, err := m.cfg.Vault.TryLock(ctx, lockName(p.owner, host))
+	lock, err := m.lockHost(ctx, p, host)
 	if err != nil {
 		return none, err
-	}
-	if !ok {
-		return none, fault.New(fault.Conflict, "a certificate is being ordered for %s at this moment: try again", host).After(5 * time.Second)
 	}
 	defer m.unlock(ctx, lock)
 	var old keep.Host
@@ -117,4 +114,23 @@ func (m *Manager) orderNow(ctx context.Context, host string, p plan, c tenant.Ce
 	m.changed(host, p)
 	c.Revision = h.Revision
 	return c, nil
+}
+
+// revokePatience is how long a revocation waits for an order of the host that is about to end.
+const revokePatience = 3 * time.Second
+
+// lockHost takes the lock under which a host's certificate is ordered.
+func (m *Manager) lockHost(ctx context.Context, p plan, host string) (vault.Lock, error) {
+	for deadline := time.Now().Add(revokePatience); ; {
+		lock, ok, err := m.cfg.Vault.TryLock(ctx, lockName(p.owner, host))
+		if err != nil || ok {
+			return lock, err
+		}
+		if time.Now().After(deadline) {
+			return lock, fault.New(fault.Conflict, "a certificate is being ordered for %s at this moment: try again", host).After(5 * time.Second)
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return lock, fault.From(ctx.Err())
+		}
+	}
 }
