@@ -121,7 +121,8 @@ const revokePatience = 3 * time.Second
 
 // lockHost takes the lock under which a host's certificate is ordered.
 func (m *Manager) lockHost(ctx context.Context, p plan, host string) (vault.Lock, error) {
-	for deadline := time.Now().Add(revokePatience); ; {
+	deadline := time.Now().Add(revokePatience)
+	for wait := 50 * time.Millisecond; ; wait *= 2 { // each look may cost the store a read, and callers choose how many wait
 		lock, ok, err := m.cfg.Vault.TryLock(ctx, lockName(p.owner, host))
 		if err != nil || ok {
 			return lock, err
@@ -129,7 +130,7 @@ func (m *Manager) lockHost(ctx context.Context, p plan, host string) (vault.Lock
 		if time.Now().After(deadline) {
 			return lock, fault.New(fault.Conflict, "a certificate is being ordered for %s at this moment: try again", host).After(5 * time.Second)
 		}
-		if !pause(ctx, 50*time.Millisecond) {
+		if !pause(ctx, wait) {
 			return lock, fault.From(ctx.Err())
 		}
 	}

@@ -68,29 +68,7 @@ func plainName(s string) bool {
 	return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// without returns err, or, should it quote the pair, an error of its kind that does not. Whoever checks a key should not put
-// it in an error; but errors go to the caller and to the log, and one mistake would be enough.
+// without returns err without what it may quote of the pair.
 func (p pairBody) without(err error) error {
-	if err == nil || !quotes(err.Error(), p.Key) && !quotes(err.Error(), p.Chain) {
-		return err
-	}
-	e := fault.From(err)
-	return fault.New(e.Kind, "chain or key is not what it should be; what is wrong would show the key, so it is not told").After(e.RetryAfter)
-}
-
-// quotes says whether a text holds a part of PEM, of some 30 characters or more.
-func quotes(text, pem string) bool {
-	const piece = 16
-	for line := range strings.Lines(pem) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "-----") {
-			continue
-		}
-		for ; len(line) >= piece; line = line[piece:] {
-			if strings.Contains(text, line[:piece]) {
-				return true
-			}
-		}
-	}
-	return false
+	return fault.Hide(err, "chain or key is not what it should be; what is wrong would show the key, so it is not told", p.Key, p.Chain)
 }

@@ -285,29 +285,7 @@ func discreet(err error) error {
 	return fault.New(fault.Invalid, "the body is not a JSON object with chain and key, each once, as PEM in a string")
 }
 
-// without returns err, or, should it quote the pair, an error of its kind that does not. Whoever checks a key should not put
-// it in an error; but errors go to the caller and to the log, and one mistake would be enough.
+// without returns err without what it may quote of the key.
 func (p CertificateRequest) without(err error) error {
-	if err == nil || !quotes(err.Error(), p.Key) {
-		return err
-	}
-	e := fault.From(err)
-	return fault.New(e.Kind, "chain or key is not what it should be; what is wrong would show the key, so it is not told").After(e.RetryAfter)
-}
-
-// quotes says whether a text holds a part of a secret, of 16 characters that follow one another in one of its lines.
-func quotes(text, secret string) bool {
-	const piece = 16
-	for line := range strings.Lines(secret) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "-----") {
-			continue
-		}
-		for i := 0; i+piece <= len(line); i++ {
-			if strings.Contains(text, line[i:i+piece]) {
-				return true
-			}
-		}
-	}
-	return false
+	return fault.Hide(err, "chain or key is not what it should be; what is wrong would show the key, so it is not told", p.Key)
 }

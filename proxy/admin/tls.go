@@ -127,10 +127,8 @@ func checkClientPair(c *tenant.ClientCertificate) error {
 		return fault.New(fault.Invalid, "dedicated.client.key is %d bytes long: at most %d are allowed", len(c.Key), tenant.MaxCAPEM)
 	}
 	if _, err := tls.X509KeyPair([]byte(c.Chain), []byte(c.Key)); err != nil {
-		if quotes(err.Error(), c.Key) {
-			return fault.New(fault.Invalid, "dedicated.client.key is not the PEM key of dedicated.client.chain")
-		}
-		return fault.New(fault.Invalid, "dedicated.client: chain and key are no pair of PEM, not encrypted: %v", err)
+		err = fault.New(fault.Invalid, "dedicated.client: chain and key are no pair of PEM, not encrypted: %v", err)
+		return fault.Hide(err, "dedicated.client.key is not the PEM key of dedicated.client.chain", c.Key)
 	}
 	return nil
 }
