@@ -93,7 +93,7 @@ func (s *site) stopped(edit func(*certs.Config)) *replica {
 		_, ok, err := store.Vault().TryLock(t.Context(), "ready/"+fmt.Sprint(s.n))
 		return err == nil && ok
 	})
-	r.keeper = keep.New(r.vault, s.kek, s.now)
+	r.keeper = keep.New(r.vault, s.kek)
 	cfg := certs.Config{
 		Store: store.Platform(), Wrapper: s.kek, Lookup: store.Index().ByHost, BaseDomain: base, Keeper: r.keeper, Vault: r.vault, ACME: s.issuer,
 		Default: tenant.Certificates{Source: tenant.SourceACME, ACME: &tenant.ACME{Directory: platform}},

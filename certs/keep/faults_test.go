@@ -63,7 +63,7 @@ func single(t testing.TB) (*registrytest.Faulty, *hooked, vault.Owner) {
 // A full store is said to be full in whatever is stored, and what was there stays and can be read.
 func TestStorageFull(t *testing.T) {
 	_, v, o := single(t)
-	k := keep.New(v, kek(t), nil)
+	k := keep.New(v, kek(t))
 	s := k.Storage(o)
 	ctx := t.Context()
 	h := hosted("a.test")
@@ -100,7 +100,7 @@ func TestStorageFull(t *testing.T) {
 // of a newer version is not taken for damaged.
 func TestOuterDamage(t *testing.T) {
 	f, v, o := single(t)
-	k := keep.New(v, kek(t), nil)
+	k := keep.New(v, kek(t))
 	ctx := t.Context()
 	plant := func(value string) {
 		t.Helper()
@@ -139,7 +139,7 @@ func TestOuterDamage(t *testing.T) {
 // Answers that get lost change nothing: each change is made once and its revision is the stored one.
 func TestLostAnswers(t *testing.T) {
 	f, v, o := single(t)
-	k := keep.New(v, kek(t), nil)
+	k := keep.New(v, kek(t))
 	for i := range 3 {
 		f.LoseAnswers(1)
 		h := hosted("a.test")
@@ -160,7 +160,7 @@ func TestLostAnswers(t *testing.T) {
 // An unanswered store is an error in the caller's time, and not taken for something that is not there.
 func TestStoreAway(t *testing.T) {
 	f, v, o := single(t)
-	k := keep.New(v, kek(t), nil)
+	k := keep.New(v, kek(t))
 	if err := k.Save(t.Context(), o, hosted("a.test"), keep.SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestStoreAway(t *testing.T) {
 // "Unlock should only return an error if the lock was unable to be released"; the view is free of the lock all the same.
 func TestUnlockFails(t *testing.T) {
 	_, v, o := single(t)
-	s := keep.New(v, kek(t), nil).Storage(o)
+	s := keep.New(v, kek(t)).Storage(o)
 	if err := s.Lock(t.Context(), "l"); err != nil {
 		t.Fatal(err)
 	}
@@ -203,10 +203,10 @@ func TestUnlockFails(t *testing.T) {
 func TestOneRead(t *testing.T) {
 	_, v, o := single(t)
 	key := kek(t)
-	if err := keep.New(v, key, nil).Save(t.Context(), o, hosted("a.test"), keep.SaveOptions{}); err != nil {
+	if err := keep.New(v, key).Save(t.Context(), o, hosted("a.test"), keep.SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	k := keep.New(v, key, nil)
+	k := keep.New(v, key)
 	for i, want := range []int{2, 1, 1} {
 		v.gets = 0
 		if _, err := k.Load(t.Context(), o, "a.test"); err != nil {
@@ -222,7 +222,7 @@ func TestOneRead(t *testing.T) {
 func BenchmarkLoad(b *testing.B) {
 	_, v, o := single(b)
 	key := kek(b)
-	k := keep.New(v, key, nil)
+	k := keep.New(v, key)
 	h := hosted("a.test")
 	h.Chain = make([]byte, 2800)
 	for i := range h.Chain {
@@ -240,5 +240,5 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 	b.Run("warm", func(b *testing.B) { load(b, func() *keep.Keeper { return k }) })
-	b.Run("cold key", func(b *testing.B) { load(b, func() *keep.Keeper { return keep.New(v, key, nil) }) })
+	b.Run("cold key", func(b *testing.B) { load(b, func() *keep.Keeper { return keep.New(v, key) }) })
 }

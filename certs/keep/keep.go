@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -64,17 +63,13 @@ type Vault interface {
 type Keeper struct {
 	vault Vault
 	kek   seal.Wrapper
-	now   func() time.Time
 	keys  *lru.Cache[vault.Owner, *dataKey] // an owner that was made again is another one: its UID differs (X41)
 }
 
-// New returns a Keeper on a vault whose data keys are wrapped by w. now may be nil.
-func New(v Vault, w seal.Wrapper, now func() time.Time) *Keeper {
-	if now == nil {
-		now = time.Now
-	}
+// New returns a Keeper on a vault whose data keys are wrapped by w.
+func New(v Vault, w seal.Wrapper) *Keeper {
 	keys, _ := lru.New[vault.Owner, *dataKey](residentKeys) // fails only for a size of 0
-	return &Keeper{vault: v, kek: w, now: now, keys: keys}
+	return &Keeper{vault: v, kek: w, keys: keys}
 }
 
 // ended returns the error of a context that is over, before anything is asked for it.

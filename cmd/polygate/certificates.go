@@ -34,7 +34,7 @@ func (d *daemon) openCerts(ctx context.Context) error {
 	}
 	store := d.store.Vault()
 	d.certs, err = certs.New(certs.Config{
-		Store: d.store.Platform(), Wrapper: d.kek, Lookup: d.store.Index().ByHost, Keeper: keep.New(store, d.kek, nil), Vault: store,
+		Store: d.store.Platform(), Wrapper: d.kek, Lookup: d.store.Index().ByHost, Keeper: keep.New(store, d.kek), Vault: store,
 		BaseDomain: d.cfg.BaseDomain, ExtraHosts: d.cfg.SharedHosts, AdminHosts: d.cfg.Admin.Hosts,
 		ACME: engine, Default: fallback, Means: d.acmeMeans(), Wildcard: c.ACME.Wildcard, OpenSecret: d.secrets.Open, Entry: d.certificateEntry,
 		Replicas: d.store.Index().Replicas,

@@ -35,7 +35,7 @@ type World struct {
 
 // keepers returns a keeper on each replica.
 func (w *World) keepers() (a, b *keep.Keeper) {
-	return keep.New(w.A, w.KEK, nil), keep.New(w.B, w.KEK, nil)
+	return keep.New(w.A, w.KEK), keep.New(w.B, w.KEK)
 }
 
 // Run runs the suite. open returns an empty world each time.

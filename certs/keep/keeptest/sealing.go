@@ -127,13 +127,13 @@ func testDamaged(t *testing.T, w *World) {
 	dek := w.raw(t, w.T1, "dek").Value
 	for _, v := range [][]byte{[]byte("x"), []byte(`{"v":1}`), flip(dek, `"k":"`)} {
 		w.plant(t, w.T1, "dek", v)
-		w.wantUnopened(t, keep.New(w.B, w.KEK, nil), vault.ErrDamaged)
+		w.wantUnopened(t, keep.New(w.B, w.KEK), vault.ErrDamaged)
 		if got := w.raw(t, w.T1, "dek").Value; !bytes.Equal(got, v) {
 			t.Error("the damaged data key was replaced")
 		}
 	}
 	w.plant(t, w.T1, "dek", dek)
-	wantFile(t, keep.New(w.B, w.KEK, nil).Storage(w.T1), "f", "again")
+	wantFile(t, keep.New(w.B, w.KEK).Storage(w.T1), "f", "again")
 }
 
 // wantUnopened checks that a keeper neither reads nor writes for t1, which has the file f.
@@ -151,7 +151,7 @@ func testWrongKEK(t *testing.T, w *World) {
 	store(t, a.Storage(w.T1), "f", "value")
 	dek := w.raw(t, w.T1, "dek").Value
 	tickets(t, a, start, day)
-	wrong := keep.New(w.B, w.Other, nil)
+	wrong := keep.New(w.B, w.Other)
 	_, err := wrong.Storage(w.T1).Load(t.Context(), "f")
 	var e *seal.WrongKEKError
 	if !errors.As(err, &e) || !strings.Contains(err.Error(), "kek_file") {
@@ -174,7 +174,7 @@ func testLostKey(t *testing.T, w *World) {
 	a, _ := w.keepers()
 	store(t, a.Storage(w.T1), "f", "value")
 	w.plant(t, w.T1, "dek", nil)
-	w.wantUnopened(t, keep.New(w.B, w.KEK, nil), keep.ErrKeyLost)
+	w.wantUnopened(t, keep.New(w.B, w.KEK), keep.ErrKeyLost)
 	wantIs(t, "Store with the key in memory", a.Storage(w.T1).Store(t.Context(), "g", nil), keep.ErrKeyLost)
 	if err := a.Storage(w.T1).Delete(t.Context(), "f"); err != nil {
 		t.Errorf("Delete: %v", err)
@@ -188,7 +188,7 @@ func testKeyRace(t *testing.T, w *World) {
 	keepers := make([]*keep.Keeper, 8)
 	var wg sync.WaitGroup
 	for i := range keepers {
-		keepers[i] = keep.New(m, w.KEK, nil)
+		keepers[i] = keep.New(m, w.KEK)
 		wg.Go(func() {
 			if err := keepers[i].Storage(w.T1).Store(t.Context(), fmt.Sprint(i), []byte("value")); err != nil {
 				t.Errorf("Store: %v", err)
@@ -215,15 +215,15 @@ func testKeyReplaced(t *testing.T, w *World) {
 	store(t, s, "h", "of a")
 	wantFile(t, b.Storage(w.T1), "h", "of a")
 
-	c := keep.New(w.A, w.KEK, nil) // knows the key, then it is replaced, then it writes first
+	c := keep.New(w.A, w.KEK) // knows the key, then it is replaced, then it writes first
 	store(t, c.Storage(w.T1), "i", "x")
 	for _, f := range []string{"s/g", "s/h", "s/i", "dek"} {
 		w.plant(t, w.T1, f, nil)
 	}
 	store(t, b.Storage(w.T10), "other", "x")
-	store(t, keep.New(w.B, w.KEK, nil).Storage(w.T1), "j", "x")
+	store(t, keep.New(w.B, w.KEK).Storage(w.T1), "j", "x")
 	store(t, c.Storage(w.T1), "k", "of c")
-	wantFile(t, keep.New(w.B, w.KEK, nil).Storage(w.T1), "k", "of c")
+	wantFile(t, keep.New(w.B, w.KEK).Storage(w.T1), "k", "of c")
 }
 
 // X41: a tenant that is made again under the same id has nothing of the old one, and what still works for the old one neither
@@ -257,7 +257,7 @@ func testX41(t *testing.T, w *World) {
 	_, err = a.Storage(reborn).Load(t.Context(), "f")
 	wantIs(t, "Load of the old one's file", err, vault.ErrDamaged)
 	w.plant(t, reborn, "dek", dek)
-	_, err = keep.New(w.B, w.KEK, nil).Storage(reborn).Load(t.Context(), "f")
+	_, err = keep.New(w.B, w.KEK).Storage(reborn).Load(t.Context(), "f")
 	wantIs(t, "Load with the old one's data key", err, vault.ErrDamaged)
 }
 
@@ -293,10 +293,10 @@ func testVersions(t *testing.T, w *World) {
 	}
 	w.plant(t, w.T1, "s/f", newer(f, "2"))
 	w.plant(t, w.T1, "dek", newer(dek, "2"))
-	wantFile(t, keep.New(w.B, w.KEK, nil).Storage(w.T1), "f", "value")
+	wantFile(t, keep.New(w.B, w.KEK).Storage(w.T1), "f", "value")
 	w.plant(t, w.T1, "s/f", newer(f, "3"))
 	_, err = a.Storage(w.T1).Load(t.Context(), "f")
 	wantIs(t, "Load of a file of the version after the next", err, vault.ErrNewer)
 	w.plant(t, w.T1, "dek", newer(dek, "3"))
-	wantIs(t, "Store with a data key of the version after the next", keep.New(w.B, w.KEK, nil).Storage(w.T1).Store(t.Context(), "f", nil), vault.ErrNewer)
+	wantIs(t, "Store with a data key of the version after the next", keep.New(w.B, w.KEK).Storage(w.T1).Store(t.Context(), "f", nil), vault.ErrNewer)
 }

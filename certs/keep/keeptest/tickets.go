@@ -60,7 +60,7 @@ func testTicketRace(t *testing.T, w *World) {
 		var wg sync.WaitGroup
 		for i := range got {
 			wg.Go(func() {
-				keys, err := keep.New(m, w.KEK, nil).TicketKeys(t.Context(), start.Add(time.Duration(round)*day), day)
+				keys, err := keep.New(m, w.KEK).TicketKeys(t.Context(), start.Add(time.Duration(round)*day), day)
 				if err != nil {
 					t.Errorf("TicketKeys: %v", err)
 				}
