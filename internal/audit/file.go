@@ -61,7 +61,7 @@ func (f *File) open() error {
 		err = syncDir(filepath.Dir(f.path))
 	}
 	if err != nil {
-		return errors.Join(f.explain(err), file.Close())
+		return errors.Join(f.explain(err), release(file))
 	}
 	f.f, f.size, f.dirty = file, info.Size(), false
 	return nil
@@ -128,7 +128,7 @@ func (f *File) ready() error {
 		return f.explain(err)
 	}
 	if at, err := os.Stat(f.path); err != nil || !os.SameFile(at, have) {
-		_ = f.f.Close() // every append to it was synced
+		_ = release(f.f) // every append to it was synced
 		f.f = nil
 		if err := f.open(); err != nil {
 			return err
@@ -233,7 +233,7 @@ func (f *File) Close() error {
 	if f.f == nil {
 		return nil
 	}
-	err := f.f.Close()
+	err := release(f.f)
 	f.f = nil
 	return err
 }

@@ -174,10 +174,10 @@ func (f *File) Rotate(segment string, header []byte) error {
 		return f.explain(err)
 	}
 	old := next // the one to let go of
-	defer func() { _ = old.Close() }()
+	defer func() { _ = release(old) }()
 	f.at("new file written")
 	if err := f.swap(filepath.Join(filepath.Dir(f.path), segment)); err != nil {
-		_ = f.f.Close()
+		_ = release(f.f)
 		f.f, f.unclear = nil, true
 		return f.explain(err)
 	}
@@ -214,7 +214,7 @@ func (f *File) prepare(header []byte) (*os.File, error) {
 		err = syncDir(filepath.Dir(f.path))
 	}
 	if err != nil {
-		return nil, errors.Join(err, next.Close())
+		return nil, errors.Join(err, release(next))
 	}
 	return next, nil
 }
@@ -250,7 +250,7 @@ func (f *File) finishRotation() error {
 	if err != nil {
 		return nil // the usual case: there is none
 	}
-	defer func() { _ = next.Close() }()
+	defer func() { _ = release(next) }()
 	if err := lock(next); err != nil {
 		return err // another process is rotating at this moment
 	}
@@ -260,12 +260,27 @@ func (f *File) finishRotation() error {
 	return os.Rename(f.path+nextSuffix, f.path)
 }
 
+// lockPatience is how long lock waits: a process that was killed, or a child that was just forked, may hold the lock for
+// a moment after it is gone.
+const lockPatience = time.Second
+
 // lock takes the lock of a file that is written.
 func lock(file *os.File) error {
-	if errors.Is(syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
-		return errors.New("another process writes it: stop that one")
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 50) {
+		if !errors.Is(syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.New("another process writes it: stop that one")
+		}
 	}
-	return nil
+}
+
+// release unlocks and closes a file that was locked. It unlocks by itself, since a close lets go of the lock only once
+// nothing else refers to the open file, such as a child between fork and exec.
+func release(file *os.File) error {
+	_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+	return file.Close()
 }
 
 // Expired implements Rotator.
