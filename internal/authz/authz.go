@@ -60,6 +60,7 @@ const (
 	UsageRead     Action = "usage.read"
 	AuditList     Action = "audit.list"     // one's own records; those of everybody for an admin, see AuditListAll
 	AuditListAll  Action = "audit.all.list" // the records of everybody
+	StatusRead    Action = "status.read"    // numbers of all replicas together
 	OpenAPIRead   Action = "openapi.read"
 	SessionCreate Action = "session.create" // a browser login
 	SessionDelete Action = "session.delete" // a browser logout
@@ -87,6 +88,16 @@ const (
 	TenantResume  Action = "tenant.resume"
 	TenantDelete  Action = "tenant.delete"
 	AuditRead     Action = "audit.read" // the platform's own records, and the heads of all chains
+
+	ReplicaList   Action = "replica.list"
+	ReplicaRead   Action = "replica.read"
+	ReplicaDrain  Action = "replica.drain" // take a replica's tenants away, or let it have some again
+	TenantMove    Action = "tenant.move"   // to another replica
+	TenantExport  Action = "tenant.export" // an archive of one tenant
+	TenantImport  Action = "tenant.import"
+	BackupCreate  Action = "backup.create" // an archive of everything
+	BackupRestore Action = "backup.restore"
+	SecretRekey   Action = "secret.rekey" // wrap every secret with another key-encryption key
 )
 
 // The actions of the platform itself.
@@ -256,7 +267,7 @@ func MayGrant(who tenant.Principal, role tenant.Role) bool {
 // Needs returns the smallest role that may perform a; NoRole where no member may.
 func Needs(a Action) tenant.Role {
 	switch a {
-	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain,
+	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, StatusRead, OpenAPIRead, GrantList, PolicyExplain,
 		CertificateList, CertificateRead, HostList, HostRead:
 		return tenant.Viewer
 	case MCPCall, RelayWrite, GrantCreate, GrantDelete:
@@ -273,7 +284,8 @@ func Needs(a Action) tenant.Role {
 func operatorMay(a Action) bool {
 	switch a {
 	case TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyCreate, KeyRevoke, MemberCreate, MemberUpdate, MemberDelete,
-		CertificateUpdate, CertificateRenew, CertificateRevoke, CertificateDelete, HostVerify:
+		CertificateUpdate, CertificateRenew, CertificateRevoke, CertificateDelete, HostVerify,
+		ReplicaDrain, TenantMove, TenantExport, TenantImport, BackupCreate, BackupRestore, SecretRekey:
 		return true
 	}
 	return auditorMay(a)
@@ -282,7 +294,8 @@ func operatorMay(a Action) bool {
 // auditorMay says what a platform operator may do who changes nothing.
 func auditorMay(a Action) bool {
 	switch a {
-	case TenantList, TenantRead, KeyList, MemberList, MemberRead, AuditRead, UsageRead, OpenAPIRead, CertificateList, CertificateRead, HostList, HostRead:
+	case TenantList, TenantRead, KeyList, MemberList, MemberRead, AuditRead, UsageRead, OpenAPIRead, CertificateList, CertificateRead, HostList, HostRead,
+		StatusRead, ReplicaList, ReplicaRead:
 		return true
 	}
 	return false

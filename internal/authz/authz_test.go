@@ -58,6 +58,7 @@ policy.explain       mutate  -    -    yes    yes    yes   -       -         -  
 usage.read           read    -    -    yes    yes    yes   -       -         yes     yes      yes
 audit.list           list    -    -    yes    yes    yes   -       -         -       -        yes
 audit.all.list       list    -    -    -      -      yes   -       -         -       -        yes
+status.read          read    -    -    yes    yes    yes   -       -         yes     yes      yes
 openapi.read         read    -    -    yes    yes    yes   -       -         yes     yes      yes
 session.create       mutate  -    yes  yes    yes    yes   -       -         -       -        yes
 session.delete       mutate  -    yes  yes    yes    yes   -       -         -       -        yes
@@ -80,6 +81,15 @@ tenant.suspend       mutate  -    -    -      -      -     -       -         -  
 tenant.resume        mutate  -    -    -      -      -     -       -         -       yes      yes
 tenant.delete        mutate  -    -    -      -      -     -       -         -       yes      yes
 audit.read           read    -    -    -      -      -     -       -         yes     yes      yes
+replica.list         list    -    -    -      -      -     -       -         yes     yes      yes
+replica.read         read    -    -    -      -      -     -       -         yes     yes      yes
+replica.drain        mutate  -    -    -      -      -     -       -         -       yes      yes
+tenant.move          mutate  -    -    -      -      -     -       -         -       yes      yes
+tenant.export        mutate  -    -    -      -      -     -       -         -       yes      yes
+tenant.import        mutate  -    -    -      -      -     -       -         -       yes      yes
+backup.create        mutate  -    -    -      -      -     -       -         -       yes      yes
+backup.restore       mutate  -    -    -      -      -     -       -         -       yes      yes
+secret.rekey         mutate  -    -    -      -      -     -       -         -       yes      yes
 tenant.conflict      mutate  -    -    -      -      -     -       -         -       -        yes
 datakey.create       mutate  -    -    -      -      -     -       -         -       -        yes
 catalog.apply        mutate  -    -    -      -      -     -       -         -       -        yes

@@ -14,10 +14,12 @@ import (
 // fields (shared_hosts, kek_file, admin.token_file, audit.file, replica.name) are empty in it; LoadPlatform fills them in.
 func Default() *Platform {
 	return &Platform{
-		DataDir: ".polygate",
-		Listen:  Listen{Public: ":8443", Plain: ":8080", Admin: "127.0.0.1:9443", Telemetry: "127.0.0.1:9090"},
-		Etcd:    Etcd{Embedded: EtcdEmbedded{QuotaBytes: 2 << 30, CompactAfter: 5 * time.Minute}, Prefix: "polygate/"},
-		Replica: Replica{TTL: 5 * time.Second},
+		DataDir:   ".polygate",
+		Listen:    Listen{Public: ":8443", Plain: ":8080", Admin: "127.0.0.1:9443", Telemetry: "127.0.0.1:9090"},
+		Etcd:      Etcd{Embedded: EtcdEmbedded{QuotaBytes: 2 << 30, CompactAfter: 5 * time.Minute}, Prefix: "polygate/", Reserve: 20},
+		Replica:   Replica{TTL: 5 * time.Second, Capacity: 100},
+		Placement: Placement{Overload: 1.25, Moves: 5, Interval: 10 * time.Second, Wait: 2 * time.Second},
+		Drain:     Drain{Streams: 5 * time.Second, Timeout: 25 * time.Second},
 		Limits: Limits{
 			MaxConnections:          10_000,
 			MaxRequests:             10_000,
@@ -42,7 +44,7 @@ func Default() *Platform {
 			IdleGatewayAfter:        10 * time.Minute,
 			ResidentCertificates:    10_000,
 		},
-		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100}},
+		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100, MaxStoredBytes: 16 << 20}},
 		Authn:  Authn{TokenCacheBytes: 64 << 20},
 		Policy: Policy{EvalTimeout: 50 * time.Millisecond, MaxBundleBytes: 1 << 20, MaxModules: 200, MaxConcurrent: 8},
 		TLS:    TLS{MinVersion: "1.2", TicketRotation: 24 * time.Hour},
@@ -113,6 +115,20 @@ func (p *Platform) fill(dir string) {
 			host = "replica"
 		}
 		p.Replica.Name = strings.ToLower(host)
+	}
+	p.fillPeers()
+}
+
+// NoPeer is the listen.peer of a replica that no other can reach.
+const NoPeer = "none"
+
+// fillPeers opens the peers' listener where there may be peers.
+func (p *Platform) fillPeers() {
+	if p.Listen.Peer == "" && (len(p.Etcd.Endpoints) > 0 || len(p.Etcd.Embedded.Cluster.Members) > 0) {
+		p.Listen.Peer = ":7443"
+	}
+	if p.Listen.Peer == NoPeer {
+		p.Listen.Peer = ""
 	}
 }
 

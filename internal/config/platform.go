@@ -18,6 +18,8 @@ type Platform struct {
 	Listen       Listen       `yaml:"listen"`
 	Etcd         Etcd         `yaml:"etcd"`
 	Replica      Replica      `yaml:"replica"`
+	Placement    Placement    `yaml:"placement"`
+	Drain        Drain        `yaml:"drain"`
 	KEKFile      string       `yaml:"kek_file"` // key-encryption key, mode 0600; default <data_dir>/kek
 	Admin        Admin        `yaml:"admin"`
 	TenantsFile  string       `yaml:"tenants_file"` // tenants.yaml, reloaded when it changes; default none: tenants come through the API alone
@@ -45,6 +47,9 @@ type Listen struct {
 	Plain     string `yaml:"plain"`     // HTTP that redirects to public; default :8080
 	Admin     string `yaml:"admin"`     // TLS, for operators; default 127.0.0.1:9443
 	Telemetry string `yaml:"telemetry"` // HTTP: /metrics /healthz /readyz; default 127.0.0.1:9090
+	Peer      string `yaml:"peer"`      // mutual TLS, for the other replicas; default :7443, and none with an embedded etcd of one member
+
+	ProxyProtocolFrom []netip.Prefix `yaml:"proxy_protocol_from"` // load balancers whose PROXY protocol header, v1 or v2, on public and plain says who the client is; they must send one; default none
 }
 
 // Etcd says where the registry is kept: in an etcd inside this process, or in the one at Endpoints.
@@ -55,12 +60,30 @@ type Etcd struct {
 	User         string       `yaml:"user"`          // default none
 	PasswordFile string       `yaml:"password_file"` // holds the user's password; required with user
 	Prefix       string       `yaml:"prefix"`        // of every key, ends in /; default polygate/
+	Reserve      int          `yaml:"reserve"`       // percent of the store's quota that tenants' changes leave free; default 20
 }
 
 // EtcdEmbedded tunes the etcd inside this process.
 type EtcdEmbedded struct {
 	QuotaBytes   Size          `yaml:"quota_bytes"`   // size of its database at which writes stop; default 2GiB
 	CompactAfter time.Duration `yaml:"compact_after"` // how long superseded revisions are kept; default 5m
+	Cluster      EtcdCluster   `yaml:"cluster"`       // with serve --cluster: this process's etcd is one member of several
+}
+
+// EtcdCluster makes the embedded etcd one member of a cluster, whose other members are in the other replicas. The members
+// speak mutual TLS unless all of them are on loopback addresses.
+type EtcdCluster struct {
+	Members []EtcdMember `yaml:"members"` // all of them, this one included; 3 or 5
+	Listen  string       `yaml:"listen"`  // host:port for the other members; default the port of this member's address, on all addresses
+	CA      string       `yaml:"ca"`      // PEM roots of the members' certificates
+	Cert    string       `yaml:"cert"`    // this member's certificate, for server and client use
+	Key     string       `yaml:"key"`     // its key
+}
+
+// EtcdMember is one member of the embedded cluster.
+type EtcdMember struct {
+	Name    string `yaml:"name"`    // that of the replica which it is in
+	Address string `yaml:"address"` // host:port at which the others reach it
 }
 
 // EtcdTLS names the PEM files for an etcd behind TLS.
@@ -74,6 +97,25 @@ type EtcdTLS struct {
 type Replica struct {
 	Name string        `yaml:"name"` // unique among the replicas, the same after a restart; default the machine's host name
 	TTL  time.Duration `yaml:"ttl"`  // after which a silent replica's tenants go to others; 2s to 60s, whole seconds; default 5s
+
+	Advertise  string        `yaml:"advertise"`   // host:port at which the other replicas reach listen.peer; default its address, or the machine's host name and its port
+	Capacity   int           `yaml:"capacity"`    // the share of tenants that it takes, beside the others'; default 100
+	ServeStale time.Duration `yaml:"serve_stale"` // for how long dedicated and passthrough tenants, which need no claim, are served while the registry is away, beyond the ttl: revocations do not arrive meanwhile; default 0s
+}
+
+// Placement says how tenants are spread over the replicas.
+type Placement struct {
+	Overload float64       `yaml:"overload"`         // a replica with more than this many times its fair share gets no more tenants and gives some up; default 1.25
+	Moves    float64       `yaml:"moves_per_second"` // that a replica makes of its own accord, such as after another joined; default 5
+	Interval time.Duration `yaml:"interval"`         // between two looks; default 10s
+	Wait     time.Duration `yaml:"wait"`             // for which a request waits while its tenant moves; default 2s
+}
+
+// Drain says how a replica is emptied, by SIGTERM or by polygate drain.
+type Drain struct {
+	Delay   time.Duration `yaml:"delay"`   // from "not ready" to the first hand-off, so that load balancers see it; default 0s
+	Streams time.Duration `yaml:"streams"` // for which streams may go on before they are told to come again; default 5s
+	Timeout time.Duration `yaml:"timeout"` // after which a stopping replica leaves what it could not hand off; default 25s
 }
 
 // Egress says where upstreams may be that tenants declare themselves.

@@ -15,6 +15,7 @@ type Quotas struct {
 	MaxStreams            int     `yaml:"max_streams"`             // event streams and WebSockets open; default 100
 	BytesPerSecond        Size    `yaml:"bytes_per_second"`        // of bodies, both ways together, sustained; default 0 = no limit
 	BytesBurst            Size    `yaml:"bytes_burst"`             // bytes at once above that rate; default 0 = one second's worth
+	MaxStoredBytes        Size    `yaml:"max_stored_bytes"`        // that the registry keeps of the tenant: objects, certificates, record; default 16MiB
 	PerPrincipal          Share   `yaml:"per_principal"`           // of each user, bot or key among the tenant's
 	PerKey                Share   `yaml:"per_key"`                 // of each key
 }
@@ -42,6 +43,7 @@ func (q Quotas) Tenant() tenant.Quotas {
 		MaxStreams:            q.MaxStreams,
 		BytesPerSecond:        int64(q.BytesPerSecond),
 		BytesBurst:            int64(q.BytesBurst),
+		MaxStoredBytes:        int64(q.MaxStoredBytes),
 		PerPrincipal:          tenant.Share(q.PerPrincipal),
 		PerKey:                tenant.Share(q.PerKey),
 	}
@@ -114,6 +116,7 @@ func quotaFields(q *tenant.Quotas) []quotaField {
 	list := []quotaField{
 		{name: "max_servers", i: &q.MaxServers}, {name: "max_streams", i: &q.MaxStreams},
 		{name: "bytes_per_second", l: &q.BytesPerSecond}, {name: "bytes_burst", l: &q.BytesBurst},
+		{name: "max_stored_bytes", l: &q.MaxStoredBytes},
 	}
 	list = append(list, quotaField{name: "max_concurrent_requests", i: &q.MaxConcurrentRequests},
 		quotaField{name: "requests_per_second", f: &q.RequestsPerSecond}, quotaField{name: "burst", i: &q.Burst})

@@ -62,6 +62,9 @@ func (p *Platform) problems() []problem {
 			cs.fail(fmt.Sprintf("egress.allow[%d]", i), "%s is an IPv4-mapped prefix: write the IPv4 one", a)
 		}
 	}
+	p.checkPeers(&cs)
+	p.Placement.check(&cs)
+	p.Drain.check(&cs)
 	p.Limits.check(&cs)
 	p.Admin.check(&cs)
 	p.Quotas.check(&cs)
@@ -123,6 +126,7 @@ func (l Listen) check(cs *checks) {
 	seen := make(map[string]string)
 	for _, f := range []struct{ name, addr string }{
 		{"listen.public", l.Public}, {"listen.plain", l.Plain}, {"listen.admin", l.Admin}, {"listen.telemetry", l.Telemetry},
+		{"listen.peer", l.Peer},
 	} {
 		if f.addr == "" {
 			continue
@@ -158,6 +162,11 @@ func (e Etcd) check(cs *checks) {
 	}
 	within(cs, "etcd.embedded.quota_bytes", e.Embedded.QuotaBytes, 16<<20, 64<<30)
 	within(cs, "etcd.embedded.compact_after", e.Embedded.CompactAfter, time.Second, 24*time.Hour)
+	within(cs, "etcd.reserve", e.Reserve, 5, 80)
+	e.Embedded.Cluster.check(cs)
+	if len(e.Endpoints) > 0 && len(e.Embedded.Cluster.Members) > 0 {
+		cs.fail("etcd", "endpoints and embedded.cluster exclude each other: the store is one of them")
+	}
 	for i, s := range e.Endpoints {
 		u, err := url.Parse(s)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.User != nil {

@@ -11,6 +11,7 @@ type Quotas struct {
 	MaxStreams            int     `json:"max_streams,omitempty"`             // event streams and WebSockets open
 	BytesPerSecond        int64   `json:"bytes_per_second,omitempty"`        // of bodies, both ways together, sustained
 	BytesBurst            int64   `json:"bytes_burst,omitempty"`             // bytes at once above that rate; 0 = one second's worth
+	MaxStoredBytes        int64   `json:"max_stored_bytes,omitempty"`        // of what the registry keeps of the tenant
 	PerPrincipal          Share   `json:"per_principal,omitzero"`            // of each user, bot or key among the tenant's
 	PerKey                Share   `json:"per_key,omitzero"`                  // of each key
 }
