@@ -73,17 +73,17 @@ type EtcdEmbedded struct {
 // EtcdCluster makes the embedded etcd one member of a cluster, whose other members are in the other replicas. The members
 // speak mutual TLS unless all of them are on loopback addresses.
 type EtcdCluster struct {
-	Members []EtcdMember `yaml:"members"` // all of them, this one included; 3 or 5
+	Members []EtcdMember `yaml:"members"` // all of them, this one included; 3 or 5; required
 	Listen  string       `yaml:"listen"`  // host:port for the other members; default the port of this member's address, on all addresses
-	CA      string       `yaml:"ca"`      // PEM roots of the members' certificates
-	Cert    string       `yaml:"cert"`    // this member's certificate, for server and client use
-	Key     string       `yaml:"key"`     // its key
+	CA      string       `yaml:"ca"`      // PEM roots of the members' certificates; required unless all are on loopback addresses
+	Cert    string       `yaml:"cert"`    // this member's certificate, for server and client use; required with ca
+	Key     string       `yaml:"key"`     // its key; required with ca
 }
 
 // EtcdMember is one member of the embedded cluster.
 type EtcdMember struct {
-	Name    string `yaml:"name"`    // that of the replica which it is in
-	Address string `yaml:"address"` // host:port at which the others reach it
+	Name    string `yaml:"name"`    // that of the replica which it is in; required
+	Address string `yaml:"address"` // host:port at which the others reach it; required
 }
 
 // EtcdTLS names the PEM files for an etcd behind TLS.

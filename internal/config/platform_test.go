@@ -57,9 +57,16 @@ func TestExampleHasEveryField(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := takeIn(string(src))
-	p, err := config.LoadPlatform(write(t, "polygate.yaml", whole))
+	// The two kinds of store exclude each other: the one is loaded, then the other.
+	endpoints := regexp.MustCompile(`(?m)^  endpoints: .*$`).FindString(whole)
+	settings := regexp.MustCompile(`(?ms)^    cluster:.*?key: [^\n]*\n`).FindString(whole)
+	p, err := config.LoadPlatform(write(t, "polygate.yaml", strings.Replace(whole, settings, "", 1)))
 	if err != nil {
 		t.Fatalf("with every setting taken in: %v", err)
+	}
+	other := regexp.MustCompile(`(?ms)^  tls: .*?^  password_file:[^\n]*\n`).ReplaceAllString(strings.Replace(whole, endpoints, "", 1), "")
+	if c, err := config.LoadPlatform(write(t, "cluster.yaml", other)); err != nil || len(c.Etcd.Embedded.Cluster.Members) != 3 || c.Listen.Peer != "" {
+		t.Errorf("with an embedded cluster: %v", err)
 	}
 	if p.Demo.EnvFile == "" || p.Etcd.TLS.Key == "" || p.Replica.Name != "replica-0" || len(p.Admin.OIDC) != 1 || len(p.Certificates.Files) != 1 || p.Certificates.ACME.DNS.Webhook.TokenFile == "" || p.Tracing.CAFile == "" {
 		t.Errorf("a setting that was taken in has no effect: %+v", p)

@@ -151,7 +151,7 @@ func checkWhole(t *testing.T, d *config.Tenant, ca string) {
 		t.Errorf("members %+v", m)
 	}
 	q := tenant.Quotas{
-		MaxServers: 20, MaxConcurrentRequests: 100, RequestsPerSecond: 50, Burst: 100, MaxStreams: 50, BytesPerSecond: 10 << 20, BytesBurst: 50 << 20,
+		MaxServers: 20, MaxConcurrentRequests: 100, RequestsPerSecond: 50, Burst: 100, MaxStreams: 50, BytesPerSecond: 10 << 20, BytesBurst: 50 << 20, MaxStoredBytes: 4 << 20,
 		PerPrincipal: tenant.Share{MaxConcurrentRequests: 20, RequestsPerSecond: 10, Burst: 20},
 		PerKey:       tenant.Share{MaxConcurrentRequests: 20, RequestsPerSecond: 10, Burst: 20},
 	}
