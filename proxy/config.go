@@ -103,6 +103,7 @@ type Config struct {
 	Challenge          http.Handler       // answers /.well-known/acme-challenge/ on Plain; nil = nothing is there
 	Limits             Limits             // a zero field is its default
 	Passthrough        Passthrough        // a zero field is its default; without Dial, such tenants are not served
+	Peers              *PeerConfig        // the other replicas; nil = there are none
 	Replica            string             // this replica's name, for the log
 	Metrics            *telemetry.Metrics // nil = none are kept
 	Tracer             *tracing.Tracer    // nil = no traces
@@ -222,6 +223,11 @@ func (c *Config) check() error {
 	}
 	if err := checkVersion(c.MinVersion); err != nil {
 		return err
+	}
+	if c.Peers != nil {
+		if err := c.Peers.check(c); err != nil {
+			return err
+		}
 	}
 	if len(c.SharedHosts) == 0 {
 		return errors.New("proxy: Config.SharedHosts is empty")
