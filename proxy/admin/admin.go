@@ -125,6 +125,8 @@ type Config struct {
 	// Seal seals a secret of a tenant for its record: the same again gives the same text. Optional: without it, tenants cannot be
 	// given secrets here.
 	Seal func(id tenant.ID, name, plain string) (string, error)
+	// Cluster is the replicas. Optional: without it, they cannot be seen or told anything here (503).
+	Cluster Cluster
 	// Certificates keeps the certificates of hosts. Optional: without it, they cannot be seen or changed here (503).
 	Certificates Certificates
 

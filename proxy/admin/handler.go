@@ -100,8 +100,11 @@ func (s *Server) refuse(c *call, op *Route) error {
 		return nil
 	}
 	effect := guard.Effect{Action: op.Action, Resource: "tenant"}
-	if strings.HasPrefix(op.Pattern, platformCertificates) {
+	switch {
+	case strings.HasPrefix(op.Pattern, platformCertificates):
 		effect.Resource = "certificate"
+	case strings.HasPrefix(op.Pattern, allReplicas):
+		effect.Resource = replicaResource(c)
 	}
 	if id, err := tenant.ParseID(c.args["id"]); err == nil {
 		effect.Resource += "/" + string(id)

@@ -172,7 +172,7 @@ func TestOperatorIssuers(t *testing.T) {
 
 // fillPath puts values into a route's pattern.
 func fillPath(pattern, id string) string {
-	return strings.NewReplacer("{id}", id, "{key}", "ci", "{member}", "m1", "{host}", id+".localhost").Replace(pattern)
+	return strings.NewReplacer("{id}", id, "{key}", "ci", "{member}", "m1", "{replica}", "r1", "{host}", id+".localhost").Replace(pattern)
 }
 
 // asker is one row of the matrix: what is sent, and what it may do.
