@@ -14,7 +14,7 @@ func parts() []string { return []string{"proxy", "vgw", "registry", "certs"} }
 // vocabulary returns what a package of the vocabulary may import of the project; ok is false for other packages.
 func vocabulary(path string) (may []string, ok bool) {
 	switch path {
-	case "internal/fault", "internal/openapi":
+	case "internal/fault", "internal/openapi", "internal/placement", "internal/peer":
 		return nil, true
 	case "internal/tenant":
 		return []string{"internal/fault"}, true
