@@ -58,7 +58,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 	root := commandGroup("polygate", "A shared multi-tenant gateway",
 		`Polygate is one gateway shared by many tenants: TLS, API keys, quotas and audit in front of each tenant's MCP servers.
 
-"polygate serve" runs it. The other commands are for its operators (tenant, config, audit), who hold an operator's token, for
+"polygate serve" runs it. The other commands are for its operators (tenant, replicas, drain, status, config, audit), who hold an operator's token, for
 tenants themselves (bot, authenticator, grant, host, policy, server, whoami), who hold an API key or a token of their issuer, and
 for both (cert, key, member, usage): operators name the tenant.
 
@@ -73,7 +73,7 @@ Settings of the client commands, each also a flag, and in profiles (see polygate
   POLYGATE_CA           a PEM file with the certificate authority to trust, in place of the system's
 
 Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
-		newServeCommand(), newProfileCommand(),
+		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newStatusCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
 		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"

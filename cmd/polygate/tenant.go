@@ -48,9 +48,9 @@ func (a *admins) run(cmd *cobra.Command, do func(ctx context.Context, c *client)
 
 func newTenantCommand() *cobra.Command {
 	a := newAdmins()
-	cmd := commandGroup("tenant", "List, apply, suspend, resume and delete tenants",
+	cmd := commandGroup("tenant", "List, apply, suspend, resume, move and delete tenants",
 		"Manage tenants through the operators' listener.\n\nTenants that the gateway's own tenants.yaml declares are changed there; suspend and resume work on every tenant.",
-		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantDelete())
+		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantDelete(), a.tenantOwner(), a.tenantMove())
 	cmd.Example = "  polygate tenant list\n  polygate tenant apply -f tenants.yaml"
 	a.bind(cmd)
 	return cmd
