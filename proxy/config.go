@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -105,8 +106,17 @@ type Config struct {
 	Passthrough        Passthrough        // a zero field is its default; without Dial, such tenants are not served
 	Peers              *PeerConfig        // the other replicas; nil = there are none
 	Replica            string             // this replica's name, for the log
-	Metrics            *telemetry.Metrics // nil = none are kept
-	Tracer             *tracing.Tracer    // nil = no traces
+	// ProxyProtocolFrom are the load balancers in front of Public and Plain whose PROXY protocol header, v1 or v2, says who the
+	// client is. They must send one. From anybody else it is bytes that are neither TLS nor HTTP.
+	ProxyProtocolFrom []netip.Prefix
+	// DrainStreams is how long streams go on after Drain was called, before they are told to come again. 0 = 5s.
+	DrainStreams time.Duration
+	// Fresh says whether this replica may still serve tenants: nil while it sees their changes. needsClaim is false for what
+	// needs no claim, a dedicated tenant's own host and spliced connections, for which the operator may allow longer. It is
+	// asked per request, and answers from memory. nil = always.
+	Fresh   func(needsClaim bool) error
+	Metrics *telemetry.Metrics // nil = none are kept
+	Tracer  *tracing.Tracer    // nil = no traces
 	// Used is told of each use of a key, by the key's id. nil = nobody is.
 	Used   func(s tenant.Scope, key string, now time.Time)
 	Logger *slog.Logger // nil = slog.Default()
@@ -114,15 +124,18 @@ type Config struct {
 
 // Limits bound what one client can hold of the gateway. The zero value of a field stands for its default.
 type Limits struct {
-	Connections     int           // open connections of the public listener; others wait to be accepted. Default 20000
-	Streams         int           // concurrent requests on an HTTP/2 connection. Default 100
-	HeaderBytes     int           // bytes of a request's header. Default 65536
-	HeaderFields    int           // fields of a request's header, each repetition counted. Default 128
-	Cookies         int           // cookies of a request. Default 180
-	URI             int           // bytes of a request target. Default 8192
-	QueryParameters int           // parameters of a query. Default 1000
-	Body            int64         // bytes of a request's body. Default 33554432 (32 MiB)
-	HeaderTime      time.Duration // for the TLS handshake, and for a request's header. Default 10s
+	Connections int // open connections of the public listener; others wait to be accepted. Default 20000
+	// ConnectionsPerAddress is how many of them may come from one client address, IPv6 by its /64; more are reset. Default nine
+	// tenths of Connections: nobody shuts out everybody else.
+	ConnectionsPerAddress int
+	Streams               int           // concurrent requests on an HTTP/2 connection. Default 100
+	HeaderBytes           int           // bytes of a request's header. Default 65536
+	HeaderFields          int           // fields of a request's header, each repetition counted. Default 128
+	Cookies               int           // cookies of a request. Default 180
+	URI                   int           // bytes of a request target. Default 8192
+	QueryParameters       int           // parameters of a query. Default 1000
+	Body                  int64         // bytes of a request's body. Default 33554432 (32 MiB)
+	HeaderTime            time.Duration // for the TLS handshake, and for a request's header. Default 10s
 	// IdleTime is how long a connection is kept without a request. Default 60s, and never more: net/http holds the memory of
 	// dead HTTP/2 connections until it is over.
 	IdleTime time.Duration
@@ -158,6 +171,7 @@ func DefaultLimits() Limits {
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
 	or(&l.Connections, d.Connections)
+	or(&l.ConnectionsPerAddress, max(l.Connections-l.Connections/10, 1))
 	or(&l.Streams, d.Streams)
 	or(&l.HeaderBytes, d.HeaderBytes)
 	or(&l.HeaderFields, d.HeaderFields)
@@ -188,6 +202,7 @@ func (l Limits) Validate() error {
 		min, max int64
 	}{
 		{"connections", int64(l.Connections), 1, 1 << 20},
+		{"connections_per_address", int64(l.ConnectionsPerAddress), 1, 1 << 20},
 		{"streams", int64(l.Streams), 1, 10000},
 		{"header_bytes", int64(l.HeaderBytes), 1 << 10, 1 << 20},
 		{"header_fields", int64(l.HeaderFields), 8, 10000},

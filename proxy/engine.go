@@ -29,8 +29,10 @@ type EngineConfig struct {
 	// HeaderTimeout is how long to wait for a response's header after the last of the request was sent, where the relay does
 	// not say. 0 = 5 minutes.
 	HeaderTimeout time.Duration
-	Pools         int          // upstream pools kept open, over all tenants; 0 = 1024
-	Logger        *slog.Logger // nil = slog.Default()
+	// ReconnectGrace is how long a relay that is no stream goes on after its Live has ended with an *exchange.Reconnect. 0 = 10s.
+	ReconnectGrace time.Duration
+	Pools          int          // upstream pools kept open, over all tenants; 0 = 1024
+	Logger         *slog.Logger // nil = slog.Default()
 }
 
 // ReverseProxyEngine is the Engine on httputil.ReverseProxy and net/http. It is safe for concurrent use.

@@ -42,7 +42,8 @@ type Server struct {
 	admissions *admissions
 
 	handlers sync.WaitGroup // requests, those on hijacked connections included
-	draining atomic.Bool    // Run is ending: streams are not begun
+	leaving  atomic.Bool    // Drain was called, or Run is ending: answers ask clients to connect anew
+	draining atomic.Bool    // the time of streams is over: none is begun
 	tick     atomic.Uint32  // the clock by which stalled clients are found; never 0
 	strays   quota.Rate     // bounds the records of misdirected requests
 }
