@@ -109,13 +109,18 @@ func parseKEK(b []byte) ([]byte, error) {
 // the error is fs.ErrExist. The file appears whole and on disk, or not at all, since a key that a crash could take back
 // would take with it everything that was sealed meanwhile.
 func CreateKEK(path string) (*KEK, error) {
-	key := make([]byte, KeySize)
-	rand.Read(key) // never fails (crypto/rand)
-	line := kekPrefix + base64.StdEncoding.EncodeToString(key) + "\n"
+	key, line := drawKEK()
 	if err := createFile(path, []byte(line)); err != nil {
 		return nil, fmt.Errorf("make key-encryption key: %w", err)
 	}
 	return newKEK(key), nil
+}
+
+// drawKEK returns a new key and the line of a file that holds it.
+func drawKEK() (key []byte, line string) {
+	key = make([]byte, KeySize)
+	rand.Read(key) // never fails (crypto/rand)
+	return key, kekPrefix + base64.StdEncoding.EncodeToString(key) + "\n"
 }
 
 func createFile(path string, b []byte) (err error) {
