@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
@@ -27,10 +28,13 @@ type Claim struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	lanes   chan *lane
+	handed  []byte                 // what the former owner gave along
+	handing sync.Mutex             // held by the one hand-off at a time
+	to      atomic.Pointer[string] // to whom it is being handed
 }
 
-// Context ends when the claim is lost: handed off, released, taken after the session's end, or the tenant deleted. Its
-// cause is then ErrClaimLost or wraps it.
+// Context ends when the claim is lost. Its cause is then ErrClaimLost (released, taken, or the tenant deleted) or wraps it:
+// ErrSessionLost, or ErrHandedOff within an *OwnerError.
 func (c *Claim) Context() context.Context { return c.ctx }
 
 // Epoch tells this claim from every other on the tenant; a later claim has a greater one.
@@ -123,8 +127,9 @@ func (ct *claimTable) drop(c *Claim) {
 	}
 }
 
-// observe takes what the watch saw of o/<tenant>. Whatever happened to it after the claim's epoch ended the claim.
-func (ct *claimTable) observe(id tenant.ID, ev Event) {
+// observe takes what the watch saw of o/<tenant>, whose owner is then named. Whatever happened to it after the claim's
+// epoch ended the claim.
+func (ct *claimTable) observe(id tenant.ID, ev Event, owner string) {
 	ct.mu.Lock()
 	c := ct.held[id]
 	if f := ct.flights[id]; f != nil {
@@ -132,7 +137,7 @@ func (ct *claimTable) observe(id tenant.ID, ev Event) {
 	}
 	ct.mu.Unlock()
 	if c != nil && ev.KV.ModRevision > c.epoch {
-		c.lose(ErrClaimLost)
+		c.lose(c.endedBy(owner))
 	}
 }
 
@@ -168,8 +173,8 @@ func (ct *claimTable) sessionOver(ses *session) {
 }
 
 // Claim returns this replica's claim on a tenant, acquiring it if there is none. Concurrent calls share one acquisition.
-// The error is fault.Unavailable, with RetryAfter, while another replica owns the tenant or this one has no session, and
-// fault.NotFound if the tenant is gone, or is another one of the same id.
+// The error is fault.Unavailable, with RetryAfter, while another replica owns the tenant (it then wraps ErrOwnedElsewhere in
+// an *OwnerError that names the owner) or this one has no session, and fault.NotFound if the tenant is gone, or is another one of the same id.
 func (s *Store) Claim(ctx context.Context, scope tenant.Scope) (*Claim, error) {
 	for {
 		c, f, mine := s.claims.join(scope)
@@ -206,8 +211,9 @@ func (s *Store) acquire(ctx context.Context, scope tenant.Scope) (*Claim, error)
 	if ses == nil || !ses.live() {
 		return nil, s.noSession()
 	}
+	var handed []byte // kept over the attempts: one that was applied without an answer has removed it from the store
 	for range 3 {
-		c, err := s.acquireOnce(ctx, ses, scope)
+		c, err := s.acquireOnce(ctx, ses, scope, &handed)
 		if !errors.Is(err, errRace) {
 			return c, err
 		}
@@ -225,7 +231,7 @@ func (s *Store) noSession() error {
 // acquireOnce reads the tenant and its owner, and takes o/<tenant> if neither changed meanwhile. An o/ key on our own
 // lease was handed to us, or is left of a claim that we gave up without an answer: it is rewritten, so that whatever was
 // sent under its epoch can no longer be applied.
-func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scope) (*Claim, error) {
+func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scope, handed *[]byte) (*Claim, error) {
 	x, ok, err := s.get(ctx, recordKey(scope.ID()))
 	if err != nil {
 		return nil, fmt.Errorf("claim %s: %w", scope, err)
@@ -238,7 +244,12 @@ func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scop
 		return nil, fmt.Errorf("claim %s: %w", scope, err)
 	}
 	if owned && o.Lease != ses.lease {
-		return nil, fault.New(fault.Unavailable, "tenant %s is served by another replica", scope).After(retryAdvice)
+		return nil, ownedElsewhere(scope, o)
+	}
+	if owned {
+		if err := s.readHanded(ctx, ses, scope, handed); err != nil {
+			return nil, fmt.Errorf("claim %s: %w", scope, err)
+		}
 	}
 	val, err := encode(ownerValue{storedVersion, s.cfg.Replica})
 	if err != nil {
@@ -248,6 +259,9 @@ func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scop
 		If:             []Cmp{{x.Key, CreateIs, x.CreateRevision}, unchanged(ownerKey(scope.ID()), o)},
 		Puts:           []Put{{ownerKey(scope.ID()), val, ses.lease}},
 		DeletePrefixes: []string{markerPrefix(scope.ID())},
+	}
+	if *handed != nil {
+		t.Deletes = []string{handedKey(scope.ID())}
 	}
 	res, err := s.commit(ctx, t)
 	if errors.Is(err, ErrLeaseNotFound) {
@@ -259,7 +273,9 @@ func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scop
 	if !res.OK {
 		return nil, errRace // or an earlier attempt was applied: then the key is ours, and is rewritten
 	}
-	return s.newClaim(ses, scope, res.Revision), nil
+	c := s.newClaim(ses, scope, res.Revision)
+	c.handed = *handed
+	return c, nil
 }
 
 // unchanged compares a key with what was read of it; the zero KV is that it did not exist.
@@ -288,51 +304,4 @@ func (c *Claim) Release(ctx context.Context) error {
 		return fmt.Errorf("release %s: %w", c.scope, err)
 	}
 	return nil // if the comparison failed, it was not ours any more
-}
-
-// Handoff gives the tenant to another live replica, which takes it up when it next calls Store.Claim. The claim is lost
-// unless the error is fault.NotFound (there is no such replica) or fault.Invalid.
-func (c *Claim) Handoff(ctx context.Context, replica string) error {
-	if replica == c.store.cfg.Replica {
-		return fault.New(fault.Invalid, "tenant %s is served by replica %s already", c.scope, replica)
-	}
-	if !c.live() {
-		return c.lost()
-	}
-	n, ok, err := c.store.get(ctx, replicaKey(replica))
-	if err != nil {
-		return fmt.Errorf("hand %s to %s: %w", c.scope, replica, err)
-	}
-	if !ok {
-		return noReplica(replica)
-	}
-	val, err := encode(ownerValue{storedVersion, replica})
-	if err != nil {
-		return err
-	}
-	key := ownerKey(c.scope.ID())
-	t := &Txn{
-		If:   []Cmp{{key, ModIs, c.epoch}, {n.Key, CreateIs, n.CreateRevision}},
-		Puts: []Put{{key, val, n.Lease}},
-		Else: []string{key, n.Key},
-	}
-	res, err := c.store.commit(context.WithoutCancel(ctx), t)
-	if errors.Is(err, ErrLeaseNotFound) && !errors.Is(err, ErrUnknown) {
-		return noReplica(replica)
-	}
-	if err == nil && !res.OK && res.Else[key].ModRevision == c.epoch {
-		return noReplica(replica)
-	}
-	c.lose(ErrClaimLost)
-	if err != nil {
-		return fmt.Errorf("hand %s to %s: %w", c.scope, replica, err)
-	}
-	if !res.OK && res.Else[key].Lease != n.Lease {
-		return c.lost()
-	}
-	return nil
-}
-
-func noReplica(name string) error {
-	return fault.New(fault.NotFound, "there is no live replica %s", name)
 }

@@ -74,14 +74,27 @@ func (c *Claim) loadOnce(ctx context.Context, kind string) ([]tenant.Object, err
 // is fault.Unavailable wrapping ErrUnknown, and the claim is given up, so that memory is loaded anew and cannot differ
 // from the store. A commit that has begun is not abandoned when ctx ends.
 func (c *Claim) Commit(ctx context.Context, entry audit.Entry, writes ...tenant.Write) error {
+	return c.CommitIf(ctx, 0, entry, writes...)
+}
+
+// CommitIf is Commit where record is the revision of the tenant's routing record by which the change was allowed: if the
+// record has changed since, nothing is stored and the error is fault.PreconditionFailed wrapping ErrRecordChanged. So a
+// revocation that was acknowledged anywhere holds against what is written anywhere; whoever is refused judges again, by
+// the record as it is now. 0 compares nothing.
+func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, writes ...tenant.Write) error {
 	t, err := c.plan(entry, writes)
 	if err != nil {
 		return err
 	}
+	if record != 0 {
+		x := recordKey(c.scope.ID())
+		t.If = append(t.If, Cmp{x, ModIs, record})
+		t.Else = append(t.Else, x)
+	}
 	select {
 	case l := <-c.lanes:
 		defer func() { c.lanes <- l }()
-		return c.commitOn(l, t, entry)
+		return c.commitOn(l, t, entry, record)
 	case <-c.ctx.Done():
 		return c.lost()
 	case <-ctx.Done():
@@ -118,7 +131,7 @@ func (c *Claim) plan(entry audit.Entry, writes []tenant.Write) (*Txn, error) {
 	return t, t.record(entry, c.scope.ID())
 }
 
-func (c *Claim) commitOn(l *lane, t *Txn, entry audit.Entry) error {
+func (c *Claim) commitOn(l *lane, t *Txn, entry audit.Entry, record int64) error {
 	if !c.live() {
 		return c.lost()
 	}
@@ -138,7 +151,7 @@ func (c *Claim) commitOn(l *lane, t *Txn, entry audit.Entry) error {
 		c.store.noteCommit()
 		return nil
 	}
-	return c.commitRefused(l, res, entry)
+	return c.commitRefused(l, res, entry, record)
 }
 
 // commitErr handles a commit without an answer. Unless the store refused it for what it is, it may still be applied, as
@@ -152,7 +165,7 @@ func (c *Claim) commitErr(err error) error {
 }
 
 // commitRefused says what a failed comparison means.
-func (c *Claim) commitRefused(l *lane, res outcome, entry audit.Entry) error {
+func (c *Claim) commitRefused(l *lane, res outcome, entry audit.Entry, record int64) error {
 	marker := res.Else[l.key]
 	var m markerValue
 	if marker.ModRevision != l.mod && json.Unmarshal(marker.Value, &m) == nil && m.Entry == entry.ID {
@@ -161,6 +174,10 @@ func (c *Claim) commitRefused(l *lane, res outcome, entry audit.Entry) error {
 		return nil
 	}
 	if res.Else[ownerKey(c.scope.ID())].ModRevision == c.epoch && marker.ModRevision == l.mod {
+		// No attempt was applied; nor can a late one be, since the record's revision does not come again.
+		if record != 0 && res.Else[recordKey(c.scope.ID())].ModRevision != record {
+			return fault.Wrap(fault.PreconditionFailed, ErrRecordChanged, "tenant %s has changed since: try again", c.scope)
+		}
 		return fault.Wrap(fault.Internal, errRecordReused, "")
 	}
 	c.lose(ErrClaimLost)

@@ -25,6 +25,7 @@ const pageSize = 1000
 
 // follower is what the store knows of its watch.
 type follower struct {
+	fresh   *freshness           // told of what is heard
 	mu      sync.Mutex           // guards what follows
 	seen    map[string]int64     // by prefix: every change up to this revision is in the index
 	heard   map[string]time.Time // by prefix: when the watch last delivered, be it only progress
@@ -32,7 +33,8 @@ type follower struct {
 	advance chan struct{}        // closed and replaced whenever seen grows
 }
 
-func (f *follower) init() {
+func (f *follower) init(fresh *freshness) {
+	f.fresh = fresh
 	f.seen, f.heard, f.advance = make(map[string]int64), make(map[string]time.Time), make(chan struct{})
 }
 
@@ -64,7 +66,7 @@ func (f *follower) resumeAt() int64 {
 func (f *follower) mark(prefix string, rev int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heard[prefix] = time.Now()
+	f.hear(prefix)
 	if rev <= f.seen[prefix] {
 		return
 	}
@@ -73,13 +75,28 @@ func (f *follower) mark(prefix string, rev int64) {
 	f.advance = make(chan struct{})
 }
 
+// hear notes that the watch of a prefix delivered. The caller holds mu.
+func (f *follower) hear(prefix string) {
+	f.heard[prefix] = time.Now()
+	oldest := f.heard[prefix]
+	for _, p := range watched() {
+		if at := f.heard[p]; at.Before(oldest) {
+			oldest = at // the zero time of what was never heard too
+		}
+	}
+	if !oldest.IsZero() {
+		f.fresh.heard.Store(f.fresh.at(oldest))
+	}
+}
+
 // load records that a full snapshot at rev is in the index. A store restored from a backup may have gone back: seen
 // follows it.
 func (f *follower) load(rev int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range watched() {
-		f.seen[p], f.heard[p] = rev, time.Now()
+		f.seen[p] = rev
+		f.hear(p)
 	}
 	f.loaded = true
 	close(f.advance)
@@ -271,16 +288,17 @@ func (s *Store) applyOwner(id tenant.ID, ev Event) {
 	} else {
 		s.index.setOwner(id, Owner{Replica: o.Replica, Epoch: ev.KV.ModRevision})
 	}
-	s.claims.observe(id, ev)
+	s.claims.observe(id, ev, o.Replica)
 }
 
 func (s *Store) applyReplica(name string, ev Event) {
-	var r Replica
-	if !ev.Delete {
-		if err := json.Unmarshal(ev.KV.Value, &r); err != nil {
-			s.log.Error("registry: a replica's record cannot be read", "replica", name, "error", err)
-		}
-		r.Name, r.Lease = name, ev.KV.Lease
+	if ev.Delete {
+		s.index.setReplica(name, Replica{})
+		return
+	}
+	r, err := readReplica(name, ev.KV)
+	if err != nil {
+		s.log.Error("registry: a replica's record cannot be read; nothing is sent to it", "replica", name, "error", err)
 	}
 	s.index.setReplica(name, r)
 }

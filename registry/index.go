@@ -10,12 +10,6 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// Owner says which replica serves a tenant.
-type Owner struct {
-	Replica string
-	Epoch   int64
-}
-
 // Index is the routing table: what the front needs to know of every tenant, in memory. It does no I/O; the store feeds
 // it from its one watch. It is safe for concurrent use, and a lookup allocates nothing: it hands out the entries
 // themselves, which are immutable.
@@ -29,8 +23,7 @@ type Index struct {
 	byKey    map[uint64]*tenant.Entry      // by sum, which takes half the memory; the entry itself has the hash in full
 	byKeyToo map[tenant.Hash]*tenant.Entry // the rare keys whose sum another key has taken
 	sorted   []*tenant.Entry               // by id
-	owners   map[tenant.ID]Owner
-	replicas map[string]Replica
+	spread   spread                        // who owns what
 
 	notify sync.Mutex // held while subscribers are called, so that they see changes in order; guards subs
 	subs   []*subscriber
@@ -50,8 +43,7 @@ func NewIndex(baseDomain string) *Index {
 		byHost:   make(map[string]*tenant.Entry),
 		byKey:    make(map[uint64]*tenant.Entry),
 		byKeyToo: make(map[tenant.Hash]*tenant.Entry),
-		owners:   make(map[tenant.ID]Owner),
-		replicas: make(map[string]Replica),
+		spread:   newSpread(),
 	}
 }
 
@@ -112,29 +104,6 @@ func (ix *Index) Len() int {
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
 	return len(ix.byID)
-}
-
-// Owner returns who serves a tenant, if anyone does.
-func (ix *Index) Owner(id tenant.ID) (Owner, bool) {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	o, ok := ix.owners[id]
-	return o, ok
-}
-
-// Replica returns a replica whose session is live.
-func (ix *Index) Replica(name string) (Replica, bool) {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	r, ok := ix.replicas[name]
-	return r, ok
-}
-
-// Replicas returns how many replicas' sessions are live.
-func (ix *Index) Replicas() int {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	return len(ix.replicas)
 }
 
 // Subscribe calls f after each change of a routing record, in order; e is nil when the tenant is gone. f must not block,
@@ -262,28 +231,6 @@ func (ix *Index) search(id tenant.ID) (int, bool) {
 	})
 }
 
-// setOwner records who serves a tenant; a zero Owner means nobody.
-func (ix *Index) setOwner(id tenant.ID, o Owner) {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	if o == (Owner{}) {
-		delete(ix.owners, id)
-		return
-	}
-	ix.owners[id] = o
-}
-
-// setReplica records a live replica; a zero Replica means that name is gone.
-func (ix *Index) setReplica(name string, r Replica) {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	if r == (Replica{}) {
-		delete(ix.replicas, name)
-		return
-	}
-	ix.replicas[name] = r
-}
-
 // retain removes the tenants, owners and replicas that keep does not name: after a new full snapshot, what was deleted
 // while nobody watched.
 func (ix *Index) retain(keep *snapshotNames) {
@@ -294,16 +241,7 @@ func (ix *Index) retain(keep *snapshotNames) {
 			gone = append(gone, id)
 		}
 	}
-	for id := range ix.owners {
-		if !keep.owners[id] {
-			delete(ix.owners, id)
-		}
-	}
-	for name := range ix.replicas {
-		if !keep.replicas[name] {
-			delete(ix.replicas, name)
-		}
-	}
+	ix.spread.retain(keep)
 	ix.mu.Unlock()
 	slices.Sort(gone)
 	for _, id := range gone {

@@ -24,6 +24,7 @@ const (
 	prefixLock    = "c/lock/"
 	prefixDue     = "c/due/"
 	prefixLane    = "c/lane/"
+	prefixHanded  = "c/handed/"
 	markerKind    = "_" // not a kind that a Write can have
 )
 
@@ -40,6 +41,7 @@ func auditKey(chain, entry string) string { return prefixAudit + chain + "/" + e
 func headKey(chain string) string         { return prefixHeads + chain }
 func vaultPrefix(owner string) string     { return prefixVault + owner + "/" }
 func lockKey(name string) string          { return prefixLock + name }
+func handedKey(id tenant.ID) string       { return prefixHanded + string(id) }
 func usedKey(id tenant.ID) string         { return prefixUsed + string(id) }
 
 // hashKey leaves out the hash's "sha256:", which says nothing here.

@@ -49,6 +49,9 @@ type Config struct {
 	Backend    Backend          // required
 	Replica    string           // this replica's name, unique among the replicas of one root; required
 	Address    string           // where the other replicas reach it; may be empty with a single replica
+	Version    string           // of this program, for people to see; may be empty
+	Capacity   int              // its share of the tenants, beside the others'; 0 = DefaultCapacity
+	Load       func() Load      // answers from memory, at once; nil = nothing is said of the load
 	TTL        time.Duration    // of the replica's lease; 0 = DefaultTTL, at least 1 s
 	BaseDomain string           // tenants have the hosts <id>.<BaseDomain>; required
 	Now        func() time.Time // for the times in records; nil = time.Now. Leases always run on the monotonic clock.
@@ -58,6 +61,16 @@ type Config struct {
 	// the data folder: of two live processes of one name, each would end the other's session in turn.
 	TakeOver bool
 }
+
+// ErrHandedOff is the cause where this replica gave the tenant to another: what serves the tenant here may end in good
+// order, since all of it was planned. It comes within an *OwnerError, which names the new owner. It is an ErrClaimLost.
+var ErrHandedOff = fmt.Errorf("the tenant was handed to another replica: %w", ErrClaimLost)
+
+// ErrOwnedElsewhere says that another replica owns the tenant. It comes within an *OwnerError, which names it.
+var ErrOwnedElsewhere = errors.New("another replica owns the tenant")
+
+// ErrRecordChanged is wrapped in the refusal of a commit that was bound to a revision of the tenant's routing record.
+var ErrRecordChanged = errors.New("the tenant's routing record has changed")
 
 // Store is the registry as one replica uses it. It is safe for concurrent use. Reading the index needs nothing else;
 // everything that writes or claims needs Run to be running.
@@ -70,6 +83,9 @@ type Store struct {
 
 	started   atomic.Bool
 	session   atomic.Pointer[session] // nil while there is none
+	begun     time.Time               // when it was made
+	fresh     freshness
+	announce  announcer
 	follow    follower
 	claims    claimTable
 	turns     turns
@@ -99,6 +115,9 @@ func New(cfg Config) (*Store, error) {
 	if cfg.TTL < time.Second {
 		return nil, fmt.Errorf("registry: TTL is %v: at least 1s is needed", cfg.TTL)
 	}
+	if cfg.Capacity <= 0 {
+		cfg.Capacity = DefaultCapacity
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -109,7 +128,10 @@ func New(cfg Config) (*Store, error) {
 		cfg: cfg, backend: cfg.Backend, log: cfg.Logger, index: NewIndex(cfg.BaseDomain),
 		committed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
-	s.follow.init()
+	s.begun = cfg.Now().UTC().Round(0)
+	s.fresh.init()
+	s.announce.init()
+	s.follow.init(&s.fresh)
 	s.claims.init()
 	s.turns.init()
 	s.vault = newVault(s)
@@ -125,6 +147,7 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.runFollow(ctx) })
 	wg.Go(func() { s.runSessions(ctx) })
+	wg.Go(func() { s.runAnnounce(ctx) })
 	wg.Go(func() { s.vault.events.run(ctx) })
 	wg.Go(func() { s.vault.sweepLocks(ctx) })
 	wg.Wait()

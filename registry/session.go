@@ -9,14 +9,6 @@ import (
 	"github.com/polygate/polygate/internal/fault"
 )
 
-// Replica is a replica whose session is live: the value of n/<replica>.
-type Replica struct {
-	V       int     `json:"v"`
-	Name    string  `json:"name"`
-	Address string  `json:"address,omitempty"` // where the other replicas reach it
-	Lease   LeaseID `json:"lease"`             // the one lease on which its record and all its claims hang
-}
-
 // session is the life of one lease. It ends by this process's own clock, before the store lets the lease expire: the
 // time counts from when the last successful renewal was sent, less a margin for the work in flight to stop (X45).
 type session struct {
@@ -24,6 +16,9 @@ type session struct {
 	ttl    time.Duration
 	ctx    context.Context // ends with the session; claims' contexts descend from it
 	cancel context.CancelCauseFunc
+	fresh  *freshness // told of the deadline
+
+	said said // what n/<self> says; used by the holder of announcer.turn
 
 	mu       sync.Mutex // guards deadline and timer
 	deadline time.Time
@@ -33,13 +28,14 @@ type session struct {
 // margin is how long before the lease's expiry the session ends.
 func margin(ttl time.Duration) time.Duration { return ttl / 5 }
 
-func newSession(lease LeaseID, ttl time.Duration, sent time.Time) *session {
+func newSession(lease LeaseID, ttl time.Duration, sent time.Time, fresh *freshness) *session {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	ses := &session{lease: lease, ttl: ttl, ctx: ctx, cancel: cancel, deadline: sent.Add(ttl - margin(ttl))}
+	ses := &session{lease: lease, ttl: ttl, ctx: ctx, cancel: cancel, fresh: fresh, deadline: sent.Add(ttl - margin(ttl))}
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
 	// A timer of its own, since a renewal may hang past every deadline that it was given.
 	ses.timer = time.AfterFunc(time.Until(ses.deadline), ses.expire)
+	ses.fresh.renewed(sent.Add(ttl))
 	return ses
 }
 
@@ -63,6 +59,7 @@ func (ses *session) extend(sent time.Time) bool {
 	}
 	ses.deadline = sent.Add(ses.ttl - margin(ses.ttl))
 	ses.timer.Reset(time.Until(ses.deadline))
+	ses.fresh.renewed(sent.Add(ses.ttl))
 	return true
 }
 
@@ -105,6 +102,7 @@ func (s *Store) runSessions(ctx context.Context) {
 		}
 		last = ses.lease
 		s.session.Store(ses)
+		s.announce.poke()
 		s.checkReady()
 		s.log.Info("registry: session begun", "replica", s.cfg.Replica, "lease", int64(ses.lease))
 		err = s.keepSession(ctx, ses)
@@ -135,11 +133,13 @@ func (s *Store) openSession(ctx context.Context, last LeaseID) (*session, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.register(ctx, lease); err != nil {
+	first, err := s.register(ctx, lease)
+	if err != nil {
 		s.revoke(ctx, lease)
 		return nil, err
 	}
-	ses := newSession(lease, min(granted, s.cfg.TTL), sent)
+	ses := newSession(lease, min(granted, s.cfg.TTL), sent, &s.fresh)
+	ses.said = first
 	if !ses.live() {
 		ses.end(ErrSessionLost)
 		s.revoke(ctx, lease)
@@ -167,20 +167,21 @@ func (s *Store) clearWay(ctx context.Context, last LeaseID) error {
 	return fault.New(fault.Unavailable, "another process is registered as replica %s: if it is dead, its lease ends by itself; if not, give each replica its own name", s.cfg.Replica)
 }
 
-func (s *Store) register(ctx context.Context, lease LeaseID) error {
-	val, err := encode(Replica{V: storedVersion, Name: s.cfg.Replica, Address: s.cfg.Address, Lease: lease})
+func (s *Store) register(ctx context.Context, lease LeaseID) (said, error) {
+	r := s.self(lease)
+	val, err := encode(r)
 	if err != nil {
-		return err
+		return said{}, err
 	}
 	key := replicaKey(s.cfg.Replica)
 	res, err := s.backend.Txn(ctx, &Txn{If: []Cmp{{Key: key, Kind: Absent}}, Puts: []Put{{key, val, lease}}})
 	if err != nil {
-		return err
+		return said{}, err
 	}
 	if !res.OK {
-		return fault.New(fault.Unavailable, "another process registered as replica %s at the same time", s.cfg.Replica)
+		return said{}, fault.New(fault.Unavailable, "another process registered as replica %s at the same time", s.cfg.Replica)
 	}
-	return nil
+	return said{record: r, mod: res.Revision}, nil
 }
 
 // keepSession renews the lease until the session is over, and says why it is.
@@ -227,6 +228,7 @@ func (s *Store) renew(ctx context.Context, ses *session, bound time.Duration) er
 func (s *Store) closeSession(ctx context.Context, ses *session, why error) {
 	s.session.CompareAndSwap(ses, nil)
 	ses.end(ErrSessionLost)
+	s.fresh.lost(margin(ses.ttl))
 	s.claims.sessionOver(ses)
 	if ctx.Err() == nil {
 		s.setTrouble(why)

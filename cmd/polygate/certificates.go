@@ -37,7 +37,7 @@ func (d *daemon) openCerts(ctx context.Context) error {
 		Store: d.store.Platform(), Wrapper: d.kek, Lookup: d.store.Index().ByHost, Keeper: keep.New(store, d.kek), Vault: store,
 		BaseDomain: d.cfg.BaseDomain, ExtraHosts: d.cfg.SharedHosts, AdminHosts: d.cfg.Admin.Hosts,
 		ACME: engine, Default: fallback, Means: d.acmeMeans(), Wildcard: c.ACME.Wildcard, OpenSecret: d.secrets.Open, Entry: d.certificateEntry,
-		Replicas: d.store.Index().Replicas,
+		Replicas: d.store.Index().ReplicaCount,
 		Limits: certs.Limits{
 			OrdersPerMinute: c.ACME.OrdersPerMinute, OrdersPerTenantPerHour: c.ACME.OrdersPerTenantPerHour, Concurrent: c.ACME.MaxConcurrent,
 		},

@@ -86,12 +86,12 @@ func testHandoff(t *testing.T, b Backend) {
 	e := Create(t, r1, "alpha")
 	c := Claim(t, r1, e.Scope)
 	Write(t, c, "server", "s", `"1"`)
-	WantKind(t, "hand-off to nobody", c.Handoff(t.Context(), "r9"), fault.NotFound)
-	WantKind(t, "hand-off to itself", c.Handoff(t.Context(), "r1"), fault.Invalid)
+	WantKind(t, "hand-off to nobody", c.Handoff(t.Context(), "r9", nil), fault.NotFound)
+	WantKind(t, "hand-off to itself", c.Handoff(t.Context(), "r1", nil), fault.Invalid)
 	if c.Context().Err() != nil {
 		t.Fatal("a refused hand-off ended the claim")
 	}
-	if err := c.Handoff(t.Context(), "r2"); err != nil {
+	if err := c.Handoff(t.Context(), "r2", nil); err != nil {
 		t.Fatalf("Handoff: %v", err)
 	}
 	if !errors.Is(contextCause(c), registry.ErrClaimLost) {
@@ -107,7 +107,7 @@ func testHandoff(t *testing.T, b Backend) {
 		t.Errorf("objects at the new owner: got %v, want %v", got, want)
 	}
 	Write(t, c2, "server", "s", `"2"`)
-	if err := c2.Handoff(t.Context(), "r1"); err != nil { // and back
+	if err := c2.Handoff(t.Context(), "r1", nil); err != nil { // and back
 		t.Fatalf("Handoff back: %v", err)
 	}
 	Write(t, Claim(t, r1, e.Scope), "server", "s", `"3"`)
@@ -219,7 +219,7 @@ func testFenceHandoff(t *testing.T, b Backend) {
 			done <- c.Commit(context.Background(), Entry(e.Record.ID, "server.create"), tenant.Write{Kind: "server", ID: "s", Value: []byte(`"stale"`)})
 		}()
 		<-arrived
-		if err := c.Handoff(t.Context(), "r2-"+id); err != nil {
+		if err := c.Handoff(t.Context(), "r2-"+id, nil); err != nil {
 			t.Fatalf("Handoff: %v", err)
 		}
 		c2 := Claim(t, r2, e.Scope)
