@@ -44,6 +44,8 @@ type Backend struct {
 	client  *clientv3.Client
 	root    string
 	timeout time.Duration
+	leader  func() bool                             // of a server in this process: whether it knows a leader; nil = calls fail without
+	others  func(context.Context) []registry.Member // of a server in this process: how its fellow members are; nil = it has none
 }
 
 var _ registry.Backend = (*Backend)(nil)
@@ -132,14 +134,23 @@ func (b *Backend) Compact(ctx context.Context, rev int64) error {
 // events that were still to come, which would then be taken for old (etcd issue 15220), or fail to come for a watch that
 // gets no events (17507).
 func checkVersion(v string) error {
-	var major, minor, patch int
-	if _, err := fmt.Sscanf(v, "%d.%d.%d", &major, &minor, &patch); err != nil {
-		return nil // a version that we cannot read is not known to be too old
-	}
-	if slices.Compare([]int{major, minor, patch}, []int{3, 5, 13}) < 0 {
+	if olderVersion(v, "3.5.13") {
 		return fmt.Errorf("version %s is too old: 3.5.13 or later is needed", v)
 	}
 	return nil
+}
+
+// olderVersion compares two versions; one that we cannot read is not known to be older.
+func olderVersion(v, than string) bool {
+	a, okA := parseVersion(v)
+	b, okB := parseVersion(than)
+	return okA && okB && slices.Compare(a, b) < 0
+}
+
+func parseVersion(v string) ([]int, bool) {
+	var major, minor, patch int
+	_, err := fmt.Sscanf(v, "%d.%d.%d", &major, &minor, &patch)
+	return []int{major, minor, patch}, err == nil
 }
 
 // Range implements registry.Backend.
