@@ -125,28 +125,29 @@ type Egress struct {
 
 // Limits bound what comes from outside, for the whole replica or for each connection and request. No zero means "no limit".
 type Limits struct {
-	MaxConnections          int           `yaml:"max_connections"`            // open on the public listener; default 10000
-	MaxRequests             int           `yaml:"max_requests"`               // in flight on this replica, shared fairly between the tenants that want them; default 10000
-	MaxStreams              int           `yaml:"max_streams"`                // event streams and WebSockets open on this replica, shared likewise; default 10000
-	MaxStreamsPerConnection int           `yaml:"max_streams_per_connection"` // concurrent requests of one HTTP/2 connection; default 250
-	MaxHeaderBytes          Size          `yaml:"max_header_bytes"`           // of a request's header; default 64KiB
-	MaxHeaders              int           `yaml:"max_headers"`                // fields in a request's header; default 100
-	MaxURIBytes             Size          `yaml:"max_uri_bytes"`              // of path and query; default 8KiB
-	MaxQueryParameters      int           `yaml:"max_query_parameters"`       // in a query; default 100
-	MaxBodyBytes            Size          `yaml:"max_body_bytes"`             // of a request's body; default 64MiB
-	MCPMaxBodyBytes         Size          `yaml:"mcp_max_body_bytes"`         // of one MCP message; default 4MiB
-	MCPMaxTenantBytes       Size          `yaml:"mcp_max_tenant_bytes"`       // of large MCP messages held at a time for one tenant; default 64MiB
-	MCPMaxTotalBytes        Size          `yaml:"mcp_max_total_bytes"`        // and for all tenants; default 1GiB
-	HeaderTimeout           time.Duration `yaml:"header_timeout"`             // for a request's header to arrive; default 10s
-	BodyIdleTimeout         time.Duration `yaml:"body_idle_timeout"`          // between two pieces of a request's body; default 30s
-	WriteIdleTimeout        time.Duration `yaml:"write_idle_timeout"`         // for which a client may leave a part of a response unread; default 60s
-	MaxCookies              int           `yaml:"max_cookies"`                // in a request; default 180
-	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection without a request; default 60s, at most 60s
-	UpstreamHeaderTimeout   time.Duration `yaml:"upstream_header_timeout"`    // for an upstream's response header; default 5m
-	DialTimeout             time.Duration `yaml:"dial_timeout"`               // to resolve and connect to an upstream; default 5s
-	ShutdownGrace           time.Duration `yaml:"shutdown_grace"`             // for requests in flight when the process is told to end; default 10s
-	IdleGatewayAfter        time.Duration `yaml:"idle_gateway_after"`         // after which an unused virtual gateway leaves memory; default 10m
-	ResidentCertificates    int           `yaml:"resident_certificates"`      // kept decoded in memory; default 10000
+	MaxConnections           int           `yaml:"max_connections"`             // open on the public listener; default 10000
+	MaxConnectionsPerAddress int           `yaml:"max_connections_per_address"` // of them from one client address, IPv6 by its /64; default 0 = nine tenths of max_connections
+	MaxRequests              int           `yaml:"max_requests"`                // in flight on this replica, shared fairly between the tenants that want them; default 10000
+	MaxStreams               int           `yaml:"max_streams"`                 // event streams and WebSockets open on this replica, shared likewise; default 10000
+	MaxStreamsPerConnection  int           `yaml:"max_streams_per_connection"`  // concurrent requests of one HTTP/2 connection; default 250
+	MaxHeaderBytes           Size          `yaml:"max_header_bytes"`            // of a request's header; default 64KiB
+	MaxHeaders               int           `yaml:"max_headers"`                 // fields in a request's header; default 100
+	MaxURIBytes              Size          `yaml:"max_uri_bytes"`               // of path and query; default 8KiB
+	MaxQueryParameters       int           `yaml:"max_query_parameters"`        // in a query; default 100
+	MaxBodyBytes             Size          `yaml:"max_body_bytes"`              // of a request's body; default 64MiB
+	MCPMaxBodyBytes          Size          `yaml:"mcp_max_body_bytes"`          // of one MCP message; default 4MiB
+	MCPMaxTenantBytes        Size          `yaml:"mcp_max_tenant_bytes"`        // of large MCP messages held at a time for one tenant; default 64MiB
+	MCPMaxTotalBytes         Size          `yaml:"mcp_max_total_bytes"`         // and for all tenants; default 1GiB
+	HeaderTimeout            time.Duration `yaml:"header_timeout"`              // for a request's header to arrive; default 10s
+	BodyIdleTimeout          time.Duration `yaml:"body_idle_timeout"`           // between two pieces of a request's body; default 30s
+	WriteIdleTimeout         time.Duration `yaml:"write_idle_timeout"`          // for which a client may leave a part of a response unread; default 60s
+	MaxCookies               int           `yaml:"max_cookies"`                 // in a request; default 180
+	IdleTimeout              time.Duration `yaml:"idle_timeout"`                // of a connection without a request; default 60s, at most 60s
+	UpstreamHeaderTimeout    time.Duration `yaml:"upstream_header_timeout"`     // for an upstream's response header; default 5m
+	DialTimeout              time.Duration `yaml:"dial_timeout"`                // to resolve and connect to an upstream; default 5s
+	ShutdownGrace            time.Duration `yaml:"shutdown_grace"`              // for requests in flight when the process is told to end; default 10s
+	IdleGatewayAfter         time.Duration `yaml:"idle_gateway_after"`          // after which an unused virtual gateway leaves memory; default 10m
+	ResidentCertificates     int           `yaml:"resident_certificates"`       // kept decoded in memory; default 10000
 }
 
 // Metrics tunes the Prometheus metrics.

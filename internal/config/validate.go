@@ -201,6 +201,7 @@ func (r Replica) check(cs *checks) {
 
 func (l Limits) check(cs *checks) {
 	within(cs, "limits.max_connections", l.MaxConnections, 1, 1<<20)
+	within(cs, "limits.max_connections_per_address", l.MaxConnectionsPerAddress, 0, l.MaxConnections)
 	within(cs, "limits.max_requests", l.MaxRequests, 1, 10_000_000)
 	within(cs, "limits.max_streams", l.MaxStreams, 1, 10_000_000)
 	within(cs, "limits.max_streams_per_connection", l.MaxStreamsPerConnection, 1, 10_000)
