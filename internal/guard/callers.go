@@ -57,6 +57,7 @@ type callers struct {
 	root                  caller                // of the ring: next is the most recently used
 	bytes                 int64
 	overflow, overflowKey caller // what those share who are not in the table
+	fresh, freshKey       int64  // the tat of a caller that never spent anything: full, but for what the replica's part grew by
 	evicted               int    // by the request under way
 }
 
@@ -187,7 +188,10 @@ func (t *callers) get(now int64, key callerKey, overflow *caller) *caller {
 	}
 	ref := strings.Clone(string(key.kind) + ":" + key.id)
 	key.id = ref[len(key.kind)+1:] // not the request's memory
-	c := &caller{key: key, ref: ref, used: now}
+	c := &caller{key: key, ref: ref, used: now, tat: t.fresh}
+	if key.kind == kindAPIKey {
+		c.tat = t.freshKey
+	}
 	t.of[key] = c
 	t.link(c)
 	t.bytes += size

@@ -29,6 +29,9 @@ type Guard struct {
 
 	policy atomic.Pointer[loaded] // nil = none is loaded
 
+	partMu sync.Mutex // serializes changes of the part
+	read   reading    // of the one goroutine that asks for demands
+
 	requests          atomic.Uint64
 	bytesIn, bytesOut atomic.Uint64
 	refused           [quota.NumReasons]atomic.Uint64
@@ -39,16 +42,29 @@ type Guard struct {
 // settings is what follows from a record. It is immutable.
 type settings struct {
 	record *tenant.Record // nil = none yet
-	limits Limits
-	digest string // of the policy in force; "" = none
+	base   Limits         // of the tenant, on all replicas together
+	part   Part           // of this replica
+	ends   bool           // part.Until is set
+	limits Limits         // this replica's part of base
+	after  Limits         // the same, once the part has ended; set if ends
+	digest string         // of the policy in force; "" = none
 }
 
 func (s *Set) newGuard(scope tenant.Scope) *Guard {
 	g := &Guard{set: s, scope: scope, since: s.cfg.Now()}
 	g.callers.max, g.callers.most, g.callers.total = s.cfg.TableBytes, s.cfg.TablesMax, &s.tables
-	l, _ := Effective(tenant.Quotas{}, s.cfg.Defaults, s.cfg.Ceilings)
-	g.settings.Store(&settings{limits: l})
+	first := new(settings)
+	first.base, _ = Effective(tenant.Quotas{}, s.cfg.Defaults, s.cfg.Ceilings)
+	first.divide(s.part(scope))
+	g.settings.Store(first)
 	return g
+}
+
+func (s *Set) part(scope tenant.Scope) Part {
+	if s.cfg.Part == nil || scope.ID() == "" {
+		return Whole()
+	}
+	return s.cfg.Part(scope)
 }
 
 // setRecord follows a change of the tenant's limits and policy. An older record that arrives late is passed over.
@@ -57,7 +73,7 @@ func (g *Guard) setRecord(r *tenant.Record) {
 		return
 	}
 	next := &settings{record: r}
-	next.limits, _ = Effective(r.Quotas, g.set.cfg.Defaults, g.set.cfg.Ceilings)
+	next.base, _ = Effective(r.Quotas, g.set.cfg.Defaults, g.set.cfg.Ceilings)
 	if r.Policy != nil {
 		next.digest = r.Policy.Digest
 	}
@@ -66,6 +82,7 @@ func (g *Guard) setRecord(r *tenant.Record) {
 		if old.record != nil && old.record.Revision >= r.Revision {
 			return
 		}
+		next.divide(old.part)
 		if g.settings.CompareAndSwap(old, next) {
 			return
 		}
@@ -79,8 +96,14 @@ func (g *Guard) close() {
 	g.retirePolicy(g.policy.Load())
 }
 
-// limits returns what applies now.
-func (g *Guard) limits() *Limits { return &g.settings.Load().limits }
+// limits returns what applies now on this replica.
+func (g *Guard) limits() *Limits {
+	s := g.settings.Load()
+	if !s.ends {
+		return &s.limits
+	}
+	return s.at(g.set.cfg.Now())
+}
 
 // MaxServers returns how many MCP servers the tenant may have; 0 = no limit.
 func (g *Guard) MaxServers() int { return g.limits().MaxServers }
@@ -133,17 +156,18 @@ func (g *Guard) Enter(p tenant.Principal, r Request) (*Visit, error) {
 	if g.scope.ID() == "" { // operators are few and trusted: no quota
 		return v, nil
 	}
-	now, l := g.set.cfg.Now(), g.limits()
+	now := g.set.cfg.Now()
+	l := g.settings.Load().at(now)
 	no, evicted := g.callers.enter(&v.ticket, now.UnixNano(), &v.principal, r.Remote, l)
 	if evicted > 0 {
 		g.meter().Evicted(evicted)
 	}
 	if no.refused {
-		return nil, g.refuse(no, l)
+		return nil, g.refuse(no)
 	}
 	if no = v.enter(now, l); no.refused {
 		g.callers.undo(&v.ticket)
-		return nil, g.refuse(no, l)
+		return nil, g.refuse(no)
 	}
 	g.requests.Add(1)
 	v.entered = true
@@ -172,11 +196,15 @@ func (v *Visit) enter(now time.Time, l *Limits) (no refusal) {
 	return no
 }
 
-// refuse counts a refusal and returns its error.
-func (g *Guard) refuse(no refusal, l *Limits) error {
+// refuse counts a refusal and returns its error, which names the limit of all replicas together.
+func (g *Guard) refuse(no refusal) error {
 	g.refused[no.by].Add(1)
 	g.meter().Refused(no.by)
-	return refusalOf(no.by, l).After(quota.RetryAfter(no.wait, g.set.cfg.Jitter()))
+	s := g.settings.Load()
+	if s.part.Share < 1 && g.set.cfg.Wanting != nil && no.by < quota.PoolRequests {
+		g.set.cfg.Wanting(g.scope)
+	}
+	return refusalOf(no.by, &s.base).After(quota.RetryAfter(no.wait, g.set.cfg.Jitter()))
 }
 
 func refusalOf(r quota.Reason, l *Limits) *fault.Error {
@@ -244,11 +272,12 @@ func (v *Visit) Bytes(in, out int) time.Duration {
 	if out > 0 {
 		g.bytesOut.Add(uint64(out))
 	}
-	l := g.limits()
-	if l.Bytes.PerSecond <= 0 {
+	s := g.settings.Load()
+	if s.base.Bytes.PerSecond <= 0 {
 		return 0
 	}
-	return min(g.debt.Add(g.set.cfg.Now(), int64(in)+int64(out), l.Bytes), MaxPause)
+	now := g.set.cfg.Now()
+	return min(g.debt.Add(now, int64(in)+int64(out), s.at(now).Bytes), MaxPause)
 }
 
 // Stream turns the visit into a stream: an event stream or a WebSocket. Over the quota, the error is fault.RateLimited. It
@@ -265,11 +294,11 @@ func (v *Visit) Stream() error {
 	}
 	g, l := v.guard, v.guard.limits()
 	if !g.streams.Enter(l.MaxStreams) {
-		return g.refuse(refusal{true, quota.TenantStreams, time.Second}, l)
+		return g.refuse(refusal{true, quota.TenantStreams, time.Second})
 	}
 	if v.streamPlace = g.set.streams.Enter(&g.streamShare); v.streamPlace == quota.NoPlace {
 		g.streams.Leave()
-		return g.refuse(refusal{true, quota.PoolStreams, time.Second}, l)
+		return g.refuse(refusal{true, quota.PoolStreams, time.Second})
 	}
 	g.set.requests.Leave(&g.requestShare, v.place)
 	v.place, v.stream = quota.NoPlace, openStream

@@ -39,6 +39,12 @@ type Config struct {
 	// leaves no guard behind. The index must say no before Forget is called. nil = not asked.
 	Alive func(s tenant.Scope) bool
 
+	// Part says what this replica may spend of a tenant's limits. It is asked when a guard is made and after PartChanged, and
+	// must not call the Set. nil = all: no other replica serves tenants.
+	Part func(s tenant.Scope) Part
+	// Wanting is told when a limit refuses of which this replica has a part only. It must not block. nil = nobody is told.
+	Wanting func(s tenant.Scope)
+
 	Meter      func(s tenant.Scope) Meter // counts for the metrics; asked once per guard, at first need; nil = nobody counts
 	TableBytes int64                      // bound of one tenant's table of callers; 0 = 1 MiB
 	TablesMax  int64                      // bound of all tables together; 0 = 128 MiB
@@ -126,6 +132,9 @@ func (s *Set) find(scope tenant.Scope) *Guard {
 // question is seen by it, one that goes after it is followed by Forget, which finds the guard.
 func (s *Set) add(e *tenant.Entry) *Guard {
 	g, added := s.insert(e)
+	if added {
+		g.repart() // it may have changed before the guard could be found
+	}
 	if added && s.cfg.Alive != nil && !s.cfg.Alive(e.Scope) {
 		s.remove(g)
 	}
@@ -186,17 +195,21 @@ func (s *Set) Forget(id tenant.ID) {
 // Sweep gives back what has been idle for a while: callers whose budgets are full, and engines of policies. It is to be
 // called about once a minute; nothing depends on it but memory.
 func (s *Set) Sweep() {
-	s.mu.RLock()
-	all := make([]*Guard, 0, len(s.of))
-	for _, g := range s.of {
-		all = append(all, g)
-	}
-	s.mu.RUnlock()
 	now := s.cfg.Now()
-	for _, g := range all {
+	for _, g := range s.all() {
 		if n := g.callers.sweep(now.UnixNano()); n > 0 {
 			g.meter().Evicted(n)
 		}
 		g.sweepPolicy(now)
 	}
+}
+
+func (s *Set) all() []*Guard {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	all := make([]*Guard, 0, len(s.of))
+	for _, g := range s.of {
+		all = append(all, g)
+	}
+	return all
 }

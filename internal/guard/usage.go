@@ -22,7 +22,8 @@ type Usage struct {
 	BytesOut   uint64
 	BytesLeft  float64       // bytes that may pass before requests are refused, below 0 = owed; without a limit 0
 	BytesOwed  time.Duration // how long requests are refused for the bytes that passed
-	Limits     Limits        // in force
+	Limits     Limits        // in force, on all replicas together
+	Part       float64       // what this replica may spend of them now
 	Origins    Origins       // where they come from
 	Guaranteed int64         // requests in flight that this replica guarantees the tenant now; 0 = no bound
 	Callers    []CallerUsage // the principals with the most requests, at most MaxCallers
@@ -47,11 +48,11 @@ type CallerUsage struct {
 func (g *Guard) Usage() Usage {
 	now := g.set.cfg.Now()
 	s := g.settings.Load()
-	l := &s.limits
+	l := s.at(now)
 	u := Usage{
 		Since: g.since, InFlight: g.gate.InFlight(), Streams: g.streams.InFlight(), Requests: g.requests.Load(),
 		RateLeft: g.rate.Left(now, l.Rate), BytesIn: g.bytesIn.Load(), BytesOut: g.bytesOut.Load(),
-		BytesLeft: g.debt.Left(now, l.Bytes), BytesOwed: g.debt.Owed(now, l.Bytes), Limits: *l,
+		BytesLeft: g.debt.Left(now, l.Bytes), BytesOwed: g.debt.Owed(now, l.Bytes), Limits: s.base, Part: s.shareAt(now),
 		Guaranteed: g.set.requests.Share(&g.requestShare), Policy: g.loadedPolicy(),
 	}
 	for i := range u.Refused {

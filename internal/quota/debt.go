@@ -18,7 +18,7 @@ type Debt struct {
 // Owe advances the theoretical arrival time tat, see Spend, by n bytes that passed at now, and returns the time until
 // nothing is owed. Parts of a nanosecond count as one, so that many small pieces are not free.
 func Owe(tat, now int64, n int64, l Limit) (next int64, owed time.Duration) {
-	if l.PerSecond <= 0 || n <= 0 {
+	if l.PerSecond <= 0 || l.Closed || n <= 0 {
 		return tat, Owed(tat, now, l)
 	}
 	_, tolerance := l.interval()
@@ -30,8 +30,11 @@ func Owe(tat, now int64, n int64, l Limit) (next int64, owed time.Duration) {
 
 // Owed returns the time until nothing is owed; 0 if nothing is.
 func Owed(tat, now int64, l Limit) time.Duration {
-	if l.PerSecond <= 0 {
+	switch {
+	case l.PerSecond <= 0:
 		return 0
+	case l.Closed:
+		return closedFor
 	}
 	_, tolerance := l.interval()
 	over := tat - now - int64(tolerance)
@@ -59,7 +62,7 @@ func (d *Debt) Owed(now time.Time, l Limit) time.Duration {
 
 // Left returns how many bytes may pass at once before something is owed; below 0 = owed. Without a limit it is 0.
 func (d *Debt) Left(now time.Time, l Limit) float64 {
-	if l.PerSecond <= 0 {
+	if l.PerSecond <= 0 || l.Closed {
 		return 0
 	}
 	_, tolerance := l.interval()

@@ -13,7 +13,11 @@ import (
 type Limit struct {
 	PerSecond float64 // requests per second
 	Burst     int     // requests that may come at once; below 1 it is PerSecond, rounded up
+	Closed    bool    // nothing passes: a part of a limit that rounds to nothing
 }
+
+// closedFor is when to look again at a limit that is closed.
+const closedFor = time.Second
 
 // Most returns how many requests may come at once: the burst, or what stands for it.
 func (l Limit) Most() int {
@@ -49,6 +53,9 @@ func Spend(tat, now int64, l Limit) (int64, Decision) {
 	if l.PerSecond <= 0 {
 		return tat, Decision{OK: true}
 	}
+	if l.Closed {
+		return tat, Decision{RetryAfter: closedFor}
+	}
 	emission, tolerance := l.interval()
 	tat = min(tat, now+int64(tolerance))
 	next := max(tat, now) + int64(emission)
@@ -76,7 +83,7 @@ func (r *Rate) Spend(now time.Time, l Limit) Decision {
 
 // Refund returns the state after taking back one request that Spend let pass.
 func Refund(tat int64, l Limit) int64 {
-	if l.PerSecond <= 0 {
+	if l.PerSecond <= 0 || l.Closed {
 		return tat
 	}
 	emission, _ := l.interval()
@@ -87,6 +94,9 @@ func Refund(tat int64, l Limit) int64 {
 func Left(tat, now int64, l Limit) float64 {
 	if l.PerSecond <= 0 {
 		return -1
+	}
+	if l.Closed {
+		return 0
 	}
 	emission, tolerance := l.interval()
 	return float64(max(0, int64(tolerance)-max(0, tat-now))) / float64(emission)
@@ -100,9 +110,10 @@ type Gate struct {
 	n atomic.Int64
 }
 
-// Enter takes a place if fewer than limit are taken; a limit of 0 or less is none. Each true is to be paired with a Leave.
+// Enter takes a place if fewer than limit are taken; a limit of 0 or less is none, but for Closed. Each true is to be paired
+// with a Leave.
 func (g *Gate) Enter(limit int) bool {
-	if n := g.n.Add(1); limit > 0 && n > int64(limit) {
+	if n := g.n.Add(1); limit > 0 && n > int64(limit) || limit == Closed {
 		g.n.Add(-1)
 		return false
 	}
