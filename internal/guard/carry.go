@@ -30,8 +30,8 @@ type carriedCaller struct {
 
 // Export returns what the tenant and its callers have spent, for the replica that takes the tenant over: those callers
 // first that have spent most. nil = nothing.
-func (s *Set) Export(e *tenant.Entry) []byte {
-	g := s.find(e.Scope)
+func (s *Set) Export(scope tenant.Scope) []byte {
+	g := s.find(scope)
 	if g == nil {
 		return nil
 	}
