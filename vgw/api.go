@@ -248,7 +248,7 @@ func createServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	d := catalog.Server{Name: body.Name, URL: body.URL, Headers: body.Headers, Timeout: time.Duration(body.TimeoutSeconds) * time.Second}
 	var s *server
 	if err = d.Check(); err == nil {
-		s, err = c.gw.create(ctx, permit, d, ownerOf(c.e.Record, c.r.Visit.Principal()), c.r.Visit.MaxServers())
+		s, err = c.gw.create(ctx, c.records, permit, d, ownerOf(c.e.Record, c.r.Visit.Principal()), c.r.Visit.MaxServers())
 	}
 	if err := permit.Settle(err); err != nil {
 		return nil, err
@@ -271,7 +271,7 @@ func deleteServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := permit.Settle(c.gw.remove(ctx, permit, c.params[0], o.ID, pre)); err != nil {
+	if err := permit.Settle(c.gw.remove(ctx, c.records, permit, c.params[0], o.ID, pre)); err != nil {
 		return nil, err
 	}
 	return noContent(), nil

@@ -145,7 +145,7 @@ func (g *Gateway) applyPart(visit *guard.Visit, file string, part difference) er
 	if err != nil {
 		return err
 	}
-	return permit.Settle(g.commit(permit, writes...))
+	return permit.Settle(g.commit(records{}, permit, writes...))
 }
 
 // compare returns what the declarations change.

@@ -18,6 +18,8 @@ type records struct {
 	scope tenant.Scope
 	who   tenant.Principal
 	now   func() time.Time
+	// judged is the revision of the record by which the principal has its role; 0 = it has it of itself, as the system has.
+	judged int64
 }
 
 // update changes the record, and goes on when the caller leaves. edit may be called several times: what it finds out, it
@@ -52,6 +54,30 @@ func (r records) holds(rec *tenant.Record) bool {
 	role, ok := rec.Standing(r.who, r.now())
 	return ok && role == r.who.Role
 }
+
+// bound has write write to the tenant's state on the condition that the record is still the one by which the principal was
+// judged. If it is another, the principal is judged by that one, and write called anew: so a revocation that was acknowledged
+// by any replica is before every write of the revoked, wherever it comes from. e is the record of the write, for form's sake.
+func (r records) bound(ctx context.Context, e audit.Entry, write func(judged int64) error) error {
+	for range maxJudged {
+		err := write(r.judged)
+		if r.judged == 0 || !fault.Is(err, fault.PreconditionFailed) {
+			return err
+		}
+		now, err := r.update(ctx, func(*tenant.Record) error { return nil }, e) // as it is stored, not as the index knows it
+		if err != nil {
+			return err
+		}
+		if now.Record.State == tenant.StateSuspended {
+			return suspended(now.Record)
+		}
+		r.judged = now.Record.Revision
+	}
+	return fault.New(fault.Unavailable, "the tenant's record changes all the time: try again").After(time.Second)
+}
+
+// maxJudged is how often a principal is judged for one write.
+const maxJudged = 4
 
 // change makes an admitted change of the routing record, with the permit's record in the same transaction.
 func (c *call) change(ctx context.Context, permit *guard.Permit, edit func(*tenant.Record) error) (*tenant.Entry, error) {

@@ -27,8 +27,12 @@ type Gateway struct {
 	scope tenant.Scope
 	claim Claim
 	ctx   context.Context // ends with the claim, or when the gateway is closed
-	close context.CancelCauseFunc
+	live  context.Context // of relays and streams: ends with ctx, unless the tenant was given away, and then some time later
 	now   func() time.Time
+
+	cancel context.CancelCauseFunc // of ctx
+	end    context.CancelCauseFunc // of live
+	away   atomic.Bool             // the tenant is being given away: the end of ctx is not the end of live
 
 	key     *seal.DataKey // seals values at rest
 	cursors *seal.DataKey // seals list cursors
@@ -47,18 +51,43 @@ type Gateway struct {
 	holdsMu sync.Mutex
 	holds   map[*hold]struct{} // guarded by holdsMu: streams that a delegation allows
 
-	refs int       // uses; guarded by the slot's mu
-	used time.Time // end of the last use; guarded by the slot's mu
+	refs     int           // uses; guarded by the slot's mu, as what follows
+	deciding int           // uses by handlers that decide
+	calm     chan struct{} // if not nil, closed when no handler decides any more
+	left     bool          // the tenant was given away, and what began here goes on
+	used     time.Time     // end of the last use
 }
 
-// open claims the tenant and loads its state.
-func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err error) {
+// close ends the gateway and all that runs there.
+func (g *Gateway) close(cause error) {
+	g.cancel(cause)
+	g.end(cause)
+}
+
+// follow ends what runs in the gateway when its claim is lost, unless it is given away.
+func (g *Gateway) follow() {
+	if !g.away.Load() {
+		g.end(context.Cause(g.ctx))
+	}
+}
+
+// newGateway makes a gateway that has loaded nothing yet.
+func (m *Mux) newGateway(claim Claim) *Gateway {
+	gw := &Gateway{scope: claim.Scope(), claim: claim, now: m.cfg.Now, policing: make(chan struct{}, 1)}
+	gw.ctx, gw.cancel = context.WithCancelCause(claim.Context())
+	gw.live, gw.end = context.WithCancelCause(context.Background())
+	context.AfterFunc(gw.ctx, gw.follow)
+	return gw
+}
+
+// open claims the tenant of e, loads its state, and takes over what it has spent elsewhere.
+func (m *Mux) open(ctx context.Context, e *tenant.Entry) (_ *Gateway, err error) {
+	scope := e.Scope
 	claim, err := m.cfg.Claims.Claim(ctx, scope)
 	if err != nil {
 		return nil, err
 	}
-	gw := &Gateway{scope: scope, claim: claim, now: m.cfg.Now, policing: make(chan struct{}, 1)}
-	gw.ctx, gw.close = context.WithCancelCause(claim.Context())
+	gw := m.newGateway(claim)
 	defer func() {
 		if err != nil {
 			gw.close(err)
@@ -67,6 +96,9 @@ func (m *Mux) open(ctx context.Context, scope tenant.Scope) (_ *Gateway, err err
 	}()
 	if claim.Scope() != scope {
 		return nil, fmt.Errorf("the claim is on %s (%s), wanted %s (%s)", claim.Scope(), claim.Scope().UID(), scope, scope.UID())
+	}
+	if state := claim.Handed(); len(state) > 0 && m.cfg.Limits != nil {
+		m.cfg.Limits.Import(e, state) // first of all, since the claim tells it once
 	}
 	if gw.key, err = m.dataKey(ctx, claim); err != nil {
 		return nil, err
@@ -140,12 +172,13 @@ func (m *Mux) newDataKey(ctx context.Context, claim Claim) (*seal.DataKey, error
 	return key, nil
 }
 
-// commit writes to the tenant's state, with the permit's record. It goes on when the caller leaves. If it fails so that
-// the outcome is unknown, the state is read again before it is next used.
-func (g *Gateway) commit(permit *guard.Permit, w ...tenant.Write) error {
+// commit writes to the tenant's state for who has the right by, with the permit's record. It goes on when the caller leaves.
+// If it fails so that the outcome is unknown, the state is read again before it is next used.
+func (g *Gateway) commit(by records, permit *guard.Permit, w ...tenant.Write) error {
 	ctx, cancel := context.WithTimeout(g.ctx, commitIn)
 	defer cancel()
-	err := g.claim.Commit(ctx, permit.Entry(audit.OutcomeOK), w...)
+	entry := permit.Entry(audit.OutcomeOK)
+	err := by.bound(ctx, entry, func(judged int64) error { return g.claim.CommitIf(ctx, judged, entry, w...) })
 	if err == nil {
 		return nil
 	}

@@ -149,7 +149,7 @@ func createGrant(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	g, err := c.newGrant(body, s)
 	if err == nil {
-		g, err = c.gw.delegate(ctx, permit, c.e.Record, g)
+		g, err = c.gw.delegate(ctx, c.records, permit, c.e.Record, g)
 	}
 	if err := permit.Settle(err); err != nil {
 		return nil, err
@@ -196,7 +196,7 @@ func (c *call) newGrant(body grantBody, s *server) (*grant, error) {
 }
 
 // delegate stores a grant. Commit, then memory. The same grant again sets the end of the one that is there.
-func (g *Gateway) delegate(ctx context.Context, permit *guard.Permit, r *tenant.Record, v *grant) (*grant, error) {
+func (g *Gateway) delegate(ctx context.Context, by records, permit *guard.Permit, r *tenant.Record, v *grant) (*grant, error) {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	servers, err := g.fresh(ctx)
@@ -227,7 +227,7 @@ func (g *Gateway) delegate(ctx context.Context, permit *guard.Permit, r *tenant.
 	if err != nil {
 		return nil, err
 	}
-	if err := g.commit(permit, append(deleteGrants(dead), w)...); err != nil {
+	if err := g.commit(by, permit, append(deleteGrants(dead), w)...); err != nil {
 		return nil, err
 	}
 	g.setGrants(next)
@@ -258,13 +258,13 @@ func deleteGrant(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := permit.Settle(c.gw.undelegate(ctx, permit, c.e.Record, c.params[0])); err != nil {
+	if err := permit.Settle(c.gw.undelegate(ctx, c.records, permit, c.e.Record, c.params[0])); err != nil {
 		return nil, err
 	}
 	return noContent(), nil
 }
 
-func (g *Gateway) undelegate(ctx context.Context, permit *guard.Permit, r *tenant.Record, id string) error {
+func (g *Gateway) undelegate(ctx context.Context, by records, permit *guard.Permit, r *tenant.Record, id string) error {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	servers, err := g.fresh(ctx)
@@ -276,7 +276,7 @@ func (g *Gateway) undelegate(ctx context.Context, permit *guard.Permit, r *tenan
 		return fault.New(fault.NotFound, "no grant %q", id)
 	}
 	gone := append(without(set.dead(g.now(), r, servers), id), id)
-	if err := g.commit(permit, deleteGrants(gone)...); err != nil {
+	if err := g.commit(by, permit, deleteGrants(gone)...); err != nil {
 		return err
 	}
 	g.setGrants(set.with(nil, gone))

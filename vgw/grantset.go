@@ -217,7 +217,7 @@ func (g *Gateway) holdFor(q authz.Question, r *tenant.Record) (context.Context, 
 	if authz.Decide(q).Allow {
 		return nil, func() {}, nil
 	}
-	ctx, end := context.WithCancelCause(g.ctx)
+	ctx, end := context.WithCancelCause(g.live)
 	h := &hold{question: q, record: r, ref: q.Principal.Ref(), end: end}
 	g.holdsMu.Lock()
 	if g.holds == nil {

@@ -26,19 +26,27 @@ import (
 
 // Claim is the right to read and write one tenant's state, while its Context lives.
 type Claim interface {
-	// Context ends, with its cause, when the claim is lost or released, or the tenant is deleted.
+	// Context ends, with its cause, when the claim is lost, handed off or released, or the tenant is deleted.
 	Context() context.Context
 	Scope() tenant.Scope
 	// Load returns all objects of a kind, sorted by id.
 	Load(ctx context.Context, kind string) ([]tenant.Object, error)
 	// Commit makes the writes and the record of them in one transaction, or none of it.
 	Commit(ctx context.Context, e audit.Entry, w ...tenant.Write) error
+	// CommitIf is Commit on the condition that the tenant's routing record has this revision, else it makes nothing and the
+	// error is fault.PreconditionFailed. 0 = whichever it has.
+	CommitIf(ctx context.Context, record int64, e audit.Entry, w ...tenant.Write) error
+	// Handoff gives the tenant to a live replica, and state with it. The claim is lost, unless the error is fault.NotFound
+	// (there is no such replica) or fault.Invalid.
+	Handoff(ctx context.Context, replica string, state []byte) error
+	// Handed returns the state that came with the tenant if it was handed to this replica, else nil.
+	Handed() []byte
 	// Release gives the claim up. Releasing a claim that is lost is no error.
 	Release(ctx context.Context) error
 }
 
-// Claims hands out claims: fault.Unavailable if another replica owns the tenant, fault.NotFound if the tenant is gone.
-// Claiming again what this replica holds returns the live claim.
+// Claims hands out claims: fault.Unavailable, which wraps *exchange.Elsewhere, if another replica owns the tenant;
+// fault.NotFound if the tenant is gone. Claiming again what this replica holds returns the live claim.
 type Claims interface {
 	Claim(ctx context.Context, s tenant.Scope) (Claim, error)
 }
@@ -54,6 +62,14 @@ type Guards interface {
 	For(e *tenant.Entry) *guard.Guard
 }
 
+// Limits carries from owner to owner what a tenant has spent, so that a move gives nobody his burst a second time.
+type Limits interface {
+	// Export returns what is spent, in at most 32 KiB; nil = nothing that counts.
+	Export(s tenant.Scope) []byte
+	// Import takes over what another replica exported: of a version before or after this one, or damaged, as it may be.
+	Import(e *tenant.Entry, state []byte)
+}
+
 // Telemetry renders a tenant's own metrics.
 type Telemetry interface {
 	TenantText(id tenant.ID) []byte
@@ -65,6 +81,7 @@ type Config struct {
 	Records   Records      // required
 	Keys      seal.Wrapper // required: wraps the tenants' data keys
 	Guards    Guards       // required
+	Limits    Limits       // nil: a tenant that moves begins with full budgets
 	Telemetry Telemetry    // nil: GET /metrics is empty
 	KeyUse    KeyUse       // nil: keys are shown without their last use
 	Policies  Policies     // nil: policies cannot be changed; see NewPolicies
@@ -84,6 +101,7 @@ type Config struct {
 	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
 	JudgeAddr func(netip.Addr) error
 	IdleAfter time.Duration    // a gateway unused for so long is closed; 0 = 5 min
+	Streams   time.Duration    // for which relays and streams go on after their tenant was given to another replica; 0 = 5 s
 	OpenIn    time.Duration    // how long opening may take; 0 = 10 s
 	MaxOpens  int              // gateways opened at the same time; 0 = 32
 	MaxBody   int64            // bytes of an MCP request; 0 = 4 MiB
@@ -96,6 +114,9 @@ type Config struct {
 func (c *Config) setDefaults() {
 	if c.IdleAfter <= 0 {
 		c.IdleAfter = 5 * time.Minute
+	}
+	if c.Streams <= 0 {
+		c.Streams = 5 * time.Second
 	}
 	if c.OpenIn <= 0 {
 		c.OpenIn = 10 * time.Second
@@ -132,6 +153,7 @@ type Mux struct {
 	bodies mcp.Budget    // of all tenants
 
 	opening sync.WaitGroup // goroutines that open
+	left    leftovers      // gateways of tenants that were given away, with what still runs there
 	panics  atomic.Uint64
 	trips   atomic.Uint64
 
@@ -177,10 +199,10 @@ func (m *Mux) Decide(ctx context.Context, e *tenant.Entry, r *exchange.Request) 
 	if err == nil {
 		d, err = m.run(ctx, &call{
 			r: r, e: e, route: route, params: params, cfg: &m.cfg, now: m.cfg.Now,
-			records: records{m.cfg.Records, e.Scope, r.Visit.Principal(), m.cfg.Now},
+			records: records{m.cfg.Records, e.Scope, r.Visit.Principal(), m.cfg.Now, e.Record.Revision},
 		})
 	}
-	if err != nil && route != nil && route.rpc {
+	if err != nil && route != nil && route.rpc && !elsewhere(err) {
 		return mcp.RenderError(nil, fault.From(err), r.ID), nil
 	}
 	return d, err
@@ -214,9 +236,11 @@ func (m *Mux) run(ctx context.Context, c *call) (exchange.Decision, error) {
 	switch d := d.(type) {
 	case *exchange.Relay:
 		m.holdRelay(in, d)
+		in.stream()
 		return d, nil
 	case *exchange.Serve:
 		m.holdServe(request, in, d)
+		in.stream()
 		return d, nil
 	}
 	in.leave()
@@ -239,6 +263,20 @@ func moved(cause error) error {
 	return fault.Wrap(fault.Unavailable, cause, "this tenant's gateway has just moved or closed: try again").After(time.Second)
 }
 
+// ended is moved for a stream, which a move tells to come again.
+func ended(cause error) error {
+	if again := (*exchange.Reconnect)(nil); errors.As(cause, &again) {
+		return cause
+	}
+	return moved(cause)
+}
+
+// elsewhere says whether an error is that the tenant is another replica's, which the front may ask then.
+func elsewhere(err error) bool {
+	e := (*exchange.Elsewhere)(nil)
+	return errors.As(err, &e)
+}
+
 // handle calls the handler, and makes an error of its panic (invariant 9).
 func (m *Mux) handle(ctx context.Context, c *call) (d exchange.Decision, err error) {
 	defer func() {
@@ -256,12 +294,12 @@ func (m *Mux) panicked(s tenant.Scope, p any) error {
 	return fault.Wrap(fault.Internal, fmt.Errorf("panic: %v", p), "")
 }
 
-// holdRelay keeps the gateway in use until the relay is done, ends the relay with the gateway, and catches panics of
-// the relay's hooks.
+// holdRelay keeps the gateway in use until the relay is done, ends the relay with the gateway or some time after the tenant
+// was given away, and catches panics of the relay's hooks.
 func (m *Mux) holdRelay(in *stay, d *exchange.Relay) {
 	done, edit := d.Done, d.EditResponse
 	if d.Live == nil { // else it ends with the gateway's as well
-		d.Live = in.gw.ctx
+		d.Live = in.gw.live
 	}
 	d.Done = func(o exchange.Outcome) {
 		defer in.leave()
@@ -290,7 +328,7 @@ func (m *Mux) holdServe(request context.Context, in *stay, d *exchange.Serve) {
 		defer m.catch(in, &err)
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		stop := context.AfterFunc(in.gw.ctx, func() { cancel(moved(context.Cause(in.gw.ctx))) })
+		stop := context.AfterFunc(in.gw.live, func() { cancel(ended(context.Cause(in.gw.live))) })
 		defer stop()
 		return handle(ctx, s)
 	}
@@ -312,6 +350,7 @@ func (m *Mux) catch(in *stay, err *error) {
 // Stats is what a Mux counts.
 type Stats struct {
 	Open      int    // gateways that are open
+	Left      int    // gateways of tenants that were given away, where relays or streams go on
 	Tenants   int    // tenants with anything in memory: open, opening, closing or failing
 	Panics    uint64 // panics that were caught
 	Suspended uint64 // times that a gateway was suspended since it kept failing
@@ -319,11 +358,11 @@ type Stats struct {
 
 // Stats counts the gateways.
 func (m *Mux) Stats() Stats {
-	st := Stats{Panics: m.panics.Load(), Suspended: m.trips.Load()}
+	st := Stats{Panics: m.panics.Load(), Suspended: m.trips.Load(), Left: m.left.size()}
 	for _, s := range m.all() {
 		st.Tenants++
 		s.mu.Lock()
-		if s.gw != nil {
+		if s.gw != nil || s.moving != nil {
 			st.Open++
 		}
 		s.mu.Unlock()

@@ -278,6 +278,10 @@ func TestLostClaimEndsTheWork(t *testing.T) {
 	w.addServer(t, "team-a", "s", "http://127.0.0.1:1/")
 	r := w.relayTo(t, "team-a", "s")
 	w.store.lose(e.Scope)
+	select {
+	case <-r.Live.Done():
+	case <-time.After(10 * time.Second):
+	}
 	if !errors.Is(context.Cause(r.Live), errLost) {
 		t.Errorf("the stream's cause is %v", context.Cause(r.Live))
 	}

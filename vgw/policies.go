@@ -268,7 +268,7 @@ func (c *call) storeUpload(ctx context.Context, permit *guard.Permit, b *policy.
 		return err
 	}
 	info := newInfo(b, report, c.now(), c.r.Visit.Principal().Ref())
-	return c.gw.storePolicy(ctx, permit, b, info, c.gw.inForce(c.e.Record)...)
+	return c.gw.storePolicy(ctx, c.records, permit, b, info, c.gw.inForce(c.e.Record)...)
 }
 
 func (c *call) notOfFile(r *tenant.Record) error {

@@ -161,7 +161,7 @@ func (g *Gateway) policyBundle(ctx context.Context, digest string) (*policy.Bund
 func noPolicy(digest string) error { return fault.New(fault.NotFound, "no policy %q", digest) }
 
 // storePolicy stores a bundle that is not in force yet. The oldest versions make room, but for those that are to be kept.
-func (g *Gateway) storePolicy(ctx context.Context, permit *guard.Permit, b *policy.Bundle, info policyInfo, keep ...string) error {
+func (g *Gateway) storePolicy(ctx context.Context, by records, permit *guard.Permit, b *policy.Bundle, info policyInfo, keep ...string) error {
 	value, err := policy.Encode(b)
 	if err != nil {
 		return err
@@ -190,7 +190,7 @@ func (g *Gateway) storePolicy(ctx context.Context, permit *guard.Permit, b *poli
 	if ctx.Err() != nil {
 		return left(ctx)
 	}
-	return g.commit(permit, writes...)
+	return g.commit(by, permit, writes...)
 }
 
 // newInfo describes a bundle that compiles.
@@ -225,7 +225,7 @@ func (m *Mux) ApplyPolicy(ctx context.Context, visit *guard.Visit, e *tenant.Ent
 		return err
 	}
 	defer done()
-	r := records{m.cfg.Records, e.Scope, visit.Principal(), m.cfg.Now}
+	r := records{m.cfg.Records, e.Scope, visit.Principal(), m.cfg.Now, 0}
 	if b == nil {
 		return in.gw.dropFilePolicy(ctx, visit, r, e.Record)
 	}
@@ -253,7 +253,7 @@ func (g *Gateway) applyPolicy(ctx context.Context, visit *guard.Visit, r records
 	if err != nil {
 		return err
 	}
-	if err := permit.Settle(g.storePolicy(ctx, permit, b, info, g.inForce(have)...)); err != nil {
+	if err := permit.Settle(g.storePolicy(ctx, r, permit, b, info, g.inForce(have)...)); err != nil {
 		return err
 	}
 	permit, err = visit.Admit(guard.Effect{Action: authz.PolicyUpdate, Resource: "policy/" + info.Digest, Subject: g.scope})

@@ -222,7 +222,7 @@ func (g *Gateway) upstream(ctx context.Context, name string) (mcp.Server, error)
 func noServer(name string) error { return fault.New(fault.NotFound, "no server %q", name) }
 
 // create adds a server that the API declared, under its quota, as its owner's. Commit, then memory.
-func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Server, by owner, quota int) (*server, error) {
+func (g *Gateway) create(ctx context.Context, rights records, permit *guard.Permit, d catalog.Server, by owner, quota int) (*server, error) {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	snap, err := g.fresh(ctx)
@@ -244,7 +244,7 @@ func (g *Gateway) create(ctx context.Context, permit *guard.Permit, d catalog.Se
 	if err != nil {
 		return nil, err
 	}
-	if err := g.commit(permit, w); err != nil {
+	if err := g.commit(rights, permit, w); err != nil {
 		return nil, err
 	}
 	g.servers.Store(snap.with([]*server{s}, nil))
@@ -260,7 +260,7 @@ func taken(s *server) error {
 
 // remove deletes a server that the API declared, with what was delegated of it, if pre allows its version and it is the one
 // that was admitted.
-func (g *Gateway) remove(ctx context.Context, permit *guard.Permit, name, id string, pre precondition) error {
+func (g *Gateway) remove(ctx context.Context, by records, permit *guard.Permit, name, id string, pre precondition) error {
 	g.changes.Lock()
 	defer g.changes.Unlock()
 	snap, err := g.fresh(ctx)
@@ -278,7 +278,7 @@ func (g *Gateway) remove(ctx context.Context, permit *guard.Permit, name, id str
 	}
 	grants := g.grants.Load()
 	gone := grants.ofServer(s.ID)
-	if err := g.commit(permit, append(deleteGrants(gone), tenant.Write{Kind: kindServer, ID: name})...); err != nil {
+	if err := g.commit(by, permit, append(deleteGrants(gone), tenant.Write{Kind: kindServer, ID: name})...); err != nil {
 		return err
 	}
 	g.servers.Store(snap.with(nil, []string{name}))

@@ -28,8 +28,8 @@ const (
 	maxStrikes = 5 // internal errors in a row that suspend a gateway
 )
 
-// slot is the place of one tenant in the Mux. At any time it has a gateway, or an operation that opens or releases one,
-// or neither.
+// slot is the place of one tenant in the Mux. At any time it has a gateway, or an operation that opens, releases or gives
+// away one, or neither.
 type slot struct {
 	scope tenant.Scope
 	born  int64 // revision of the record that it was made for
@@ -37,18 +37,19 @@ type slot struct {
 	mu       sync.Mutex // guards what follows, and refs and used of the gateway
 	gw       *Gateway
 	op       *operation
+	moving   *Gateway  // what op gives away; nil if it does something else
 	gone     error     // not nil: out of the Mux's map; why
-	closing  error     // not nil: the gateway being opened is to be closed again; why
+	closing  error     // not nil: the gateway being opened or given away is to be closed; why
 	strikes  int       // internal errors in a row
 	failures int       // suspensions and failed opens in a row
 	until    time.Time // nothing is opened before
 	cause    error     // why not
 }
 
-// operation is an opening or a release that callers wait for.
+// operation is an opening, a release or a move that callers wait for.
 type operation struct {
 	done chan struct{}
-	err  error // set before done is closed: why opening failed
+	err  error // set before done is closed: why opening failed, or where the tenant went
 }
 
 // stay is one use of a gateway.
@@ -57,6 +58,8 @@ type stay struct {
 	slot *slot
 	gw   *Gateway
 	once sync.Once
+
+	decided bool // the handler has: what goes on is a relay or a stream; guarded by the slot's mu
 }
 
 // enter returns the tenant's open gateway, in use until leave is called. The first caller has it opened, all wait for
@@ -67,7 +70,7 @@ func (m *Mux) enter(ctx context.Context, e *tenant.Entry) (*stay, error) {
 		if err != nil {
 			return nil, err
 		}
-		gw, op, err := m.visit(s)
+		gw, op, err := m.visit(s, e)
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +127,7 @@ func (m *Mux) slot(e *tenant.Entry) (*slot, error) {
 }
 
 // visit takes a use of the slot's gateway, or says what to wait for, which it starts if nobody has.
-func (m *Mux) visit(s *slot) (*Gateway, *operation, error) {
+func (m *Mux) visit(s *slot, e *tenant.Entry) (*Gateway, *operation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := m.cfg.Now()
@@ -133,6 +136,7 @@ func (m *Mux) visit(s *slot) (*Gateway, *operation, error) {
 		return nil, nil, nil
 	case s.gw != nil && s.gw.ctx.Err() == nil:
 		s.gw.refs++
+		s.gw.deciding++
 		return s.gw, nil, nil
 	case s.op != nil:
 		return nil, s.op, nil
@@ -142,7 +146,7 @@ func (m *Mux) visit(s *slot) (*Gateway, *operation, error) {
 	s.gw = nil
 	s.op = &operation{done: make(chan struct{})}
 	m.opening.Add(1)
-	go m.openSlot(s, s.op)
+	go m.openSlot(s, s.op, e)
 	return nil, s.op, nil
 }
 
@@ -155,11 +159,11 @@ func paused(cause error, d time.Duration) error {
 }
 
 // openSlot opens the slot's gateway and ends op.
-func (m *Mux) openSlot(s *slot, op *operation) {
+func (m *Mux) openSlot(s *slot, op *operation, e *tenant.Entry) {
 	defer m.opening.Done()
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.OpenIn)
 	defer cancel()
-	gw, err := m.openIn(ctx, s.scope)
+	gw, err := m.openIn(ctx, e)
 	s.mu.Lock()
 	if s.closing != nil || s.gone != nil {
 		why := errors.Join(s.closing, s.gone)
@@ -180,17 +184,17 @@ func (m *Mux) openSlot(s *slot, op *operation) {
 		context.AfterFunc(gw.ctx, func() { s.lose(gw) })
 	}
 	s.mu.Unlock()
-	if fault.Is(err, fault.NotFound) { // the tenant is gone: keep nothing of it
+	if fault.Is(err, fault.NotFound) || elsewhere(err) { // the tenant is gone: keep nothing of it
 		m.remove(s, err)
 	}
 	close(op.done)
 }
 
 // openIn opens a gateway when a place is free.
-func (m *Mux) openIn(ctx context.Context, scope tenant.Scope) (gw *Gateway, err error) {
+func (m *Mux) openIn(ctx context.Context, e *tenant.Entry) (gw *Gateway, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			gw, err = nil, m.panicked(scope, p)
+			gw, err = nil, m.panicked(e.Scope, p)
 		}
 	}()
 	select {
@@ -199,18 +203,22 @@ func (m *Mux) openIn(ctx context.Context, scope tenant.Scope) (gw *Gateway, err 
 	case <-ctx.Done():
 		return nil, fault.Wrap(fault.Unavailable, ctx.Err(), "too many gateways are being opened").After(time.Second)
 	}
-	gw, err = m.open(ctx, scope)
+	gw, err = m.open(ctx, e)
 	if err != nil && ctx.Err() != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "this tenant's gateway could not be opened in time").After(time.Second)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the gateway of %s: %w", scope, err)
+		return nil, fmt.Errorf("open the gateway of %s: %w", e.Scope, err)
 	}
 	return gw, nil
 }
 
-// fail notes a failure. s.mu is held.
+// fail notes a failure. That another replica has the tenant is none: it may be handed to this one any moment, and is then
+// not to be refused for what was. s.mu is held.
 func (s *slot) fail(now time.Time, cause error) {
+	if elsewhere(cause) {
+		return
+	}
 	limit := maxPause
 	if fault.Is(cause, fault.Unavailable) {
 		limit = movePause
@@ -234,9 +242,33 @@ func (in *stay) leave() {
 	in.once.Do(func() {
 		in.slot.mu.Lock()
 		defer in.slot.mu.Unlock()
+		in.settle()
 		in.gw.refs--
 		in.gw.used = in.m.cfg.Now()
+		if in.gw.left && in.gw.refs == 0 {
+			in.m.left.drop(in.gw)
+		}
 	})
+}
+
+// stream says that the handler has decided, and the use goes on as a relay or a stream.
+func (in *stay) stream() {
+	in.slot.mu.Lock()
+	defer in.slot.mu.Unlock()
+	in.settle()
+}
+
+// settle notes once that the handler has decided. The slot's mu is held.
+func (in *stay) settle() {
+	if in.decided {
+		return
+	}
+	in.decided = true
+	in.gw.deciding--
+	if in.gw.deciding == 0 && in.gw.calm != nil {
+		close(in.gw.calm)
+		in.gw.calm = nil
+	}
 }
 
 // judge counts how a request went. A gateway that fails every request, through a defect of ours or its own state, is

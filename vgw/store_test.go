@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -110,6 +111,9 @@ func (s *store) UpdateTenant(_ context.Context, id tenant.ID, _ int64, edit func
 	r := old.Record.Clone()
 	if err := edit(r); err != nil {
 		return nil, fmt.Errorf("update %s: %w", id, err)
+	}
+	if reflect.DeepEqual(r, old.Record) {
+		return old, nil
 	}
 	for other, have := range s.entries {
 		for _, h := range r.Hosts {
@@ -234,6 +238,22 @@ func (c *claim) Commit(_ context.Context, e audit.Entry, w ...tenant.Write) erro
 	}
 	return after
 }
+
+func (c *claim) CommitIf(ctx context.Context, record int64, e audit.Entry, w ...tenant.Write) error {
+	c.store.mu.Lock()
+	have := c.store.entries[c.scope.ID()]
+	c.store.mu.Unlock()
+	if record != 0 && have != nil && have.Record.Revision != record {
+		return fault.New(fault.PreconditionFailed, "the record has changed")
+	}
+	return c.Commit(ctx, e, w...)
+}
+
+func (c *claim) Handoff(context.Context, string, []byte) error {
+	return fault.New(fault.NotFound, "there is no such replica")
+}
+
+func (c *claim) Handed() []byte { return nil }
 
 func (c *claim) Release(context.Context) error {
 	if f := c.store.onRelease; f != nil {

@@ -100,8 +100,14 @@ func (m *Mux) remove(s *slot, why error) {
 }
 
 // Changed follows a change of a tenant's routing record; e is nil if the tenant is gone. The gateway of a tenant that is
-// gone, suspended, or not the same any more is closed at once, which ends what is in flight there. Changed never blocks.
+// gone, suspended, or not the same any more is closed at once, which ends what is in flight there, also what goes on after the
+// tenant was given away. Changed never blocks.
 func (m *Mux) Changed(id tenant.ID, e *tenant.Entry) {
+	m.changed(id, e)
+	m.left.changed(id, e) // after the place: a move that ends meanwhile sees the one or the other
+}
+
+func (m *Mux) changed(id tenant.ID, e *tenant.Entry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.slots[id]
@@ -120,6 +126,9 @@ func (m *Mux) drop(s *slot, why error) {
 	s.mu.Lock()
 	gw := s.gw
 	s.gw, s.gone = nil, why
+	if s.moving != nil {
+		s.moving.close(why) // who gives it away sees to its claim
+	}
 	s.mu.Unlock()
 	if gw != nil {
 		gw.close(why)
@@ -136,6 +145,9 @@ func (m *Mux) shut(s *slot, why error) {
 	if gw == nil {
 		if s.op != nil {
 			s.closing = why
+		}
+		if s.moving != nil {
+			s.moving.close(why)
 		}
 		return
 	}
@@ -183,6 +195,9 @@ func (m *Mux) stop() {
 			s.gw.close(errStop)
 			s.gw = nil
 		}
+		if s.moving != nil {
+			s.moving.close(errStop)
+		}
 		s.gone = errStop
 		s.mu.Unlock()
 	}
@@ -191,6 +206,7 @@ func (m *Mux) stop() {
 	for _, f := range queued {
 		f()
 	}
+	m.left.stop()
 	m.opening.Wait()
 }
 

@@ -20,6 +20,8 @@ import (
 	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/config"
 	"github.com/polygate/polygate/internal/egress"
+	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/hostproof"
 	"github.com/polygate/polygate/internal/openapi"
@@ -231,6 +233,9 @@ type claims struct{ store *registry.Store }
 
 func (c claims) Claim(ctx context.Context, s tenant.Scope) (vgw.Claim, error) {
 	claim, err := c.store.Claim(ctx, s)
+	if owned := (*registry.OwnerError)(nil); errors.As(err, &owned) {
+		return nil, fault.Wrap(fault.Unavailable, errors.Join(&exchange.Elsewhere{Replica: owned.Replica}, err), "this tenant is served by another replica: try again").After(time.Second)
+	}
 	if err != nil {
 		return nil, err // not the typed nil
 	}
