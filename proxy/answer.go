@@ -108,6 +108,9 @@ func (f *flight) handle(d *exchange.Serve) error {
 	}
 	f.becomeStream()
 	err := d.Handle(f.ctx, (*stream)(f))
+	if r := departing(f.ctx); r != nil && f.status != 0 {
+		return f.farewell(r)
+	}
 	if f.status == 0 && err == nil && f.ctx.Err() == nil {
 		return fault.Wrap(fault.Internal, errors.New("a handler returned without an answer"), "")
 	}
@@ -139,6 +142,7 @@ func (s *stream) Start(status int, h exchange.Header) {
 	for name, v := range h {
 		f.w.Header()[name] = v
 	}
+	f.frames = framingOf(h.Get("Content-Type"), h.Get("Content-Encoding"))
 	f.WriteHeader(status)
 	_ = f.FlushError() // the next Write fails as well
 }
@@ -150,6 +154,9 @@ func (s *stream) Write(p []byte) (int, error) {
 		return 0, context.Cause(f.ctx)
 	}
 	n, err := f.Write(p)
+	if f.frames != nil {
+		f.frames.pass(p[:n])
+	}
 	if err != nil {
 		return n, err
 	}

@@ -151,7 +151,10 @@ type Limits struct {
 // DefaultLimits returns the limits of a Server whose Config names none.
 func DefaultLimits() Limits {
 	return Limits{
-		Connections:     20000,
+		Connections: 20000,
+
+		ConnectionsPerAddress: 18000,
+
 		Streams:         100,
 		HeaderBytes:     64 << 10,
 		HeaderFields:    128,

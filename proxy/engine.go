@@ -40,6 +40,7 @@ type ReverseProxyEngine struct {
 	pools         *pools
 	buffers       *buffers
 	headerTimeout time.Duration
+	grace         time.Duration // EngineConfig.ReconnectGrace
 	log           *log.Logger
 }
 
@@ -49,6 +50,7 @@ func NewReverseProxyEngine(cfg EngineConfig) (*ReverseProxyEngine, error) {
 		return nil, errors.New("proxy: EngineConfig.DialContext is missing")
 	}
 	or(&cfg.HeaderTimeout, 5*time.Minute)
+	or(&cfg.ReconnectGrace, 10*time.Second)
 	or(&cfg.Pools, 1024)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -57,7 +59,7 @@ func NewReverseProxyEngine(cfg EngineConfig) (*ReverseProxyEngine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ReverseProxyEngine{pools: p, buffers: &buffers{}, headerTimeout: cfg.HeaderTimeout,
+	return &ReverseProxyEngine{pools: p, buffers: &buffers{}, headerTimeout: cfg.HeaderTimeout, grace: cfg.ReconnectGrace,
 		log: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}, nil
 }
 
@@ -70,12 +72,12 @@ var errHeaderTimeout = fault.New(fault.UpstreamTimeout, "the upstream did not an
 // Relay implements Engine.
 func (e *ReverseProxyEngine) Relay(w http.ResponseWriter, r *http.Request, d *exchange.Relay) {
 	c := &call{e: e, w: w, d: d, client: r}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	c.ctx, c.cancel = ctx, cancel
+	// The end of the client's context is not the upstream's at once: a stream that is told to come again ends with a message.
+	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	defer c.finish()
+	defer c.follow(r.Context(), func() error { return context.Cause(r.Context()) })()
 	if d.Live != nil {
-		stop := context.AfterFunc(d.Live, func() { cancel(liveCause(d.Live)) })
-		defer stop()
+		defer c.follow(d.Live, func() error { return liveCause(d.Live) })()
 	}
 	c.proxy = httputil.ReverseProxy{Rewrite: keep, Transport: c, ModifyResponse: c.edit, ErrorHandler: c.fail,
 		BufferPool: e.buffers, ErrorLog: e.log}
@@ -86,6 +88,9 @@ func (e *ReverseProxyEngine) Relay(w http.ResponseWriter, r *http.Request, d *ex
 // worth a retry.
 func liveCause(live context.Context) error {
 	cause := context.Cause(live)
+	if r := departing(live); r != nil {
+		return r
+	}
 	if k := fault.KindOf(cause); k != fault.Internal && k != fault.Canceled {
 		return cause
 	}
@@ -111,6 +116,7 @@ type call struct {
 	answer answerBody
 	proxy  httputil.ReverseProxy
 	out    exchange.Outcome
+	end    relayEnd
 }
 
 // inbound returns the request that ReverseProxy is to start from: the relay's header and nothing of the client's.
@@ -248,10 +254,11 @@ func (c *call) judge(res *http.Response) error {
 		if !c.d.Upgrade || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
 			return fault.New(fault.BadUpstream, "the upstream switched to a protocol that nobody asked for")
 		}
-		return nil
+		return c.upgrade()
 	}
-	c.answer.ReadCloser = res.Body
+	c.answer.ReadCloser, c.answer.src = res.Body, res.Body
 	res.Body = &c.answer
+	c.stream(res)
 	// A short answer of known length goes out in one piece; everything else, part by part as it comes.
 	c.proxy.FlushInterval = -1
 	if res.ContentLength >= 0 && res.ContentLength <= bufferSize/2 {
@@ -300,8 +307,8 @@ func write(w http.ResponseWriter, d *exchange.Reply) {
 // classify finds out whose fault an error is. What ended the exchange on purpose comes first, then the client's own doing,
 // then the upstream's.
 func (c *call) classify(err error) *fault.Error {
-	if c.ctx.Err() != nil {
-		return fault.From(context.Cause(c.ctx))
+	if e := c.cause(); e != nil {
+		return e
 	}
 	if e := c.body.failed.Load(); e != nil {
 		return e
@@ -320,6 +327,7 @@ func (c *call) classify(err error) *fault.Error {
 // finish ends the call however it went, and tells how.
 func (c *call) finish() {
 	c.body.over.Store(true)
+	c.end.stop()
 	if c.out.Err == nil {
 		c.out.Err = c.broken()
 	}
@@ -335,8 +343,8 @@ func (c *call) broken() error {
 	switch {
 	case c.answer.ended:
 		return nil
-	case c.ctx.Err() != nil:
-		return fault.From(context.Cause(c.ctx))
+	case c.cause() != nil:
+		return c.cause()
 	case c.out.Status == 0:
 		return fault.New(fault.Internal, "the relay panicked")
 	case c.out.Status == http.StatusSwitchingProtocols:

@@ -65,10 +65,12 @@ type flight struct {
 	stream     atomic.Bool   // the response has no end of its own: it is not waited for at shutdown
 	writing    atomic.Uint32 // the tick at which a pending write began; 0 = none is pending
 	mu         sync.Mutex
-	over       bool     // guarded by mu: the handler has returned, nothing may touch w
-	killed     bool     // guarded by mu
-	hijacked   net.Conn // guarded by mu
-	next, prev *flight  // guarded by the shard of live
+	over       bool         // guarded by mu: the handler has returned, nothing may touch w
+	killed     bool         // guarded by mu
+	hijacked   net.Conn     // guarded by mu
+	departed   atomic.Int64 // when depart was called, Unix nanoseconds; 0 = it was not
+	frames     framing      // of a Serve's response; nil = it has none. The handler's goroutine's alone
+	next, prev *flight      // guarded by the shard of live
 }
 
 // Header implements http.ResponseWriter.
@@ -84,7 +86,7 @@ func (f *flight) WriteHeader(status int) {
 	h["X-Request-Id"] = f.idValue[:]
 	f.begin(status)
 	f.settleBody(h)
-	if f.before.used { // the connection is to be given up
+	if f.before.used || f.s.leaving.Load() { // the connection is to be given up
 		h["Connection"] = []string{"close"} // on HTTP/2 net/http makes a GOAWAY of it
 	}
 	f.w.WriteHeader(status)
@@ -118,18 +120,19 @@ func (f *flight) begin(status int) {
 		return
 	}
 	f.status = status
-	ct := f.w.Header()["Content-Type"]
-	if status == http.StatusSwitchingProtocols || len(ct) > 0 && streaming(ct[0]) {
+	h := f.w.Header()
+	ct := h["Content-Type"]
+	if status == http.StatusSwitchingProtocols || len(ct) > 0 && streaming(ct[0]) && len(h["Content-Length"]) == 0 {
 		f.becomeStream()
 	}
 	f.started.Store(true)
 }
 
-// becomeStream marks f as a stream; while shutting down there are none.
+// becomeStream marks f as a stream; once their time is over none goes on.
 func (f *flight) becomeStream() {
 	f.stream.Store(true)
 	if f.s.draining.Load() {
-		f.kill(errShutdown)
+		f.depart(errLeave)
 	}
 }
 
@@ -211,7 +214,9 @@ func (f *flight) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if dead {
 		cut(c)
 	}
-	return upgraded{c, f}, rw, nil
+	u := newUpgraded(c, f)
+	u.departWith(f.ctx) // ends with the request at the latest
+	return u, rw, nil
 }
 
 // kill ends the request for a cause: its context, what it is reading or writing, its connection if it took it over. It does
@@ -316,6 +321,9 @@ func (f *flight) fail(err error) {
 func (f *flight) reason(err error) error {
 	if f.ctx == nil || f.ctx.Err() == nil {
 		return err
+	}
+	if r := departing(f.ctx); r != nil {
+		return comeAgain(r)
 	}
 	if cause := context.Cause(f.ctx); !errors.Is(err, cause) {
 		return cause

@@ -64,6 +64,9 @@ func (d *door) Close() error {
 	return err
 }
 
+// open returns how many connections are, one that is being accepted aside.
+func (d *door) open() int { return max(len(d.slots)-1, 0) }
+
 func (d *door) buffer() *[]byte {
 	if b, ok := d.buffers.Get().(*[]byte); ok {
 		return b

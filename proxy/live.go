@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -15,6 +16,7 @@ var (
 	errGone     = fault.New(fault.Unauthenticated, "the tenant was deleted while the request ran")
 	errExpired  = fault.New(fault.Unauthenticated, "the credential expired while the request ran")
 	errShutdown = fault.New(fault.Unavailable, "this replica is shutting down").After(shutdownRetry)
+	errLeave    = &exchange.Reconnect{After: shutdownRetry, Err: errShutdown} // for streams
 	errBodyIdle = fault.New(fault.Invalid, "the request's body stopped arriving")
 	errUnread   = fault.New(fault.Canceled, "the client stopped reading")
 )

@@ -54,6 +54,7 @@ func (b *relayBody) Close() error { return nil }
 // answerBody counts a response body and remembers how it ended.
 type answerBody struct {
 	io.ReadCloser
+	src   io.Reader // the same, or a tail of it
 	n     int64
 	ended bool
 	err   error
@@ -61,7 +62,7 @@ type answerBody struct {
 
 // Read implements io.Reader.
 func (a *answerBody) Read(p []byte) (int, error) {
-	n, err := a.ReadCloser.Read(p)
+	n, err := a.src.Read(p)
 	a.n += int64(n)
 	if err == io.EOF {
 		a.ended = true

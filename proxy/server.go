@@ -37,6 +37,7 @@ type Server struct {
 	log     *slog.Logger
 	live    *live
 	splices *splices
+	door    *door // the public listener
 
 	handshakes *handshakes
 	admissions *admissions
@@ -53,6 +54,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	or(&cfg.DrainStreams, 5*time.Second)
 	limits := cfg.Limits.withDefaults()
 	if err := limits.Validate(); err != nil {
 		return nil, err
@@ -66,6 +68,8 @@ func New(cfg Config) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	s.door = newDoor(cfg.Public, limits.Connections)
+	s.door.idleWrite = limits.HeaderTime
 	s.tick.Store(1)
 	var err error
 	if s.handshakes, err = newHandshakes(s); err != nil {
@@ -85,9 +89,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	all.Go(func() { s.sweep(sweep) })
 	all.Go(func() { s.watchAdmissions(sweep) })
-	door := newDoor(s.cfg.Public, s.limits.Connections)
-	door.idleWrite = s.limits.HeaderTime
-	all.Go(func() { failed <- public.ServeTLS(door, "", "") })
+	all.Go(func() { failed <- public.ServeTLS(s.door, "", "") })
 	if s.cfg.Plain != nil {
 		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
 	}
@@ -104,11 +106,10 @@ func (s *Server) Run(ctx context.Context) error {
 
 // shutdown ends what is open, the impatient way for streams and the patient way for the rest.
 func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
-	s.draining.Store(true)
+	s.endStreams()
 	s.splices.close()
 	grace, cancel := context.WithTimeout(base, s.limits.ShutdownGrace)
 	defer cancel()
-	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.kill(errShutdown) })
 	err := shutdownAll(grace, public, plain)
 	waitFor(grace, &s.handlers)
 	if n := s.splices.shutdown(grace); n > 0 {
@@ -204,7 +205,7 @@ func (s *Server) sweep(ctx context.Context) {
 		clock := time.Now()
 		old := clock.Add(-s.limits.WriteIdle / 2)
 		due := func(f *flight) bool {
-			return f.stalled(now, bodyTicks, writeTicks) != nil || f.expired(clock) || !f.lifted.Load() && f.began.Before(old)
+			return f.stalled(now, bodyTicks, writeTicks) != nil || f.expired(clock) || f.lingers(clock) || !f.lifted.Load() && f.began.Before(old)
 		}
 		s.live.each(due, func(f *flight) {
 			if err := f.stalled(now, bodyTicks, writeTicks); err != nil {
@@ -213,6 +214,10 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 			if f.expired(clock) {
 				f.kill(errExpired)
+				return
+			}
+			if f.lingers(clock) {
+				f.kill(errShutdown)
 				return
 			}
 			f.lift()
