@@ -37,13 +37,18 @@ type EmbeddedConfig struct {
 	Retention time.Duration // how long history is kept for watches that fall behind; 0 = DefaultRetention
 	Socket    string        // path of a unix socket on which etcd serves clients too, such as etcdctl; empty = none
 	Logger    *slog.Logger  // gets etcd's warnings and errors; nil = discard
+
+	Cluster *ClusterConfig // nil = the only member
 }
 
-// Embedded is an etcd server of one member in this process. It listens on nothing, unless Socket is set: requests are
-// function calls, so nothing that a tenant runs can reach it (etcd trusts every client).
+// Embedded is an etcd server in this process. It listens on nothing for clients, unless Socket is set: requests are
+// function calls, so nothing that a tenant runs can reach it (etcd trusts every client). As a member of a cluster it
+// listens for the other members.
 type Embedded struct {
-	etcd  *embed.Etcd
-	level zap.AtomicLevel // of what etcd logs: little while it starts and stops, which it does with much ado
+	etcd    *embed.Etcd
+	level   zap.AtomicLevel // of what etcd logs: little while it starts and stops, which it does with much ado
+	cluster *ClusterConfig  // nil = the only member
+	probe   *probe          // of the other members; nil without a cluster
 }
 
 // StartEmbedded starts the server and waits until it serves. The errors say in one line what to do. Whoever calls it
@@ -55,12 +60,45 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	if err := checkDatabase(filepath.Join(cfg.Dir, "member", "snap", "db"), cfg.Dir); err != nil {
 		return nil, err
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	fatal := &fatalHook{said: make(chan string, 1)}
-	level := zap.NewAtomicLevelAt(zap.ErrorLevel)
-	ecfg, err := cfg.embed(newLogger(cfg.Logger, level, fatal))
+	e := &Embedded{level: zap.NewAtomicLevelAt(zap.ErrorLevel), cluster: cfg.Cluster}
+	ecfg, err := cfg.embed(newLogger(cfg.Logger, e.level, fatal))
 	if err != nil {
 		return nil, err
 	}
+	if err := e.enter(ctx, cfg, ecfg); err != nil {
+		return nil, err
+	}
+	return e.start(ctx, cfg, ecfg, fatal)
+}
+
+// enter makes the server a member of its cluster, if it is to be one.
+func (e *Embedded) enter(ctx context.Context, cfg EmbeddedConfig, ecfg *embed.Config) error {
+	if err := checkKind(cfg.Dir, cfg.Cluster); err != nil || cfg.Cluster == nil {
+		return err
+	}
+	if err := cfg.Cluster.check(); err != nil {
+		return err
+	}
+	var err error
+	if e.probe, err = newProbe(cfg.Cluster); err != nil {
+		return err
+	}
+	existing := false
+	if !hasData(cfg.Dir) {
+		if existing, err = cfg.Cluster.join(ctx, cfg.Dir, e.probe, cfg.Logger); err != nil {
+			return err
+		}
+	}
+	cfg.Cluster.apply(ecfg, existing)
+	return cfg.Cluster.mark(cfg.Dir)
+}
+
+// start runs the server that is configured.
+func (e *Embedded) start(ctx context.Context, cfg EmbeddedConfig, ecfg *embed.Config, fatal *fatalHook) (*Embedded, error) {
 	type started struct {
 		etcd *embed.Etcd
 		err  error
@@ -68,17 +106,17 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	done := make(chan started, 1)
 	go func() { // of its own, since a fatal error of etcd's ends the goroutine; it would end the process otherwise
 		defer fatal.recover() // bootstrap panics of some logs that it cannot read
-		e, err := embed.StartEtcd(ecfg)
-		done <- started{e, err}
+		server, err := embed.StartEtcd(ecfg)
+		done <- started{server, err}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cfg.patience())
 	defer cancel()
 	select {
 	case s := <-done:
 		if s.err != nil {
 			return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, s.err)
 		}
-		e := &Embedded{etcd: s.etcd, level: level}
+		e.etcd = s.etcd
 		return e.awaitReady(ctx, cfg.Dir, fatal)
 	case why := <-fatal.said:
 		return nil, corrupt(cfg.Dir, why)
@@ -92,6 +130,17 @@ func StartEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Embedded, error) {
 	}
 }
 
+// patience is how long a server may take to be ready. A member of a cluster waits for a majority of them.
+func (cfg EmbeddedConfig) patience() time.Duration {
+	if cfg.Cluster == nil {
+		return startTimeout
+	}
+	if cfg.Cluster.JoinTimeout > 0 {
+		return cfg.Cluster.JoinTimeout
+	}
+	return DefaultJoinTimeout
+}
+
 func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook) (*Embedded, error) {
 	select {
 	case <-e.etcd.Server.ReadyNotify():
@@ -101,9 +150,15 @@ func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook)
 	case why := <-fatal.said:
 		return nil, corrupt(dir, why)
 	case <-e.etcd.Server.StopNotify():
+		if e.cluster != nil {
+			return nil, fmt.Errorf("the embedded etcd in %s stopped while it started: if this member was removed from the cluster, move the folder away, run `polygate etcd member add %s` at another replica, and start again", dir, e.cluster.self().Address)
+		}
 		return nil, fmt.Errorf("the embedded etcd in %s stopped while it started", dir)
 	case <-ctx.Done():
 		e.etcd.Close()
+		if e.cluster != nil {
+			return nil, fmt.Errorf("the embedded etcd in %s does not get ready: more than half of the members must run and reach each other: %s", dir, names(e.cluster.Members))
+		}
 		return nil, fmt.Errorf("the embedded etcd in %s does not get ready: %w", dir, ctx.Err())
 	}
 }
@@ -118,7 +173,11 @@ func (e *Embedded) Backend(root string) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBackend(v3client.New(e.etcd.Server), root, 0), nil
+	b := newBackend(v3client.New(e.etcd.Server), root, 0)
+	if e.cluster != nil {
+		b.leads, b.fellows = e.leads, e.fellows
+	}
+	return b, nil
 }
 
 // Stopped is closed when the server has stopped, by Close or by an error of its own.

@@ -37,6 +37,8 @@ func classify(err error) error {
 		return rejected(err, "etcd does not accept the configured user and password")
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		return rejected(err, "etcd does not let the configured user read and write under the configured root")
+	case errors.Is(err, rpctypes.ErrUnhealthy), errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
+		return rejected(err, "the other members of etcd must have been connected for some seconds, and more than half of them must stay: try again then")
 	}
 	return classifyCode(err)
 }

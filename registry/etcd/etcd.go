@@ -44,8 +44,8 @@ type Backend struct {
 	client  *clientv3.Client
 	root    string
 	timeout time.Duration
-	leader  func() bool                             // of a server in this process: whether it knows a leader; nil = calls fail without
-	others  func(context.Context) []registry.Member // of a server in this process: how its fellow members are; nil = it has none
+	leads   func() bool                             // of a member in this process: whether it knows a leader; nil = calls fail without
+	fellows func(context.Context) []registry.Member // of a member in this process: how the others are; nil = there are none
 }
 
 var _ registry.Backend = (*Backend)(nil)

@@ -40,8 +40,8 @@ func (b *Backend) Status(ctx context.Context) (registry.Status, error) {
 	var alarms []string
 	wg.Go(func() { alarms = b.alarms(ctx) })
 	var others []registry.Member
-	if b.others != nil {
-		wg.Go(func() { others = b.others(ctx) })
+	if b.fellows != nil {
+		wg.Go(func() { others = b.fellows(ctx) })
 	}
 	wg.Wait()
 	st := summary(endpoints, answers, errs)

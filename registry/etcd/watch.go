@@ -93,6 +93,9 @@ func (b *Backend) askProgress(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		if b.leads != nil && !b.leads() {
+			continue // a member cut off from the others would answer all the same: it does not know what it has missed (X45)
+		}
 		actx, cancel := context.WithTimeout(ctx, registry.ProgressEvery)
 		_ = b.client.RequestProgress(actx) // without an answer the follower notices the silence
 		cancel()
