@@ -125,9 +125,22 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Adopt opens the gateway of a tenant that was handed to this replica in the background, before anybody asks: whoever gave it
-// up had it in use. It does nothing if there is a gateway, or one is being opened.
-func (m *Mux) Adopt(e *tenant.Entry) {
+// Adopt opens the gateway of a tenant, if it is not open, so that the tenant is served here. The error is what a request would
+// get, such as *exchange.Elsewhere.
+func (m *Mux) Adopt(ctx context.Context, e *tenant.Entry) error {
+	if e.Record.State == tenant.StateSuspended {
+		return suspended(e.Record)
+	}
+	in, err := m.enter(ctx, e)
+	if err != nil {
+		return err
+	}
+	in.leave()
+	return nil
+}
+
+// begin is Adopt in the background, for a tenant that was handed to this replica: whoever gave it up had it in use.
+func (m *Mux) begin(e *tenant.Entry) {
 	if e.Record.State == tenant.StateSuspended {
 		return
 	}

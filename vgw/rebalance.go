@@ -134,7 +134,7 @@ func (r *Rebalancer) adopt(ctx context.Context) {
 				continue
 			}
 			if e, ok := r.cfg.Entry(id); ok {
-				r.cfg.Mux.Adopt(e)
+				r.cfg.Mux.begin(e)
 			}
 		}
 		known = now
