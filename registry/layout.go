@@ -24,6 +24,7 @@ const (
 	prefixLock    = "c/lock/"
 	prefixDue     = "c/due/"
 	prefixLane    = "c/lane/"
+	prefixTaken   = "c/taken/"
 	prefixHanded  = "c/handed/"
 	markerKind    = "_" // not a kind that a Write can have
 )
@@ -37,12 +38,10 @@ func markerPrefix(id tenant.ID) string { return statePrefix(id) + markerKind + "
 func kindPrefix(id tenant.ID, kind string) string {
 	return statePrefix(id) + kind + "/"
 }
-func auditKey(chain, entry string) string { return prefixAudit + chain + "/" + entry }
-func headKey(chain string) string         { return prefixHeads + chain }
-func vaultPrefix(owner string) string     { return prefixVault + owner + "/" }
-func lockKey(name string) string          { return prefixLock + name }
-func handedKey(id tenant.ID) string       { return prefixHanded + string(id) }
-func usedKey(id tenant.ID) string         { return prefixUsed + string(id) }
+func vaultPrefix(owner string) string { return prefixVault + owner + "/" }
+func lockKey(name string) string      { return prefixLock + name }
+func handedKey(id tenant.ID) string   { return prefixHanded + string(id) }
+func usedKey(id tenant.ID) string     { return prefixUsed + string(id) }
 
 // hashKey leaves out the hash's "sha256:", which says nothing here.
 func hashKey(h tenant.Hash) string {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/polygate/polygate/internal/audit"
@@ -16,28 +15,62 @@ import (
 const settleOps = 100
 
 // Outbox holds the audit entries that were committed with their changes and are not drained yet, and the anchored heads
-// of the chains. It implements audit.Outbox.
+// of the chains, as one replica uses them. It implements audit.Outbox. outboxkeys.go says where both lie.
 type Outbox struct {
 	store *Store
+	alone bool // no other replica drains: all that is there is this one's
 
 	mu    sync.Mutex       // guards heads
 	heads map[string]int64 // the ModRevision of each chain's head as last read or written; 0 = none
+
+	leftovers leftovers
 }
 
 var _ audit.Outbox = (*Outbox)(nil)
 
-// Outbox returns the outbox. One drain uses it at a time.
-func (s *Store) Outbox() *Outbox { return &Outbox{store: s, heads: make(map[string]int64)} }
+// Outbox returns the outbox of a platform of one replica: what earlier ones left is its own too. One drain uses it at a time.
+func (s *Store) Outbox() *Outbox {
+	return &Outbox{store: s, alone: true, heads: make(map[string]int64)}
+}
 
-// headValue is the value of c/audit/<chain>.
+// ReplicaOutbox returns this replica's outbox among those of others. One drain uses it at a time.
+func (s *Store) ReplicaOutbox() *Outbox { return &Outbox{store: s, heads: make(map[string]int64)} }
+
+// headValue is the value of c/audit/….
 type headValue struct {
 	V    int        `json:"v"`
 	Head audit.Head `json:"head"`
 }
 
-// Pending returns up to limit entries of all chains, in the order of their commits.
+// Pending returns up to limit of the entries that are this replica's to drain, in the order of their commits. It reads those
+// alone, however many others there are.
 func (o *Outbox) Pending(ctx context.Context, limit int) ([]audit.Pending, error) {
-	res, err := o.store.read(ctx, Range{Prefix: prefixAudit, Limit: limit, ByCreation: true})
+	prefix := entriesOf(o.store.cfg.Replica)
+	if o.alone {
+		prefix = prefixAudit
+	}
+	return o.pending(ctx, Range{Prefix: prefix, Limit: limit, ByCreation: true})
+}
+
+// Unnamed returns entries that name no replica, as a version wrote them that knew of one replica alone. Which replica has written
+// them into its log already, only that one can find out.
+func (o *Outbox) Unnamed(ctx context.Context, limit int) (out []audit.Pending, err error) {
+	if o.alone {
+		return nil, nil // they are among Pending
+	}
+	for _, q := range unnamed(prefixAudit) {
+		q.Limit, q.ByCreation = limit, true
+		some, err := o.pending(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	return out, nil
+}
+
+func (o *Outbox) pending(ctx context.Context, q Range) ([]audit.Pending, error) {
+	res, err := o.store.read(ctx, q)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit outbox: %w", err)
 	}
@@ -52,28 +85,36 @@ func (o *Outbox) Pending(ctx context.Context, limit int) ([]audit.Pending, error
 	return out, nil
 }
 
-// Heads returns the anchored heads by chain.
+// Heads returns the anchored heads of all replicas' chains, by chain.
 func (o *Outbox) Heads(ctx context.Context) (map[string]audit.Head, error) {
+	return o.readHeads(ctx, Range{Prefix: prefixHeads})
+}
+
+// OwnHeads returns those of the chains that can be in this replica's log: its own, and those without a replica's name.
+func (o *Outbox) OwnHeads(ctx context.Context) (map[string]audit.Head, error) {
+	return o.readHeads(ctx, append(unnamed(prefixHeads), Range{Prefix: headsOf(o.store.cfg.Replica)})...)
+}
+
+func (o *Outbox) readHeads(ctx context.Context, ranges ...Range) (map[string]audit.Head, error) {
 	out := make(map[string]audit.Head)
 	mods := make(map[string]int64)
-	var bad error
-	_, err := o.store.eachPage(ctx, prefixHeads, 0, func(kv KV) {
-		var v headValue
-		if err := decode(kv, &v); err != nil && bad == nil {
-			bad = err
+	for _, q := range ranges {
+		err := o.store.eachIn(ctx, q, func(kv KV) error {
+			var v headValue
+			if err := decode(kv, &v); err != nil {
+				return err
+			}
+			chain := headChain(kv.Key)
+			out[chain], mods[chain] = v.Head, kv.ModRevision
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the audit heads: %w", err)
 		}
-		chain := strings.TrimPrefix(kv.Key, prefixHeads)
-		out[chain], mods[chain] = v.Head, kv.ModRevision
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the audit heads: %w", err)
-	}
-	if bad != nil {
-		return nil, bad
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.heads = mods
+	maps.Copy(o.heads, mods)
 	return out, nil
 }
 
@@ -81,15 +122,17 @@ func (o *Outbox) Heads(ctx context.Context) (map[string]audit.Head, error) {
 func (o *Outbox) Committed() <-chan struct{} { return o.store.committed }
 
 // Settle anchors heads and removes drained entries. A chain's head goes with its entries in one transaction; if those
-// are too many for one, the head goes with the first of them. Removing what is gone is no error. A head that is older
-// than the anchored one is refused with fault.Conflict: another drain is at work.
+// are too many for one, the head goes with the first of them. Removing what is gone is no error, unless another replica took it
+// over: then nothing of that transaction is done, and the error wraps audit.ErrTaken. A head that is older than the anchored
+// one is refused with fault.Conflict: another drain is at work.
 func (o *Outbox) Settle(ctx context.Context, heads map[string]audit.Head, drained []audit.Pending) error {
 	byChain := make(map[string][]string)
 	for i := range drained {
-		if !strings.HasPrefix(drained[i].Key, auditKey(drained[i].Entry.Chain(), "")) {
-			return fault.Wrap(fault.Internal, fmt.Errorf("outbox key %q is not of chain %q", drained[i].Key, drained[i].Entry.Chain()), "")
+		p := &drained[i]
+		if !isEntryKey(p.Key, &p.Entry) {
+			return fault.Wrap(fault.Internal, fmt.Errorf("outbox key %q is not of an entry of chain %q", p.Key, p.Entry.Chain()), "")
 		}
-		byChain[drained[i].Entry.Chain()] = append(byChain[drained[i].Entry.Chain()], drained[i].Key)
+		byChain[p.InChain()] = append(byChain[p.InChain()], p.Key)
 	}
 	for chain := range heads {
 		if _, ok := byChain[chain]; !ok {
@@ -158,6 +201,9 @@ func (o *Outbox) settle(ctx context.Context, heads map[string]audit.Head, keys [
 			o.note(heads, func(string) int64 { return res.Revision })
 			return nil
 		}
+		if err := checkTaken(keys, res); err != nil {
+			return err
+		}
 		if err := checkHeads(heads, res); err != nil {
 			return err
 		}
@@ -168,6 +214,11 @@ func (o *Outbox) settle(ctx context.Context, heads map[string]audit.Head, keys [
 
 func (o *Outbox) plan(heads map[string]audit.Head, keys []string) (*Txn, error) {
 	t := &Txn{Deletes: keys}
+	for _, k := range keys {
+		taken := takenKey(entryReplica(k), entryOf(k))
+		t.If = append(t.If, Cmp{Key: taken, Kind: Absent})
+		t.Else = append(t.Else, taken)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for chain, h := range heads {
@@ -181,6 +232,16 @@ func (o *Outbox) plan(heads map[string]audit.Head, keys []string) (*Txn, error) 
 		t.Else = append(t.Else, k)
 	}
 	return t, nil
+}
+
+// checkTaken says whether another replica took an entry over.
+func checkTaken(keys []string, res outcome) error {
+	for _, k := range keys {
+		if _, ok := res.Else[takenKey(entryReplica(k), entryOf(k))]; ok {
+			return fault.Wrap(fault.Conflict, audit.ErrTaken, "another replica took over the audit entry %s", entryOf(k))
+		}
+	}
+	return nil
 }
 
 // checkHeads refuses to set a chain back.

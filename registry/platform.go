@@ -100,7 +100,7 @@ func dataKey(key string) (string, error) {
 
 // ownData says whether a key under c/ is the store's own.
 func ownData(key string) bool {
-	for _, p := range []string{prefixUsed, prefixOnce, prefixLock, prefixDue, prefixLane} {
+	for _, p := range []string{prefixUsed, prefixOnce, prefixLock, prefixDue, prefixLane, prefixTaken, prefixHanded} {
 		if strings.HasPrefix(key, p) {
 			return true
 		}

@@ -58,11 +58,12 @@ func (s *Store) CreateTenant(ctx context.Context, record *tenant.Record, entry a
 	if err != nil {
 		return nil, err
 	}
+	before := s.follow.seenUpTo(prefixRecord)
 	res, err := s.commit(context.WithoutCancel(ctx), t)
 	if err != nil {
 		return nil, fmt.Errorf("create tenant %s: %w", r.ID, err)
 	}
-	e, err := created(res, r, entry)
+	e, err := created(res, r, entry, before)
 	if err != nil {
 		return nil, err
 	}
@@ -71,15 +72,29 @@ func (s *Store) CreateTenant(ctx context.Context, record *tenant.Record, entry a
 	return e, nil
 }
 
-// created says what became of a creation that was answered.
-func created(res outcome, r *tenant.Record, entry audit.Entry) (*tenant.Entry, error) {
+// created says what became of a creation that was answered; before is a revision from before it was sent.
+func created(res outcome, r *tenant.Record, entry audit.Entry, before int64) (*tenant.Entry, error) {
 	if res.OK {
 		return written(r, res.Revision), nil
 	}
 	if kv := res.Else[recordKey(r.ID)]; isOf(kv, r.UID) {
 		return decodeRecord(kv) // an earlier attempt was applied; others may have changed the record since
 	}
+	if res.attempts > 1 && !stoodBefore(res, before) { // perhaps one was, and the tenant has been deleted since
+		return nil, unknown(errOvertaken)
+	}
 	return nil, conflict(res, r, entry)
+}
+
+// stoodBefore says whether what kept a transaction of absent keys from being applied was there before its first attempt,
+// so that none can have been.
+func stoodBefore(res outcome, before int64) bool {
+	for _, kv := range res.Else {
+		if kv.CreateRevision <= before {
+			return true
+		}
+	}
+	return false
 }
 
 func planCreate(r *tenant.Record, entry audit.Entry) (*Txn, error) {
@@ -269,8 +284,10 @@ func planUpdate(kv KV, old, r *tenant.Record, entry audit.Entry) (*Txn, error) {
 // updateFailed says what a failed comparison of an update means.
 func (c *change) updateFailed(t *Txn, res outcome, was KV, r *tenant.Record) (*tenant.Entry, error) {
 	kv, exists := res.Else[recordKey(c.id)]
-	a := auditKey(c.entry.Chain(), c.entry.ID)
+	a := auditKey(&c.entry)
 	switch {
+	case (!exists || !isOf(kv, c.uid)) && res.attempts > 1: // perhaps it was changed, and deleted then
+		return nil, unknown(errOvertaken)
 	case !exists || !isOf(kv, c.uid):
 		return nil, c.gone()
 	case kv.ModRevision == was.ModRevision:
@@ -363,7 +380,7 @@ func conflict(res outcome, r *tenant.Record, entry audit.Entry) error {
 			return fault.New(fault.Conflict, "the hash of key %q is in use", r.Keys[i].Name)
 		}
 	}
-	if _, ok := res.Else[auditKey(entry.Chain(), entry.ID)]; ok {
+	if _, ok := res.Else[auditKey(&entry)]; ok {
 		return fault.Wrap(fault.Internal, errRecordReused, "")
 	}
 	return errRace

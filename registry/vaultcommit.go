@@ -170,7 +170,7 @@ func (c *vaultChange) refused(l *vaultLane, res outcome) (int64, error) {
 		}
 	}
 	if c.entry != nil {
-		if _, ok := res.Else[auditKey(c.entry.Chain(), c.entry.ID)]; ok {
+		if _, ok := res.Else[auditKey(c.entry)]; ok {
 			return 0, fault.Wrap(fault.Internal, errRecordReused, "")
 		}
 	}

@@ -110,5 +110,5 @@ func auditPut(e audit.Entry, id tenant.ID) (Put, error) {
 	if err != nil {
 		return Put{}, err
 	}
-	return Put{Key: auditKey(e.Chain(), e.ID), Value: val}, nil
+	return Put{Key: auditKey(&e), Value: val}, nil
 }

@@ -23,7 +23,6 @@ const MaxLine = 64 << 10
 const (
 	maxResource = 4096
 	maxField    = 256
-	maxChain    = 64
 )
 
 // ErrMalformed is wrapped by the errors of ParseLine.
@@ -70,7 +69,7 @@ func (h Head) Next(chain string, entry []byte) Line {
 
 // Line is one record of the log: an entry and its place in its chain.
 type Line struct {
-	Chain string            // a tenant's id, or PlatformChain
+	Chain string            // a tenant's id, PlatformChain or CheckpointChain, perhaps with a replica: see ChainName
 	Seq   uint64            // 1 for the first of the chain
 	Prev  [sha256.Size]byte // Hash of the one before; zero for the first
 	Hash  [sha256.Size]byte // over chain, seq, prev and entry
@@ -178,18 +177,28 @@ func (c *cursor) literal(s string) {
 	}
 }
 
-// name reads a chain's name: the bytes of a tenant id, and '_'.
+// name reads a chain's name: the bytes of a tenant id, and '_'; then perhaps an '@' and a replica's name.
 func (c *cursor) name() string {
-	n := 0
-	for n < len(c.rest) && (c.rest[n] >= 'a' && c.rest[n] <= 'z' || c.rest[n] >= '0' && c.rest[n] <= '9' || c.rest[n] == '-' || c.rest[n] == '_') {
-		n++
+	n := run(c.rest, baseByte)
+	ok := n > 0 && n <= maxBase
+	if n < len(c.rest) && c.rest[n] == '@' {
+		m := run(c.rest[n+1:], nameByte)
+		n, ok = n+1+m, ok && m > 0 && m <= maxReplica
 	}
-	if c.ok = c.ok && n > 0 && n <= maxChain; !c.ok {
+	if c.ok = c.ok && ok; !c.ok {
 		return ""
 	}
 	s := string(c.rest[:n])
 	c.rest = c.rest[n:]
 	return s
+}
+
+// run returns how many bytes at the start of b are of a set.
+func run(b []byte, in func(byte) bool) int {
+	if i := slices.IndexFunc(b, func(c byte) bool { return !in(c) }); i >= 0 {
+		return i
+	}
+	return len(b)
 }
 
 func (c *cursor) number() uint64 {

@@ -18,6 +18,15 @@ import (
 type Pending struct {
 	Key   string // where the outbox keeps it
 	Entry Entry
+	Chain string // that it is in; "" = Entry.Chain()
+}
+
+// InChain returns the chain that the entry is in.
+func (p *Pending) InChain() string {
+	if p.Chain != "" {
+		return p.Chain
+	}
+	return p.Entry.Chain()
 }
 
 // Outbox is the registry's half of the log: entries committed in one transaction with their change, and the heads that
