@@ -48,6 +48,7 @@ type flight struct {
 	visit      *guard.Visit
 	metrics    *telemetry.TenantMetrics // of its tenant; nil where there is none
 	body       body
+	hop        hop   // its way between replicas
 	err        error // why the request failed; for the log
 	// upstreamStatus is what the upstream answered; 0 if it did not, or was not asked.
 	upstreamStatus int
@@ -86,7 +87,7 @@ func (f *flight) WriteHeader(status int) {
 	h["X-Request-Id"] = f.idValue[:]
 	f.begin(status)
 	f.settleBody(h)
-	if f.before.used || f.s.leaving.Load() { // the connection is to be given up
+	if f.hop.from == nil && (f.before.used || f.s.leaving.Load()) { // the connection is to be given up
 		h["Connection"] = []string{"close"} // on HTTP/2 net/http makes a GOAWAY of it
 	}
 	f.w.WriteHeader(status)
@@ -172,10 +173,15 @@ func (f *flight) Write(p []byte) (int, error) {
 
 // account counts bytes of bodies against the tenant's share of bandwidth, and waits where it is used up.
 func (f *flight) account(in, out int) {
-	if f.visit == nil || in+out == 0 {
+	var d time.Duration
+	switch {
+	case in+out == 0:
 		return
+	case f.visit != nil:
+		d = f.visit.Bytes(in, out)
+	case f.hop.transit != nil:
+		d = f.hop.transit.Bytes(in, out)
 	}
-	d := f.visit.Bytes(in, out)
 	if d <= 0 {
 		return
 	}
@@ -311,7 +317,8 @@ func (f *flight) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	f.challenge(e)
-	if e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 || errors.Is(err, errTerms) {
+	f.notOwner(err)
+	if f.hop.from == nil && (e.Kind == fault.Misdirected && f.r.ProtoMajor == 1 || errors.Is(err, errTerms)) {
 		f.w.Header().Set("Connection", "close") // the client's idea of this connection is wrong (case X01)
 	}
 	problem.Write(f, e, f.id)
@@ -350,6 +357,7 @@ func (f *flight) end() {
 	if f.visit != nil {
 		f.visit.Leave()
 	}
+	f.leaveTransit()
 	f.report()
 	f.endTrace()
 	if broken {

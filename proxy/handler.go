@@ -21,9 +21,14 @@ import (
 
 // serveHTTP takes one request through its steps: judge, resolve, register, enter, decide, carry out.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	s.serveFlight(w, r, newRequestID(), nil)
+}
+
+// serveFlight serves a request that came on the public listener, or, if from is set, that another replica forwarded.
+func (s *Server) serveFlight(w http.ResponseWriter, r *http.Request, id string, from *visitor) {
 	s.handlers.Add(1)
 	defer s.handlers.Done()
-	f := &flight{s: s, w: w, r: r, id: newRequestID(), began: time.Now()}
+	f := &flight{s: s, w: w, r: r, id: id, began: time.Now(), hop: hop{from: from}}
 	f.idValue[0] = f.id
 	w.Header()["X-Request-Id"] = f.idValue[:]
 	defer f.end()
@@ -70,6 +75,14 @@ func (f *flight) serveMember() error {
 	if err := f.register(); err != nil {
 		return err
 	}
+	if f.ownerOnly() {
+		return f.serveAtOwner()
+	}
+	return f.serveHere()
+}
+
+// serveHere has the request decided on by this replica, and carries the decision out.
+func (f *flight) serveHere() error {
 	var err error
 	f.visit, err = f.s.cfg.Guards.For(f.place.entry).Enter(f.who, f.guardRequest())
 	if err != nil {

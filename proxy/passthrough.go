@@ -101,10 +101,32 @@ func (f *flight) helloOf() *helloConn {
 // the connection to be given up. The change may come between any two looks at the record, so each look sees to that.
 func (f *flight) findDirectory() {
 	f.directory = f.s.cfg.Directory
-	if c := f.helloOf(); c != nil && c.entry != nil && c.entry.Record.Mode != tenant.ModePassthrough {
-		f.before = before{Directory: f.directory, then: c.entry}
+	then := f.terminatedFor()
+	if then != nil && then.Record.Mode != tenant.ModePassthrough {
+		f.before = before{Directory: f.directory, then: then}
 		f.directory = &f.before
 	}
+}
+
+// terminatedFor returns whose the server name was when TLS of the client's connection ended; nil if it was no tenant's. What
+// another replica forwards is for virtual tenants.
+func (f *flight) terminatedFor() *tenant.Entry {
+	if v := f.hop.from; v != nil {
+		if v.Host == nil {
+			return nil
+		}
+		e, ok := f.s.cfg.Directory.ByID(v.Host.ID)
+		if !ok || e.Scope.UID() != v.Host.UID || e.Record.Mode != tenant.ModePassthrough {
+			return nil
+		}
+		r := *e.Record
+		r.Mode, r.Passthrough = tenant.ModeVirtual, nil
+		return &tenant.Entry{Record: &r, Scope: e.Scope}
+	}
+	if c := f.helloOf(); c != nil {
+		return c.entry
+	}
+	return nil
 }
 
 // before is a Directory in which one tenant still has the mode that it had: who may do what is as it is now.

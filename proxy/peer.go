@@ -19,6 +19,8 @@ type PeerConfig struct {
 	Listener net.Listener
 	Identity PeerIdentity // required
 	Locate   Locator      // required
+	// Address returns where a live replica listens for the others; for calls. Required.
+	Address func(replica string) (address string, ok bool)
 	// Handlers answer calls of other replicas, by the names of package peer. A name that is not there is not known.
 	Handlers map[string]peer.Handler
 	// Wait is how long a request waits while its tenant is on its way from one replica to another. 0 = 2s.
@@ -70,6 +72,8 @@ func (p *PeerConfig) check(c *Config) error {
 		return errors.New("proxy: PeerConfig.Identity is missing")
 	case p.Locate == nil:
 		return errors.New("proxy: PeerConfig.Locate is missing")
+	case p.Address == nil:
+		return errors.New("proxy: PeerConfig.Address is missing")
 	case p.Wait < 0 || p.Wait > time.Minute:
 		return errors.New("proxy: PeerConfig.Wait is to be 0 to 1m")
 	case c.Replica == "":
@@ -80,6 +84,3 @@ func (p *PeerConfig) check(c *Config) error {
 	}
 	return nil
 }
-
-// Caller returns what asks other replicas; nil for a lone replica.
-func (s *Server) Caller() peer.Caller { return nil }

@@ -19,7 +19,10 @@ func (f *flight) report() {
 	ev := telemetry.Event{
 		RequestID: f.id, Replica: f.s.cfg.Replica, Remote: remoteAddr(f.r), Host: f.host, Method: f.r.Method, Path: f.target.path,
 		Protocol: f.r.Proto, Status: status, UpstreamStatus: f.upstreamStatus, Err: f.err, Began: f.began,
-		BytesIn: f.body.n.Load(), BytesOut: f.bytesOut,
+		BytesIn: f.body.n.Load(), BytesOut: f.bytesOut, ForwardedTo: f.hop.to,
+	}
+	if f.hop.from != nil {
+		ev.ForwardedFrom = f.hop.from.From
 	}
 	if f.place.entry != nil {
 		ev.Tenant, ev.Principal = f.place.entry.Record.ID, f.who
@@ -30,6 +33,9 @@ func (f *flight) report() {
 // count adds the request to the metrics of its tenant, or to those of requests without one.
 func (f *flight) count(r telemetry.Result) {
 	m := f.metrics
+	if f.hop.passed { // the owner has counted it
+		return
+	}
 	if m == nil {
 		if f.s.cfg.Metrics == nil {
 			return

@@ -60,7 +60,7 @@ func reserved(name string) bool {
 		"X-Cluster-Client-Ip", "X-Request-Id", "X-Tenant-Id":
 		return true
 	}
-	if strings.HasPrefix(name, "Remote-") {
+	if strings.HasPrefix(name, "Remote-") || strings.HasPrefix(name, ownPrefix) {
 		return true
 	}
 	if !strings.HasPrefix(name, "X-") {
@@ -81,7 +81,7 @@ func scrubResponse(h http.Header) {
 	delete(h, "X-Request-Id")
 	delete(h, "Alt-Svc")
 	for name := range h {
-		if strings.HasPrefix(name, "X-Polygate-") {
+		if strings.HasPrefix(name, "X-Polygate-") || strings.HasPrefix(name, ownPrefix) {
 			delete(h, name)
 		}
 	}

@@ -41,6 +41,7 @@ type Server struct {
 
 	handshakes *handshakes
 	admissions *admissions
+	peers      *peers // nil = there are none
 
 	handlers sync.WaitGroup // requests, those on hijacked connections included
 	leaving  atomic.Bool    // Drain was called, or Run is ending: answers ask clients to connect anew
@@ -71,6 +72,7 @@ func New(cfg Config) (*Server, error) {
 	s.door = newDoor(cfg.Public, limits.Connections)
 	s.door.idleWrite = limits.HeaderTime
 	s.tick.Store(1)
+	s.peers = newPeers(&s.cfg, s.log)
 	var err error
 	if s.handshakes, err = newHandshakes(s); err != nil {
 		return nil, err
@@ -85,7 +87,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop(nil)
 	public, plain := s.publicServer(base), s.plainServer(base)
 	sweep, stopSweep := context.WithCancel(base)
-	failed := make(chan error, 2)
+	servers := []*http.Server{public, plain}
+	failed := make(chan error, 3)
 	var all sync.WaitGroup
 	all.Go(func() { s.sweep(sweep) })
 	all.Go(func() { s.watchAdmissions(sweep) })
@@ -93,24 +96,32 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.cfg.Plain != nil {
 		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
 	}
+	if s.peers != nil {
+		peer := s.peerServer(base)
+		servers = append(servers, peer)
+		defer s.peers.links.close()
+		all.Go(func() {
+			failed <- peer.ServeTLS(netutil.LimitListener(s.peers.Listener, s.limits.Connections), "", "")
+		})
+	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	s.shutdown(base, public, plain)
+	s.shutdown(base, servers...)
 	stopSweep()
 	all.Wait()
 	return err
 }
 
 // shutdown ends what is open, the impatient way for streams and the patient way for the rest.
-func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
+func (s *Server) shutdown(base context.Context, servers ...*http.Server) {
 	s.endStreams()
 	s.splices.close()
 	grace, cancel := context.WithTimeout(base, s.limits.ShutdownGrace)
 	defer cancel()
-	err := shutdownAll(grace, public, plain)
+	err := shutdownAll(grace, servers...)
 	waitFor(grace, &s.handlers)
 	if n := s.splices.shutdown(grace); n > 0 {
 		s.log.Warn("spliced connections were cut at shutdown", slog.Int("connections", n))
@@ -118,8 +129,9 @@ func (s *Server) shutdown(base context.Context, public, plain *http.Server) {
 	s.live.each(func(*flight) bool { return true }, func(f *flight) { f.kill(errShutdown) })
 	if err != nil {
 		s.log.Warn("requests were broken off at shutdown", slog.Any("error", err))
-		_ = public.Close() // the listeners are closed already; this is for the connections
-		_ = plain.Close()
+		for _, srv := range servers {
+			_ = srv.Close() // the listeners are closed already; this is for the connections
+		}
 	}
 	s.handlers.Wait()
 }
@@ -152,6 +164,12 @@ func (s *Server) publicServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.serveHTTP))
 	srv.TLSConfig = s.handshakes.base.Clone() // net/http writes to it
 	srv.ConnState = s.follow
+	if s.peers != nil {
+		inherited := srv.ConnContext
+		srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(inherited(ctx, c), passportsKey{}, &passports{})
+		}
+	}
 	srv.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          s.limits.Streams,
 		MaxReadFrameSize:              frameSize,

@@ -101,7 +101,7 @@ func (h *handshakes) onTerms(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if d.ca == "" {
 			return h.terms.get(d)
 		}
-		h.s.admissions.add(hello.Conn, admission{e.Scope, d.ca})
+		h.s.admissions.add(hello.Conn, admission{scope: e.Scope, ca: d.ca})
 		if now, ok := h.s.cfg.Directory.ByHost(name); ok && now.Scope == e.Scope && h.s.demandOf(now) == d {
 			return h.terms.get(d)
 		}

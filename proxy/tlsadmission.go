@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -14,8 +16,9 @@ import (
 
 // admission is under whose roots a connection had to show a certificate.
 type admission struct {
-	scope tenant.Scope
-	ca    string
+	scope  tenant.Scope
+	ca     string
+	digest []byte // SHA-256 of ca, where another replica let the connection in; ca is not known then
 }
 
 // admissions holds the connections of tenants that demand client certificates, and no others: those whose roots have changed
@@ -103,7 +106,20 @@ func (ad *admission) holds(e *tenant.Entry) bool {
 	if ad == nil {
 		return ca == ""
 	}
-	return e != nil && e.Scope == ad.scope && ca == ad.ca
+	if e == nil || e.Scope != ad.scope {
+		return false
+	}
+	if ad.digest != nil {
+		sum := sha256.Sum256([]byte(ca))
+		return ca != "" && bytes.Equal(sum[:], ad.digest)
+	}
+	return ca == ad.ca
+}
+
+// sum returns the SHA-256 of the roots.
+func (ad *admission) sum() []byte {
+	sum := sha256.Sum256([]byte(ad.ca))
+	return sum[:]
 }
 
 // follow is the http.Server's ConnState: what is closed, or taken over, is no connection of net/http's any more. Requests
@@ -128,11 +144,11 @@ var errTerms = fault.New(fault.Misdirected, "the connection is from before a cha
 
 // boardingPass notes how the request's connection was let in, and until when what it showed is good.
 func (f *flight) boardingPass() {
-	c, ok := f.r.Context().Value(connKey{}).(net.Conn)
-	if !ok {
-		return // in tests of handlers alone
+	if v := f.hop.from; v != nil {
+		f.admission = v.admission(f.s.cfg.Directory)
+	} else if c, ok := f.r.Context().Value(connKey{}).(net.Conn); ok { // not in tests of handlers alone
+		f.admission = f.s.admissions.get(below(c))
 	}
-	f.admission = f.s.admissions.get(below(c))
 	if f.admission != nil && f.r.TLS != nil && len(f.r.TLS.PeerCertificates) > 0 {
 		f.shownUntil = f.r.TLS.PeerCertificates[0].NotAfter
 	}

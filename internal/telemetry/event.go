@@ -40,8 +40,10 @@ type Event struct {
 	Action    string           // what was admitted last
 	Protocol  string           // such as HTTP/2.0
 
-	Status         int // as answered
-	UpstreamStatus int // as the upstream answered; 0 if none did
+	Status         int    // as answered
+	UpstreamStatus int    // as the upstream answered; 0 if none did
+	ForwardedTo    string // the replica whose answer this is
+	ForwardedFrom  string // the replica that has the client's connection
 	Err            error
 	Began          time.Time     // when the header was read
 	Upstream       time.Duration // from the request to the upstream until its response header; 0 if there was none
@@ -84,6 +86,8 @@ func (e *Event) Log(ctx context.Context, l *slog.Logger, end time.Time) {
 	text("route", e.Route, maxText)
 	text("action", e.Action, maxText)
 	text("protocol", e.Protocol, maxText)
+	text("forwarded_to", e.ForwardedTo, maxText)
+	text("forwarded_from", e.ForwardedFrom, maxText)
 	if e.Remote.IsValid() {
 		text("remote", e.Remote.String(), maxText)
 	}

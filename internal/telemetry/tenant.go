@@ -106,6 +106,9 @@ func (t *TenantMetrics) End(r Result) {
 	t.bytesOut.Add(uint64(max(r.BytesOut, 0)))
 }
 
+// Pass takes back a Begin: the request was forwarded to another replica, which counts it.
+func (t *TenantMetrics) Pass() { t.inFlight.Add(-1) }
+
 func (t *TenantMetrics) failed(k fault.Kind) {
 	if int(k) >= numKinds {
 		k = fault.Internal

@@ -1,0 +1,344 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/polygate/polygate/internal/authn"
+	"github.com/polygate/polygate/internal/exchange"
+	"github.com/polygate/polygate/internal/fault"
+)
+
+// hop is a request's way between replicas.
+type hop struct {
+	from    *visitor // who forwarded it here; nil for a client's own connection
+	to      string   // whom it was forwarded to; "" = nobody
+	passed  bool     // the other replica's answer is the client's
+	body    *replay  // what is forwarded of the body
+	transit passage  // its place among this replica's requests; nil = none is held
+}
+
+// passage is what a forwarded request holds of this replica. What it costs the tenant is spent at the owner.
+type passage interface {
+	Stream() error
+	Bytes(in, out int) time.Duration
+	Leave()
+}
+
+// tryThere forwards the request. A *notServed error means that nothing of it was done and that it can be sent once more.
+func (f *flight) tryThere(loc Location) error {
+	if err := f.enterTransit(); err != nil {
+		return err
+	}
+	if f.hop.body == nil {
+		f.hop.body = &replay{src: &f.body}
+	}
+	k, err := f.s.peers.links.to(loc.Replica, loc.Address)
+	if err != nil {
+		return &notServed{err}
+	}
+	f.hop.to = loc.Replica
+	f.duplex()
+	f.passMetrics()
+	err = f.forward(k)
+	if !f.hop.passed {
+		f.keepMetrics()
+	}
+	return err
+}
+
+// forward sends the request over k and passes the answer on.
+func (f *flight) forward(k *link) error {
+	ctx, span := f.s.cfg.Tracer.Start(f.ctx, "forward")
+	out, err := f.outgoing(ctx, k)
+	if err != nil {
+		span.End(err)
+		return err
+	}
+	defer out.Body.Close()
+	f.s.cfg.Tracer.Inject(ctx, out.Header)
+	way := k.streams
+	if f.upgrade != "" {
+		way = k.upgrades
+	}
+	res, err := way.RoundTrip(out)
+	if err != nil {
+		err = f.unanswered(err)
+		span.End(err)
+		return err
+	}
+	defer res.Body.Close()
+	if why := res.Header.Get(refusalHeader); why != "" {
+		err = f.refusedThere(k, why)
+		span.End(err)
+		return err
+	}
+	f.hop.passed, f.upstreamStatus = true, res.StatusCode
+	err = f.passOn(res)
+	span.End(err)
+	return err
+}
+
+// outgoing makes the request to the other replica: the client's, byte for byte where we judged bytes.
+func (f *flight) outgoing(ctx context.Context, k *link) (*http.Request, error) {
+	pass, ok := f.r.Context().Value(passportsKey{}).(*passports)
+	if !ok {
+		return nil, fault.New(fault.Internal, "a request that did not come on the public listener is not forwarded")
+	}
+	text, err := pass.get(f, k)
+	if err != nil {
+		return nil, err
+	}
+	u := &url.URL{Scheme: "https", Host: k.address, Opaque: f.target.path, RawQuery: f.target.query, ForceQuery: f.target.mark}
+	out := (&http.Request{Method: f.r.Method, URL: u, Host: f.r.Host, Header: f.outgoingHeader(text), Body: http.NoBody}).WithContext(ctx)
+	if f.r.Body == nil || f.r.Body == http.NoBody || f.r.ContentLength == 0 {
+		return out, nil
+	}
+	body, ok := f.hop.body.attempt()
+	if !ok { // cannot be: whoever retries has asked
+		return nil, fault.New(fault.Internal, "the body was sent already")
+	}
+	out.Body, out.ContentLength = body, f.r.ContentLength
+	out.GetBody = func() (io.ReadCloser, error) { // for a connection that takes no more requests
+		again, ok := f.hop.body.attempt()
+		if !ok {
+			return nil, errors.New("the body was sent in part")
+		}
+		return again, nil
+	}
+	if f.r.ContentLength > keptBody && out.Header["Expect"] == nil { // a body that could not be sent twice waits to be wanted
+		out.Header["Expect"], out.Header[expectHeader] = []string{"100-continue"}, []string{"1"}
+	}
+	return out, nil
+}
+
+// outgoingHeader is the client's header, less what ends at this hop. What names the tenant and who asks stays whole, for the
+// owner to judge again, even where Connection lists it.
+func (f *flight) outgoingHeader(pass string) http.Header {
+	in := f.r.Header
+	listed := f.listedByConnection()
+	out := make(http.Header, len(in)+4)
+	for name, v := range in {
+		if plainFieldName(name) && !hopByHop(name) && !strings.HasPrefix(name, ownPrefix) && !slices.Contains(listed, name) {
+			out[name] = v
+		}
+	}
+	if hasToken(in["Te"], "trailers") { // gRPC servers insist on it
+		out["Te"] = []string{"trailers"}
+	}
+	if f.upgrade != "" {
+		out["Connection"], out["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	}
+	if in["User-Agent"] == nil {
+		out["User-Agent"] = []string{""} // else net/http has one of its own
+	}
+	out[passportHeader], out[requestIDHeader] = []string{pass}, []string{f.id}
+	return out
+}
+
+// listedByConnection returns the fields that end here because Connection lists them (RFC 9110 §7.6.1), by canonical name.
+func (f *flight) listedByConnection() (names []string) {
+	for _, v := range f.r.Header["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
+			if !f.signal(name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// signal says whether a field says which tenant is meant, or who asks.
+func (f *flight) signal(name string) bool {
+	if name == "Authorization" || name == "X-Api-Key" || name == "Cookie" || reserved(name) {
+		return true
+	}
+	for _, id := range authn.IdentityHeaders(f.place.entry) {
+		if strings.EqualFold(id, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// unanswered classifies the error of a request that got no answer. What ended it on purpose comes first, then the client's
+// own doing. Only what was certainly not sent is worth another try of ours; of the rest, the client may know.
+func (f *flight) unanswered(err error) error {
+	if f.ctx.Err() != nil {
+		return context.Cause(f.ctx)
+	}
+	if e := f.body.failed.Load(); e != nil {
+		return e
+	}
+	err = fmt.Errorf("replica %s: %w", f.hop.to, err)
+	if _, ok := errors.AsType[*unreachable](err); ok && !f.hop.body.spent.Load() {
+		return &notServed{err}
+	}
+	if f.r.Method == http.MethodGet || f.r.Method == http.MethodHead {
+		return fault.Wrap(fault.Unavailable, err, "the replica that serves this tenant broke off: try again").After(moveRetry)
+	}
+	return fault.Wrap(fault.BadUpstream, err, "the replica that serves this tenant broke off: whether the request was carried out is not known")
+}
+
+// refusedThere is for an answer that is a refusal of the other replica's, who did nothing.
+func (f *flight) refusedThere(k *link, why string) error {
+	err := fmt.Errorf("replica %s refused a forwarded request (%s)", k.replica, why)
+	if why == refusedPassport {
+		if pass, ok := f.r.Context().Value(passportsKey{}).(*passports); ok {
+			pass.forget(k)
+		}
+	}
+	if f.hop.body.spent.Load() {
+		return fault.Wrap(fault.Unavailable, err, "this tenant has just moved to another replica: try again").After(moveRetry)
+	}
+	return &notServed{err}
+}
+
+// passOn answers with the other replica's answer.
+func (f *flight) passOn(res *http.Response) error {
+	if f.upgrade == "" && f.hop.transit != nil && streaming(res.Header.Get("Content-Type")) {
+		if err := f.hop.transit.Stream(); err != nil {
+			return err
+		}
+	}
+	for name := range res.Header {
+		if hopByHop(name) && name != "Upgrade" && name != "Connection" || name == "X-Request-Id" || strings.HasPrefix(name, ownPrefix) {
+			delete(res.Header, name)
+		}
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return f.passUpgrade(res)
+	}
+	h := f.w.Header()
+	for name, v := range res.Header {
+		if name != "Upgrade" && name != "Connection" {
+			h[name] = v
+		}
+	}
+	if res.StatusCode == http.StatusMisdirectedRequest {
+		h["Connection"] = []string{"close"} // the client's idea of its connection is wrong (X01)
+	}
+	announced := len(res.Trailer)
+	for name := range res.Trailer {
+		h["Trailer"] = append(h["Trailer"], name)
+	}
+	f.WriteHeader(res.StatusCode)
+	if err := f.passBody(res); err != nil {
+		return err
+	}
+	f.passTrailer(res, announced)
+	return nil
+}
+
+// passBody copies the answer's body, part by part as it comes; a short one of known length goes out in one piece.
+func (f *flight) passBody(res *http.Response) error {
+	flush := res.ContentLength < 0 || res.ContentLength > bufferSize/2
+	if res.ContentLength < 0 {
+		_ = f.FlushError() // the next Write fails as well
+	}
+	buf := f.s.peers.buffers.Get()
+	defer f.s.peers.buffers.Put(buf)
+	for {
+		n, rerr := res.Body.Read(buf)
+		if n > 0 {
+			_, err := f.Write(buf[:n])
+			if err == nil && flush {
+				err = f.FlushError()
+			}
+			if err != nil {
+				return fault.Wrap(fault.Canceled, err, "the client went away")
+			}
+		}
+		if rerr == io.EOF {
+			return nil
+		}
+		if rerr != nil {
+			return f.brokenOff(rerr)
+		}
+	}
+}
+
+// brokenOff is why an answer of another replica ended before its end. Nothing is wrong with the request: whoever asks again
+// is served, by whoever has the tenant then.
+func (f *flight) brokenOff(err error) error {
+	if f.ctx.Err() != nil {
+		return context.Cause(f.ctx)
+	}
+	err = fmt.Errorf("replica %s broke off: %w", f.hop.to, err)
+	return fault.Wrap(fault.Unavailable, &exchange.Reconnect{After: moveRetry, Err: err}, "the replica that serves this tenant broke off: try again")
+}
+
+// passTrailer passes on what came after the body, which gRPC ends with.
+func (f *flight) passTrailer(res *http.Response, announced int) {
+	h := f.w.Header()
+	prefix := ""
+	if len(res.Trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	if len(res.Trailer) > 0 {
+		_ = f.FlushError() // on HTTP/1.1 there are trailers only after chunks
+	}
+	for name, v := range res.Trailer {
+		if !hopByHop(name) && !strings.HasPrefix(name, ownPrefix) {
+			h[prefix+name] = v
+		}
+	}
+}
+
+// passUpgrade joins the two connections of an upgrade. httputil knows how.
+func (f *flight) passUpgrade(res *http.Response) error {
+	var failed error
+	join := httputil.ReverseProxy{
+		Rewrite: keep, Transport: answered{res}, BufferPool: &f.s.peers.buffers,
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
+		ErrorLog:     f.s.peers.log,
+	}
+	join.ServeHTTP(f, f.r)
+	switch {
+	case f.ctx.Err() != nil:
+		return context.Cause(f.ctx)
+	case f.status == 0:
+		return fault.Wrap(fault.BadUpstream, failed, "the upgrade failed between replicas")
+	}
+	return nil
+}
+
+// answered is a transport whose answer is there already.
+type answered struct{ res *http.Response }
+
+// RoundTrip implements http.RoundTripper.
+func (a answered) RoundTrip(*http.Request) (*http.Response, error) { return a.res, nil }
+
+// enterTransit takes a place among this replica's requests, once.
+func (f *flight) enterTransit() error { return nil }
+
+// leaveTransit gives it back.
+func (f *flight) leaveTransit() {
+	if f.hop.transit != nil {
+		f.hop.transit.Leave()
+		f.hop.transit = nil
+	}
+}
+
+// passMetrics takes the request out of the tenant's numbers: the owner has it in its own.
+func (f *flight) passMetrics() {
+	if f.metrics != nil {
+		f.metrics.Pass()
+	}
+}
+
+// keepMetrics takes it back, since nobody else has counted it.
+func (f *flight) keepMetrics() {
+	if f.metrics != nil {
+		f.metrics.Begin()
+	}
+}
