@@ -28,7 +28,7 @@ type Claim struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	lanes   chan *lane
-	handed  []byte                 // what the former owner gave along
+	handed  atomic.Pointer[[]byte] // what the former owner gave along, until it is asked for
 	handing sync.Mutex             // held by the one hand-off at a time
 	to      atomic.Pointer[string] // to whom it is being handed
 }
@@ -274,7 +274,9 @@ func (s *Store) acquireOnce(ctx context.Context, ses *session, scope tenant.Scop
 		return nil, errRace // or an earlier attempt was applied: then the key is ours, and is rewritten
 	}
 	c := s.newClaim(ses, scope, res.Revision)
-	c.handed = *handed
+	if *handed != nil {
+		c.handed.Store(handed)
+	}
 	return c, nil
 }
 

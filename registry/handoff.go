@@ -46,9 +46,14 @@ type handedValue struct {
 	State []byte  `json:"state"`
 }
 
-// Handed returns what the former owner gave along with the hand-off, to whoever claims first after it; nil if there was
-// no hand-off, or its answer got lost.
-func (c *Claim) Handed() []byte { return c.handed }
+// Handed returns what the former owner gave along with the hand-off, to who claims first after it, and once: it is not
+// kept. It is nil where there was no hand-off, or an answer about it got lost.
+func (c *Claim) Handed() []byte {
+	if state := c.handed.Swap(nil); state != nil {
+		return *state
+	}
+	return nil
+}
 
 // readHanded reads what came along with a tenant whose o/ key is on our lease, unless it was read before.
 func (s *Store) readHanded(ctx context.Context, ses *session, scope tenant.Scope, into *[]byte) error {

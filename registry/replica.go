@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -103,6 +104,9 @@ func (s *Store) self(lease LeaseID) Replica {
 	}
 	if s.cfg.Load != nil {
 		r.Load = s.cfg.Load()
+	}
+	if math.IsNaN(r.Load.CPU) || math.IsInf(r.Load.CPU, 0) {
+		r.Load.CPU = 0 // JSON has neither, and the record must be written
 	}
 	return r
 }

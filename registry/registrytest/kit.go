@@ -316,8 +316,12 @@ func (f *Faulty) held(t *registry.Txn) bool {
 
 // Watch implements registry.Backend.
 func (f *Faulty) Watch(ctx context.Context, from int64, prefixes []string, deliver func(registry.Batch)) error {
-	if err := f.wait(ctx); err != nil {
-		return err
+	for f.hang.Load() { // unlike a request, it has no deadline with which to be tried again
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
