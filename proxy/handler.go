@@ -237,6 +237,9 @@ func (f *flight) register() error {
 	}
 	now, _ := f.s.cfg.Directory.ByID(f.place.entry.Record.ID)
 	err := f.stillValid(now)
+	if err == nil {
+		err = f.s.fresh(f.needsClaim())
+	}
 	if f.s.cfg.Metrics != nil && !errors.Is(err, errGone) { // metrics of a tenant that is gone would stay for good
 		f.metrics = f.s.cfg.Metrics.Tenant(f.place.entry.Record.ID)
 		f.metrics.Begin()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -25,16 +26,18 @@ var errHelloTooLong = errors.New("the ClientHello, or the records that it comes 
 // here: it hides the TCP connection below, and a spliced one has to keep its place after net/http has let go of it.
 type door struct {
 	net.Listener
-	slots   chan struct{} // one for each open connection
-	closed  chan struct{}
-	once    sync.Once // closes closed
-	buffers sync.Pool // of *[]byte
+	slots  chan struct{} // one for each open connection
+	closed chan struct{}
+	// addresses bounds those of one client.
+	addresses *addresses
+	once      sync.Once // closes closed
+	buffers   sync.Pool // of *[]byte
 	// idleWrite bounds writes while no request runs; 0 = they are not bounded.
 	idleWrite time.Duration
 }
 
 func newDoor(l net.Listener, n int) *door {
-	return &door{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+	return &door{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{}), addresses: newAddresses(n)}
 }
 
 // Accept implements net.Listener. It waits while as many connections are open as there may be.
@@ -49,12 +52,33 @@ func (d *door) Accept() (net.Conn, error) {
 	case <-d.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := d.Listener.Accept()
-	if err != nil {
-		<-d.slots
-		return nil, err
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			<-d.slots
+			return nil, err
+		}
+		h := &helloConn{Conn: c, door: d}
+		if d.let(h) {
+			return h, nil
+		}
+		abort(c)
 	}
-	return &helloConn{Conn: c, door: d}, nil
+}
+
+// let says whether a connection may have its place. Of those that a load balancer announces, the client is known later.
+func (d *door) let(h *helloConn) bool {
+	if a, ok := h.Conn.(*announced); ok {
+		a.admit = func(client netip.Addr) error { return d.addresses.enter(h, client) }
+		return true
+	}
+	return d.addresses.enter(h, addrOf(h.Conn)) == nil
+}
+
+// gone gives back the place of a connection that is closed.
+func (d *door) gone(h *helloConn) {
+	d.addresses.leave(h)
+	<-d.slots
 }
 
 // Close implements net.Listener.
@@ -104,6 +128,8 @@ type helloConn struct {
 	// The goroutine that does the handshake alone uses hello, and sets entry before the handshake ends.
 	hello *[]byte
 	entry *tenant.Entry // whose the server name was; nil = no tenant's
+	// client is what door.addresses counts it as, by which it is guarded.
+	client netip.Addr
 }
 
 // Read implements net.Conn.
@@ -156,7 +182,7 @@ func (c *helloConn) Close() error {
 		if now == helloClosed || c.state.CompareAndSwap(now, helloClosed) {
 			err := c.Conn.Close()
 			if now != helloClosed {
-				<-c.door.slots
+				c.door.gone(c)
 			}
 			return err
 		}
@@ -219,5 +245,5 @@ func (c *helloConn) forget() {
 // leave gives back the place of a connection that was taken and is closed.
 func (c *helloConn) leave() {
 	c.forget()
-	<-c.door.slots
+	c.door.gone(c)
 }

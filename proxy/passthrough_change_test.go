@@ -319,7 +319,7 @@ func TestPassthroughBounds(t *testing.T) {
 // Spliced connections, which need no credential, leave a tenth of the listener's places to the others.
 func TestPassthroughLeavesPlaces(t *testing.T) {
 	g := newRawGateway(t)
-	f := newFront(t, splicing(t), func(c *Config) { c.Limits.Connections = 10 })
+	f := newFront(t, splicing(t), func(c *Config) { c.Limits.Connections, c.Limits.ConnectionsPerAddress = 10, 10 })
 	f.put(passthrough("team-p", g.addr()))
 	for range 9 {
 		f.spliced(g)
@@ -361,7 +361,7 @@ func TestPassthroughAbandoned(t *testing.T) {
 // A spliced connection keeps its place among those of the listener until it ends.
 func TestPassthroughKeepsItsPlace(t *testing.T) {
 	g := newRawGateway(t)
-	f := newFront(t, splicing(t), func(c *Config) { c.Limits.Connections = 2 })
+	f := newFront(t, splicing(t), func(c *Config) { c.Limits.Connections, c.Limits.ConnectionsPerAddress = 2, 2 })
 	f.put(passthrough("team-p", g.addr()))
 	a, aUp := f.spliced(g)
 	b, bUp := f.spliced(g)

@@ -29,6 +29,9 @@ func (s *Server) servePlain(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Challenge.ServeHTTP(w, r)
 		return
 	}
+	if s.leaving.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	id := newRequestID()
 	to, err := s.redirect(r)
 	if err != nil {

@@ -69,7 +69,8 @@ func New(cfg Config) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.door = newDoor(cfg.Public, limits.Connections)
+	s.door = newDoor(s.announcing(cfg.Public), limits.Connections)
+	s.door.addresses.max = limits.ConnectionsPerAddress
 	s.door.idleWrite = limits.HeaderTime
 	s.tick.Store(1)
 	s.peers = newPeers(&s.cfg, s.log)
@@ -94,7 +95,7 @@ func (s *Server) Run(ctx context.Context) error {
 	all.Go(func() { s.watchAdmissions(sweep) })
 	all.Go(func() { failed <- public.ServeTLS(s.door, "", "") })
 	if s.cfg.Plain != nil {
-		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.cfg.Plain, s.limits.Connections)) })
+		all.Go(func() { failed <- plain.Serve(netutil.LimitListener(s.announcing(s.cfg.Plain), s.limits.Connections)) })
 	}
 	if s.peers != nil {
 		peer := s.peerServer(base)
@@ -240,6 +241,7 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 			f.lift()
 		})
+		s.endStale()
 		s.splices.sweep(clock.UnixNano(), &s.cfg.Passthrough)
 	}
 }

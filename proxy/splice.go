@@ -65,7 +65,7 @@ type splice struct {
 // splice begins to splice a connection that was taken. It does not wait for anything. The handshake's context would keep
 // all of crypto/tls's memory of the connection.
 func (s *Server) splice(c *helloConn, e *tenant.Entry, host string) {
-	x := &splice{s: s, taken: c, client: c.Conn, id: newRequestID(), entry: e, host: host, remote: addrOf(c.Conn), began: time.Now()}
+	x := &splice{s: s, taken: c, client: carrier(c.Conn), id: newRequestID(), entry: e, host: host, remote: addrOf(c.Conn), began: time.Now()}
 	x.ctx, x.cancel = context.WithCancelCause(context.Background())
 	x.last.Store(x.began.UnixNano())
 	if err := s.splices.add(x, &s.cfg.Passthrough); err != nil {
@@ -76,7 +76,11 @@ func (s *Server) splice(c *helloConn, e *tenant.Entry, host string) {
 }
 
 func addrOf(c net.Conn) netip.Addr {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+	return ipOf(c.RemoteAddr())
+}
+
+func ipOf(a net.Addr) netip.Addr {
+	if a, ok := a.(*net.TCPAddr); ok {
 		return a.AddrPort().Addr().Unmap()
 	}
 	return netip.Addr{}
@@ -107,6 +111,9 @@ func (x *splice) serve() error {
 	now, _ := x.s.cfg.Directory.ByID(x.entry.Record.ID)
 	x.revalidate(now) // a change between the hello and the place in the register has found the connection or is seen here
 	if err := context.Cause(x.ctx); err != nil {
+		return err
+	}
+	if err := x.s.fresh(false); err != nil {
 		return err
 	}
 	x.meter()
@@ -193,7 +200,7 @@ func dialFault(err error) error {
 func (x *splice) greet(up net.Conn) error {
 	var first []byte
 	if x.entry.Record.Passthrough.ProxyProtocol {
-		h, err := proxyproto.HeaderProxyFromAddrs(2, x.client.RemoteAddr(), x.client.LocalAddr()).Format()
+		h, err := proxyproto.HeaderProxyFromAddrs(2, x.taken.RemoteAddr(), x.taken.LocalAddr()).Format()
 		if err != nil {
 			return fault.Wrap(fault.Internal, err, "PROXY protocol header")
 		}
