@@ -127,6 +127,10 @@ type Config struct {
 	Seal func(id tenant.ID, name, plain string) (string, error)
 	// Cluster is the replicas. Optional: without it, they cannot be seen or told anything here (503).
 	Cluster Cluster
+	// Archives writes backups and tenants' archives, and makes tenants of these. Optional: without it, there are none (503).
+	Archives Archives
+	// Secrets changes the key-encryption key. Optional: without it, it stays as it is (503).
+	Secrets Secrets
 	// Certificates keeps the certificates of hosts. Optional: without it, they cannot be seen or changed here (503).
 	Certificates Certificates
 

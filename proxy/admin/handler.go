@@ -43,24 +43,32 @@ type call struct {
 	http  *http.Request
 	visit *guard.Visit
 	args  map[string]string // values of the pattern's {names}, unescaped
+	out   *pieces           // for an answer that is written as it comes
 }
 
 // Handler returns the whole surface as one handler, for Run and for tests.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), timeOf(r))
 		defer cancel()
 		began, id := s.cfg.Now(), uuid.NewString()
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		a, err := s.serve(ctx, r, id)
-		status := s.write(w, a, err, id)
+		r.Body = s.body(w, r)
+		out := &pieces{w: w, id: id}
+		a, err := s.serve(ctx, r, id, out)
+		status := http.StatusOK
+		if !out.begun {
+			status = s.write(w, a, err, id)
+		}
 		s.log(ctx, r, id, status, s.cfg.Now().Sub(began), err)
+		if out.begun && err != nil {
+			panic(http.ErrAbortHandler) // what was sent is not whole, and must not look like it
+		}
 	})
 }
 
 // serve judges a request and carries it out. Whoever has no token learns nothing but that, whatever the path.
 // A panic fails this request alone.
-func (s *Server) serve(ctx context.Context, r *http.Request, id string) (a *answer, err error) {
+func (s *Server) serve(ctx context.Context, r *http.Request, id string, out *pieces) (a *answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -86,7 +94,7 @@ func (s *Server) serve(ctx context.Context, r *http.Request, id string) (a *answ
 		return nil, err
 	}
 	defer v.Leave()
-	c := &call{ctx: ctx, http: r, visit: v, args: args}
+	c := &call{ctx: ctx, http: r, visit: v, args: args, out: out}
 	if err := s.refuse(c, op); err != nil {
 		return nil, err
 	}
@@ -103,6 +111,10 @@ func (s *Server) refuse(c *call, op *Route) error {
 	switch {
 	case strings.HasPrefix(op.Pattern, platformCertificates):
 		effect.Resource = "certificate"
+	case strings.HasPrefix(op.Pattern, allSecrets):
+		effect.Resource = "secrets"
+	case op.Pattern == backupPath:
+		effect.Resource = "backup"
 	case strings.HasPrefix(op.Pattern, allReplicas):
 		effect.Resource = replicaResource(c)
 	}
