@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/polygate/polygate/certs"
+	"github.com/polygate/polygate/certs/peerca"
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/authn"
 	"github.com/polygate/polygate/internal/config"
@@ -27,6 +28,7 @@ import (
 	"github.com/polygate/polygate/internal/openapi"
 	"github.com/polygate/polygate/internal/policy"
 	"github.com/polygate/polygate/internal/seal"
+	"github.com/polygate/polygate/internal/shares"
 	"github.com/polygate/polygate/internal/telemetry"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/internal/tracing"
@@ -69,7 +71,12 @@ type daemon struct {
 	tracer   *tracing.Tracer // nil = no traces
 	mux      *vgw.Mux
 	front    *proxy.Server
-	declared func(tenant.ID) bool // whether tenants.yaml declares a tenant
+	peers    *peerca.Authority // nil = no other replica can reach this one
+	cluster  *cluster
+	shares   *shares.Shares
+	numbers  *telemetry.Cluster
+	served   atomic.Pointer[vgw.Mux] // mux, once metrics and it are there: the registry runs before
+	declared func(tenant.ID) bool    // whether tenants.yaml declares a tenant
 
 	stateDeclared func(tenant.ID) bool // and whether it declares the tenant's state
 }
@@ -90,10 +97,12 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openRegistry,
 		d.openAudit, // before anything that records
 		d.openTracing,
+		d.openPeers, // an authority that cannot be read is said early
 		d.openEgress,
 		d.openCerts,    // hosts have certificates before the front serves; none is ordered yet
 		d.openIdentity, // the gateways and the front ask it
 		d.openGateways,
+		d.openCluster,
 		d.openFront,     // follows the index from here on, and serves nothing yet
 		d.openTenants,   // before the front serves: the first request finds its tenant
 		d.serve,         // last to serve, first to stop
@@ -112,6 +121,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	d.log.Info("ready", "public", d.listen.public.Addr().String(), "tenants", d.store.Index().Len())
 	err = d.parts.wait(ctx)
 	d.ready.Store(false)
+	if err == nil {
+		d.leave()
+	}
 	d.log.Info("stopping")
 	return err
 }
@@ -127,7 +139,7 @@ func (d *daemon) openFolder(context.Context) error {
 
 // listeners are bound early and served late. A nil one is switched off.
 type listeners struct {
-	public, plain, admin, telemetry net.Listener
+	public, plain, admin, telemetry, peer net.Listener
 }
 
 func (d *daemon) openListeners(ctx context.Context) error {
@@ -139,6 +151,7 @@ func (d *daemon) openListeners(ctx context.Context) error {
 		{"plain", "listen.plain", d.cfg.Listen.Plain, &d.listen.plain},
 		{"admin", "listen.admin", d.cfg.Listen.Admin, &d.listen.admin},
 		{"telemetry", "listen.telemetry", d.cfg.Listen.Telemetry, &d.listen.telemetry},
+		{"peer", "listen.peer", d.cfg.Listen.Peer, &d.listen.peer},
 	} {
 		if l.addr == "" {
 			continue
@@ -169,8 +182,14 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	address, err := d.advertised()
+	if err != nil {
+		return fmt.Errorf("the address for other replicas cannot be found: %w: set replica.advertise", err)
+	}
+	meter := newLoadMeter()
 	d.store, err = registry.New(registry.Config{
-		Backend: backend, Replica: d.cfg.Replica.Name, Address: d.listen.public.Addr().String(), TTL: d.cfg.Replica.TTL,
+		Backend: backend, Replica: d.cfg.Replica.Name, Address: address, TTL: d.cfg.Replica.TTL, Version: readBuild().Version,
+		Capacity: d.cfg.Replica.Capacity, Load: func() registry.Load { return d.load(meter) },
 		BaseDomain: d.cfg.BaseDomain, Logger: d.log.With("part", "registry"),
 		TakeOver: len(d.cfg.Etcd.Endpoints) == 0, // the folder's lock proves that an earlier process is dead
 	})
@@ -198,7 +217,11 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 	if d.metrics, err = telemetry.NewMetrics(d.gatherer, d.cfg.Metrics.MaxTenants); err != nil {
 		return err
 	}
+	d.shares = shares.New(shares.Config{
+		Replica: d.cfg.Replica.Name, Replicas: d.replicaNames, Keeper: func(id tenant.ID) string { return d.cluster.keeper(id) }, Caller: laterCaller{d},
+	})
 	d.guards = guard.NewSet(guard.Config{
+		Part: d.shares.Part, Wanting: d.shares.Wanting,
 		Recorder: d.buffer, Replica: d.cfg.Replica.Name, OpenPolicy: d.openPolicy, Alive: d.alive,
 		Defaults: guardLimits(d.cfg.Quotas.Tenant()), Ceilings: guardLimits(d.cfg.Quotas.Ceilings.Tenant()),
 		MaxInFlight: d.cfg.Limits.MaxRequests, MaxStreams: d.cfg.Limits.MaxStreams,
@@ -206,7 +229,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 	})
 	d.parts.start(ctx, "guards", d.sweepGuards)
 	d.mux, err = vgw.NewMux(vgw.Config{
-		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics,
+		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics, Limits: d.guards, Streams: d.cfg.Drain.Streams,
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
@@ -225,6 +248,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		Alive:       func(id tenant.ID) bool { _, ok := d.store.Index().ByID(id); return ok },
 	})
 	d.parts.start(ctx, "gateways", d.mux.Run)
+	d.served.Store(d.mux)
 	return nil
 }
 
@@ -255,10 +279,11 @@ func (d *daemon) openFront(context.Context) error {
 		Public: d.listen.public, Plain: d.listen.plain, SharedHosts: d.cfg.SharedHosts,
 		Directory: d.store.Index(), Gateways: d.mux, Guards: d.guards, Engine: engine, Certificates: d.certs, Challenge: d.certs.Challenge(), MinVersion: tlsVersion(d.cfg.TLS.MinVersion),
 		ClientCertificates: d.certs, Passthrough: d.passthrough(),
+		Peers: d.peerConfig(), Fresh: d.fresh, ProxyProtocolFrom: d.cfg.Listen.ProxyProtocolFrom, DrainStreams: d.cfg.Drain.Streams,
 		Metrics: d.metrics, Replica: d.cfg.Replica.Name, Logger: d.log, Tracer: d.tracer,
 		Authenticator: d.authn, Records: d.store, BaseDomain: d.cfg.BaseDomain, Used: d.uses.mark,
 		Limits: proxy.Limits{
-			Connections: l.MaxConnections, Streams: l.MaxStreamsPerConnection, HeaderBytes: int(l.MaxHeaderBytes), HeaderFields: l.MaxHeaders,
+			Connections: l.MaxConnections, ConnectionsPerAddress: l.MaxConnectionsPerAddress, Streams: l.MaxStreamsPerConnection, HeaderBytes: int(l.MaxHeaderBytes), HeaderFields: l.MaxHeaders,
 			URI: int(l.MaxURIBytes), QueryParameters: l.MaxQueryParameters, Body: int64(l.MaxBodyBytes), HeaderTime: l.HeaderTimeout,
 			IdleTime: l.IdleTimeout, BodyIdle: l.BodyIdleTimeout, WriteIdle: l.WriteIdleTimeout, Cookies: l.MaxCookies, ShutdownGrace: l.ShutdownGrace,
 		},
@@ -266,6 +291,7 @@ func (d *daemon) openFront(context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.cluster.call = d.front.Caller()
 	cancel := d.store.Index().Subscribe(d.tenantChanged)
 	d.parts.onStop("index subscription", func() error { cancel(); return nil })
 	return nil
@@ -277,6 +303,7 @@ func (d *daemon) serve(ctx context.Context) error {
 		return err
 	}
 	d.parts.start(ctx, "front", d.front.Run)
+	d.parts.start(ctx, "shares", func(ctx context.Context) error { return d.shares.Run(ctx, d.guards) })
 	return nil
 }
 
@@ -307,7 +334,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
 		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
 		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
-		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs,
+		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster,
 		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})

@@ -23,7 +23,7 @@ type part struct {
 }
 
 // maxParts bounds group.ended, so that no part ever waits to say that it ended.
-const maxParts = 32
+const maxParts = 64
 
 func newGroup(log *slog.Logger) *group {
 	return &group{log: log, ended: make(chan *part, maxParts)}
