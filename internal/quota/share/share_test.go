@@ -1,0 +1,399 @@
+package share_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/polygate/polygate/internal/quota"
+	"github.com/polygate/polygate/internal/quota/share"
+)
+
+const ms = int64(time.Millisecond)
+
+// world is a platform of replicas that share one tenant's limits, in virtual time. Its network loses, delays and turns
+// around what it is given; its clocks differ.
+type world struct {
+	now      int64 // true time
+	limit    int   // of concurrency
+	all      []*replica
+	members  []membership
+	mail     []*letter
+	lossy    bool
+	maxDelay int64
+	born     int
+}
+
+// membership is the names of the live replicas since a time.
+type membership struct {
+	since int64
+	live  []string
+}
+
+type replica struct {
+	share.Peer
+	skew    int64 // of its clock
+	lag     int64 // of its view of the replicas
+	census  *share.Census
+	holder  share.Holder
+	book    share.Book
+	keepers map[string]share.Keeper
+	busy    map[string]int64 // asks under way, by keeper: when they are given up
+	keeper  string           // whom it takes for the keeper
+	need    share.Part
+	flying  []int64 // when its requests in flight end
+	seq     int64
+}
+
+// letter is an ask, or its answer.
+type letter struct {
+	at       int64
+	from, to share.Peer
+	ask      share.Ask
+	answer   bool
+	grant    share.Grant
+	ok       bool
+	count    int
+	stamp    int64 // of the answering keeper's clock
+}
+
+func (w *world) clock(r *replica) int64 { return w.now + r.skew }
+
+func (w *world) live() []string { return w.members[len(w.members)-1].live }
+
+// view is the replicas as r sees them.
+func (w *world) view(r *replica) (live []string) {
+	for _, m := range w.members {
+		if m.since <= w.now-r.lag || slices.Contains(m.live, r.Name) && len(live) == 0 {
+			live = m.live
+		}
+	}
+	if !slices.Contains(live, r.Name) { // it registered before it looked
+		live = w.live()
+	}
+	return live
+}
+
+func (w *world) join(name string, skew, lag int64) {
+	w.born++
+	r := &replica{Peer: share.Peer{Name: name, Run: fmt.Sprintf("%08d", w.born)}, skew: skew, keepers: map[string]share.Keeper{}, busy: map[string]int64{}}
+	live := slices.DeleteFunc(slices.Clone(w.liveOrNone()), func(n string) bool { return n == name })
+	w.members = append(w.members, membership{w.now, append(live, name)})
+	r.lag = 0
+	r.census = share.NewCensus(name, w.clock(r))
+	r.census.See(w.clock(r), w.live())
+	r.lag = lag
+	r.keeper = name
+	w.all = append(w.all, r)
+}
+
+func (w *world) liveOrNone() []string {
+	if len(w.members) == 0 {
+		return nil
+	}
+	return w.live()
+}
+
+func (w *world) leave(name string) {
+	w.all = slices.DeleteFunc(w.all, func(r *replica) bool { return r.Name == name })
+	w.members = append(w.members, membership{w.now, slices.DeleteFunc(slices.Clone(w.live()), func(n string) bool { return n == name })})
+}
+
+// round has r ask its keeper, and everybody else if it is new.
+func (w *world) round(r *replica, delay func() (int64, bool)) {
+	now := w.clock(r)
+	r.census.See(now, w.view(r))
+	to := []string{r.keeper}
+	if !r.census.Settled() {
+		to = append(to, r.census.Others()...)
+	}
+	for _, name := range slices.Compact(to) {
+		if r.busy[name] > w.now {
+			continue
+		}
+		k, known := r.keepers[name]
+		if !known {
+			k = share.Keeper{Peer: share.Peer{Name: name}}
+		}
+		r.seq++
+		a := share.Ask{Stamp: now + r.seq}
+		if name == r.keeper {
+			want := share.Want{Need: r.need, InUse: share.Part(len(r.flying)) * share.Whole / share.Part(w.limit), Smallest: w.limit}
+			a = r.holder.Ask(now+r.seq, k, r.census.Owned(), want)
+			r.census.Lend(r.holder.LentUntil())
+		}
+		r.busy[name] = w.now + 800*ms
+		w.send(&letter{from: r.Peer, to: share.Peer{Name: name}, ask: a, count: r.census.Tell(now)}, delay)
+	}
+}
+
+func (w *world) send(l *letter, delay func() (int64, bool)) {
+	d, lost := delay()
+	if lost {
+		return
+	}
+	l.at = w.now + d
+	w.mail = append(w.mail, l)
+}
+
+// deliver hands out what has arrived, in the order of arrival.
+func (w *world) deliver(delay func() (int64, bool)) {
+	slices.SortStableFunc(w.mail, func(a, b *letter) int { return int(a.at - b.at) })
+	for len(w.mail) > 0 && w.mail[0].at <= w.now {
+		l := w.mail[0]
+		w.mail = w.mail[1:]
+		i := slices.IndexFunc(w.all, func(r *replica) bool { return r.Name == l.to.Name && (!l.answer || r.Run == l.to.Run) })
+		if i < 0 {
+			continue
+		}
+		if l.answer {
+			w.take(w.all[i], l)
+			continue
+		}
+		r := w.all[i]
+		now := w.clock(r)
+		reply := &letter{answer: true, from: r.Peer, to: l.from, ask: l.ask, stamp: now, count: r.census.Tell(now)}
+		if l.ask.Need > 0 || l.ask.LentUntil > 0 {
+			reply.grant, reply.ok = r.book.Ask(now, l.from, l.ask, r.census.Count())
+		}
+		w.send(reply, delay)
+	}
+}
+
+func (w *world) take(r *replica, l *letter) {
+	if r.busy[l.from.Name] <= w.now { // given up
+		return
+	}
+	r.busy[l.from.Name] = 0
+	now := w.clock(r)
+	r.census.Told(l.from.Name, l.count)
+	r.keepers[l.from.Name] = share.Keeper{Peer: l.from, Stamp: l.stamp, At: now}
+	if l.ok {
+		r.holder.Take(now, l.from, l.ask.Stamp, l.grant)
+	}
+}
+
+// serve lets requests in, as far as r may, and ends those whose time has come.
+func (w *world) serve(r *replica, n int, takes int64) {
+	r.flying = slices.DeleteFunc(r.flying, func(end int64) bool { return end <= w.now })
+	s := r.holder.Share(w.clock(r), r.census.Owned())
+	most := quota.Count(w.limit, float64(s.Part)/float64(share.Whole), s.Odd)
+	for range n {
+		if len(r.flying) < most {
+			r.flying = append(r.flying, w.now+takes)
+		}
+	}
+}
+
+// check holds the bounds: the parts, the counts made of them, and what is in flight.
+func (w *world) check(t interface{ Fatalf(string, ...any) }) {
+	var sum share.Part
+	flying, odd := 0, 0
+	counts := map[int]int{}
+	text := ""
+	for _, r := range w.all {
+		s := r.holder.Share(w.clock(r), r.census.Owned())
+		sum += s.Part
+		text += fmt.Sprintf(" %s=%.3f odd=%v own=%.3f", r.Name, part(s.Part), s.Odd, part(s.After))
+		if s.Odd {
+			odd++
+		}
+		for _, n := range []int{1, 2, 3, 7, 10, 1000} {
+			counts[n] += max(0, quota.Count(n, part(s.Part), s.Odd))
+		}
+		flying += len(r.flying)
+	}
+	if sum > share.Whole || odd > 1 || flying > w.limit {
+		t.Fatalf("at %v: the parts are %.4f of the whole, %d round up, %d of %d in flight:%s", time.Duration(w.now), part(sum), odd, flying, w.limit, text)
+	}
+	for n, c := range counts {
+		if c > n {
+			t.Fatalf("at %v: %d of %d places:%s", time.Duration(w.now), c, n, text)
+		}
+	}
+}
+
+func part(p share.Part) float64 { return float64(p) / float64(share.Whole) }
+
+// TestNeverMoreThanTheWhole: whatever the network, the clocks and the replicas do, and whomever each takes for the keeper.
+func TestNeverMoreThanTheWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := &world{now: 1e12, limit: rapid.SampledFrom([]int{1, 2, 3, 5, 10, 50}).Draw(t, "limit")}
+		skew := rapid.Int64Range(-1000*ms, 1000*ms)
+		lag := rapid.Int64Range(0, 4000*ms)
+		for i := range rapid.IntRange(1, 4).Draw(t, "replicas") {
+			w.join(fmt.Sprint("r", i), skew.Draw(t, "skew"), lag.Draw(t, "lag"))
+		}
+		bad := rapid.SampledFrom([]int{0, 0, 5, 30}).Draw(t, "percent lost or late")
+		chance := rapid.IntRange(0, 99)
+		delay := func() (int64, bool) {
+			if chance.Draw(t, "luck") >= bad {
+				return rapid.Int64Range(0, 5*ms).Draw(t, "delay"), false
+			}
+			return rapid.Int64Range(0, 3000*ms).Draw(t, "late"), rapid.Bool().Draw(t, "lost")
+		}
+		for range rapid.IntRange(50, 400).Draw(t, "steps") {
+			w.now += rapid.Int64Range(1, 120*ms).Draw(t, "pause")
+			w.deliver(delay)
+			if len(w.all) > 0 {
+				r := w.all[rapid.IntRange(0, len(w.all)-1).Draw(t, "who")]
+				w.act(t, r, chance.Draw(t, "act"), skew, lag)
+				w.round(r, delay)
+				w.serve(r, rapid.IntRange(0, 5).Draw(t, "requests"), rapid.Int64Range(1, int64(share.Grace)-100*ms).Draw(t, "takes"))
+			}
+			for _, r := range w.all {
+				w.serve(r, 0, 0)
+			}
+			w.check(t)
+		}
+	})
+}
+
+// act changes something about r, or about who there is.
+func (w *world) act(t *rapid.T, r *replica, luck int, skew, lag *rapid.Generator[int64]) {
+	switch {
+	case luck < 25:
+		r.need = share.Part(rapid.Int64Range(0, int64(share.Whole)).Draw(t, "need"))
+	case luck < 30:
+		r.keeper = rapid.SampledFrom(w.live()).Draw(t, "keeper")
+	case luck < 60: // mostly they agree
+		r.keeper = w.live()[0]
+	case luck < 62 && len(w.all) > 1:
+		w.leave(r.Name)
+	case luck < 64 && len(w.all) < 5:
+		w.join(fmt.Sprint("n", w.born), skew.Draw(t, "skew"), lag.Draw(t, "lag"))
+	case luck < 66:
+		r.lag = lag.Draw(t, "lag")
+	}
+}
+
+// settled returns a world of n replicas that agree on the keeper r0, without faults.
+func settled(n, limit int) *world {
+	w := &world{now: 1e12, limit: limit}
+	for i := range n {
+		w.join(fmt.Sprint("r", i), int64(i)*300*ms, 0)
+	}
+	for _, r := range w.all {
+		r.keeper = "r0"
+	}
+	w.run(nil, 10*time.Second)
+	return w
+}
+
+func soon() (int64, bool) { return 2 * ms, false }
+
+// run lets time pass, with a round of everybody each 200 ms.
+func (w *world) run(t *testing.T, d time.Duration) {
+	for end := w.now + int64(d); w.now < end; w.now += 10 * ms {
+		w.deliver(soon)
+		for i, r := range w.all {
+			if w.now/(10*ms)%20 == int64(i) {
+				w.round(r, soon)
+			}
+		}
+		if t != nil {
+			w.check(t)
+		}
+	}
+}
+
+func (w *world) parts() (all []float64) {
+	for _, r := range w.all {
+		all = append(all, part(r.holder.Share(w.clock(r), r.census.Owned()).Part))
+	}
+	return all
+}
+
+// TestSharesFollowDemand: within a second of a change, the parts are as the needs are.
+func TestSharesFollowDemand(t *testing.T) {
+	w := settled(3, 1000)
+	for _, c := range []struct {
+		name  string
+		needs []float64
+		least []float64
+	}{
+		{"nobody", []float64{0, 0, 0}, []float64{0.03, 0.03, 0.03}},
+		{"one alone", []float64{0, 1, 0}, []float64{0.03, 0.90, 0.03}},
+		{"it moves", []float64{0, 0, 1}, []float64{0.03, 0.03, 0.90}},
+		{"all want all", []float64{1, 1, 1}, []float64{0.30, 0.30, 0.30}},
+		{"the small first", []float64{0.1, 0.2, 1}, []float64{0.1, 0.2, 0.63}},
+		{"it is enough for all", []float64{0.5, 0.2, 0.1}, []float64{0.5, 0.2, 0.1}},
+	} {
+		for i, r := range w.all {
+			r.need = share.Part(c.needs[i] * float64(share.Whole))
+		}
+		w.run(t, time.Second)
+		for i, p := range w.parts() {
+			if p < c.least[i]-0.001 {
+				t.Errorf("%s: the parts are %.3f, want at least %.3f", c.name, w.parts(), c.least)
+				break
+			}
+		}
+	}
+}
+
+// TestWithoutKeeper: when it is gone, each has its own part again once what it lent is over; the others divide what the dead
+// one had once it cannot be serving any more.
+func TestWithoutKeeper(t *testing.T) {
+	w := settled(3, 1000)
+	w.all[1].need = share.Whole
+	w.run(t, time.Second)
+	w.leave("r0")
+	w.run(t, share.Loan+100*time.Millisecond)
+	if p := w.parts(); p[0] < 0.333 || p[1] < 0.333 {
+		t.Errorf("the parts are %.3f, want a third each", p)
+	}
+	for _, r := range w.all {
+		r.keeper = "r1"
+	}
+	w.run(t, share.Window+time.Second)
+	if p := w.parts(); p[0] < 0.9 {
+		t.Errorf("the parts are %.3f, want nearly all for the one that needs it", p)
+	}
+}
+
+// TestNewReplica lives on grants at once, and has a part of its own soon.
+func TestNewReplica(t *testing.T) {
+	w := settled(2, 1000)
+	for _, r := range w.all {
+		r.need = share.Whole
+	}
+	w.run(t, 2*time.Second)
+	w.join("r2", 0, 0)
+	w.all[2].keeper, w.all[2].need = "r0", share.Whole
+	w.run(t, 4*time.Second)
+	for _, p := range w.parts() {
+		if p < 0.3 {
+			t.Errorf("the parts are %.3f, want a third each", w.parts())
+			break
+		}
+	}
+}
+
+// TestOnePlace: a limit of 1 is one replica's at a time, and goes around among those who want it.
+func TestOnePlace(t *testing.T) {
+	for _, limit := range []int{1, 2, 3, 4} {
+		w := settled(3, limit)
+		for _, r := range w.all {
+			r.need = share.Whole
+		}
+		had, most := map[string]int{}, 0
+		for range 100 {
+			w.run(t, 100*time.Millisecond)
+			places := 0
+			for _, r := range w.all {
+				s := r.holder.Share(w.clock(r), r.census.Owned())
+				n := max(0, quota.Count(limit, part(s.Part), s.Odd))
+				had[r.Name] += n
+				places += n
+			}
+			most = max(most, places)
+		}
+		if len(had) != 3 || had["r0"] == 0 || had["r1"] == 0 || had["r2"] == 0 || most != limit {
+			t.Errorf("a limit of %d: %d places at most, by replica over the time: %v", limit, most, had)
+		}
+	}
+}
