@@ -144,6 +144,28 @@ func testHandoffWaits(t *testing.T, b Backend) {
 	}
 }
 
+// testHandoffForeign: what was left for another tenant of the id, or another session, is not taken for this one's.
+func testHandoffForeign(t *testing.T, b Backend) {
+	r1, r2 := Start(t, b, "r1"), Start(t, b, "r2")
+	for _, what := range []string{`"uid":`, `"lease":`} {
+		e := Create(t, r1, "alpha")
+		c := Claim(t, r1, e.Scope)
+		mustByID(t, r2, "alpha")
+		if err := c.Handoff(t.Context(), "r2", []byte("limits")); err != nil {
+			t.Fatalf("Handoff: %v", err)
+		}
+		along := Dump(t, b)["c/handed/alpha"]
+		foreign := strings.Replace(string(along.Value), what, `"former":`, 1)
+		mustTxn(t, b, &registry.Txn{Puts: []registry.Put{{Key: along.Key, Value: []byte(foreign), Lease: along.Lease}}})
+		if got := Claim(t, r2, e.Scope).Handed(); got != nil {
+			t.Errorf("without %s it was handed %q", what, got)
+		}
+		if err := r1.DeleteTenant(t.Context(), "alpha", 0, Entry("alpha", "tenant.delete")); err != nil {
+			t.Fatalf("DeleteTenant: %v", err)
+		}
+	}
+}
+
 // testHandoffDead: a tenant that was handed to a replica which dies before it adopts is anybody's when the lease is over,
 // without what went along; and a tenant made again under its id finds nothing of it either.
 func testHandoffDead(t *testing.T, b Backend) {
@@ -221,6 +243,7 @@ func testCommitIf(t *testing.T, b Backend) {
 	if err := r2.DeleteTenant(t.Context(), "alpha", 0, Entry("alpha", "tenant.delete")); err != nil {
 		t.Fatalf("DeleteTenant: %v", err)
 	}
+	WaitLost(t, c) // one that is under way then is broken off, and its outcome unknown
 	err = write(changed.Record.Revision, "none")
 	if WantKind(t, "of a tenant that is gone", err, fault.Unavailable); !errors.Is(err, registry.ErrClaimLost) {
 		t.Errorf("of a tenant that is gone: %v is not ErrClaimLost", err)

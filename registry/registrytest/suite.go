@@ -39,6 +39,7 @@ func Run(t *testing.T, newBackend func(t *testing.T) Backend) {
 		{"claim/handoff/state", testHandoffState},
 		{"claim/handoff/seen", testHandoffSeen},
 		{"claim/handoff/waits", testHandoffWaits},
+		{"claim/handoff/foreign", testHandoffForeign},
 		{"claim/handoff/dead", testHandoffDead},
 		{"claim/record", testCommitIf},
 		{"claim/X43", testX43},
