@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -140,13 +141,25 @@ func (o *Outbox) Settle(ctx context.Context, heads map[string]audit.Head, draine
 		}
 	}
 	b := &batch{outbox: o, heads: make(map[string]audit.Head)}
-	for _, chain := range slices.Sorted(maps.Keys(byChain)) {
+	for _, chain := range slices.SortedFunc(maps.Keys(byChain), lastCheckpoints) {
 		head, hasHead := heads[chain]
 		if err := b.add(ctx, chain, head, hasHead, byChain[chain]); err != nil {
 			return err
 		}
 	}
 	return b.flush(ctx)
+}
+
+// lastCheckpoints orders chains by name, and those of checkpoints behind the others: one may be anchored only once all is that it
+// vouches for, or what another replica takes over could not be taken out of the log any more.
+func lastCheckpoints(a, b string) int {
+	rank := func(chain string) int {
+		if base, _ := audit.SplitChain(chain); base == audit.CheckpointChain {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b))
 }
 
 // batch collects chains into one transaction.

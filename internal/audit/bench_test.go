@@ -97,7 +97,7 @@ func BenchmarkCheckpoint(b *testing.B) {
 	for i := range 10_000 {
 		heads[fmt.Sprintf("team-%d", i)] = Head{Seq: uint64(i + 1)}
 	}
-	s := scribe{signer: signer, note: func(action, _ string) Entry { return entry("", action) }}
+	s := scribe{chain: CheckpointChain, signer: signer, note: func(action, _ string) Entry { return entry("", action) }}
 	for b.Loop() {
 		if _, err := s.checkpoint(Head{}, heads, false, ""); err != nil {
 			b.Fatal(err)

@@ -23,7 +23,7 @@ const (
 	ActionHeads      = "audit.heads"      // some of these heads, one by one; only before the checkpoint that a segment begins with
 )
 
-// headsPerLine is how many heads one line lists: with names of 64 bytes they stay below MaxLine.
+// headsPerLine is how many heads one line lists: with the longest names they stay below MaxLine.
 const headsPerLine = 256
 
 // Signer signs checkpoints with Ed25519. The drain waits for it: it must not take long.
@@ -59,13 +59,13 @@ func KeyID(key ed25519.PublicKey) string {
 	return hex.EncodeToString(h[:8])
 }
 
-// headsRoot is the root of the Merkle tree over the heads of all chains but the checkpoints' own, in the order of their
-// names. It is a tree and no plain hash so that one tenant can later be shown its own head alone. Leaves and nodes are
+// headsRoot is the root of the Merkle tree over the heads of all chains but the one that the checkpoint is in, in the order
+// of their names. It is a tree and no plain hash so that one tenant can later be shown its own head alone. Leaves and nodes are
 // told apart by their first byte, as in RFC 6962 §2.1, so that no node can be given out as a leaf.
-func headsRoot(heads map[string]Head) (root [sha256.Size]byte, chains int) {
+func headsRoot(heads map[string]Head, own string) (root [sha256.Size]byte, chains int) {
 	var level [][sha256.Size]byte
 	for _, name := range slices.Sorted(maps.Keys(heads)) {
-		if h := heads[name]; name != CheckpointChain && h.Seq > 0 {
+		if h := heads[name]; name != own && h.Seq > 0 {
 			level = append(level, leaf(name, h))
 		}
 	}
@@ -201,6 +201,7 @@ func parseCheckpoint(entry []byte) (*checkpointEntry, error) {
 type scribe struct {
 	signer Signer
 	note   func(action, resource string) Entry
+	chain  string // of the checkpoints, of this writer
 }
 
 // entry returns an entry in the form in which a reader gets it back, since that is what the signature is checked over.
@@ -212,11 +213,11 @@ func (s scribe) entry(action string) Entry {
 
 // checkpoint returns the line that follows at.
 func (s scribe) checkpoint(at Head, heads map[string]Head, listed bool, previous string) (Line, error) {
-	root, n := headsRoot(heads)
+	root, n := headsRoot(heads, s.chain)
 	e := checkpointEntry{Entry: s.entry(ActionCheckpoint),
 		Checkpoint: &checkpoint{Chains: n, Root: hex.EncodeToString(root[:]), Listed: listed, Previous: plain(previous)}}
 	err := e.sign(s.signer, at)
-	return at.Next(CheckpointChain, e.encode()), err
+	return at.Next(s.chain, e.encode()), err
 }
 
 // header returns the lines that a segment begins with: the heads of all chains, and the checkpoint over them. Whoever has
@@ -224,13 +225,13 @@ func (s scribe) checkpoint(at Head, heads map[string]Head, listed bool, previous
 func (s scribe) header(at Head, heads map[string]Head, previous string) ([]Line, error) {
 	var out []Line
 	names := slices.Sorted(maps.Keys(heads))
-	names = slices.DeleteFunc(names, func(n string) bool { return n == CheckpointChain || heads[n].Seq == 0 })
+	names = slices.DeleteFunc(names, func(n string) bool { return n == s.chain || heads[n].Seq == 0 })
 	for part := range slices.Chunk(names, headsPerLine) {
 		e := checkpointEntry{Entry: s.entry(ActionHeads), Heads: make(map[string]Head, len(part))}
 		for _, n := range part {
 			e.Heads[n] = heads[n]
 		}
-		l := at.Next(CheckpointChain, e.encode())
+		l := at.Next(s.chain, e.encode())
 		out, at = append(out, l), l.Head()
 	}
 	l, err := s.checkpoint(at, heads, true, previous)

@@ -30,19 +30,36 @@ func (p *Pending) InChain() string {
 }
 
 // Outbox is the registry's half of the log: entries committed in one transaction with their change, and the heads that
-// anchor the chains out of reach of whoever can write the file. Only one drain at a time may work on an outbox.
+// anchor the chains out of reach of whoever can write the file. Only one drain at a time may work on an outbox: each replica
+// has one.
 type Outbox interface {
-	// Pending returns up to limit of the entries that are not drained, of all chains, in the order of their commits.
+	// Pending returns up to limit of this replica's entries that are not drained, of all chains, in the order of their commits.
 	Pending(ctx context.Context, limit int) ([]Pending, error)
-	// Heads returns the anchored heads of all chains, by the chain's name.
-	Heads(ctx context.Context) (map[string]Head, error)
+	// OwnHeads returns the anchored heads of all chains that can be in this replica's log, by the chain's name.
+	OwnHeads(ctx context.Context) (map[string]Head, error)
 	// Settle anchors heads and removes the drained entries, a chain's head and its entries in one transaction: of a chain
 	// that has a head among heads there are at most 64. Entries of other chains may be removed in any number of
-	// transactions. After an error some chains may be settled and others not. It is called again with the same or more,
-	// so to remove what is gone already must succeed.
+	// transactions. The chain of checkpoints comes last, since it vouches for the others. After an error some chains may be
+	// settled and others not. It is called again with the same or more, so to remove what is gone already must succeed;
+	// unless another replica took it over: that refuses the transaction, and the error wraps ErrTaken.
 	Settle(ctx context.Context, heads map[string]Head, drained []Pending) error
 	// Committed has a value when something was committed since it was last received from.
 	Committed() <-chan struct{}
+}
+
+// Shared is an Outbox beside those of other replicas.
+type Shared interface {
+	Outbox
+	// Unnamed returns up to limit entries that name no replica, of a version that knew of one alone.
+	Unnamed(ctx context.Context, limit int) ([]Pending, error)
+	// TakeOver makes entries this replica's that others left who have been dead for so long, and those that name none. It
+	// returns how many.
+	TakeOver(ctx context.Context, dead time.Duration) (int, error)
+	// Taken returns the ids of what others took over from this replica. Asked for after Pending and Unnamed, it holds whatever
+	// is missing there for that reason.
+	Taken(ctx context.Context) (map[string]bool, error)
+	// Forget says that these are not in this replica's log any more.
+	Forget(ctx context.Context, ids map[string]bool) error
 }
 
 // Sink is where the lines go; *File is one.
@@ -59,6 +76,7 @@ type Sink interface {
 const (
 	ActionDropped   = "audit.dropped"   // the buffer was full; the resource says how many entries were lost
 	ActionTruncated = "audit.truncated" // a start removed an unfinished write; the resource says how many bytes
+	ActionTaken     = "audit.taken"     // records that another replica took over were taken out, not anchored yet; the resource says how many
 )
 
 // Bounds of one round of the drain.
@@ -79,15 +97,18 @@ const (
 	pollEvery       = 5 * time.Second        // ask the outbox even when nothing was announced: another replica may have committed
 	callTimeout     = 5 * time.Second        // of one call of the outbox
 	closeTimeout    = 5 * time.Second        // of the last flush
+	defaultPatience = 30 * time.Second       // a restart should not cost that others take over
 )
 
 // DrainConfig is what a drain is made with.
 type DrainConfig struct {
-	Outbox   Outbox           // required
+	Outbox   Outbox           // required; a Shared one if there may be other replicas
 	Buffer   *Buffer          // required
 	Sink     Sink             // required
 	Interval time.Duration    // how often lines are written, at most 1 s; 0 = 200 ms
-	Replica  string           // for the log's own entries
+	Replica  string           // for the log's own entries, and the names of the chains
+	Shared   bool             // there may be other replicas: each writes chains of its own, which bear its name
+	Patience time.Duration    // for which a replica must be dead before its entries are taken over; 0 = 30 s
 	Logger   *slog.Logger     // nil = slog.Default()
 	Now      func() time.Time // nil = time.Now
 
@@ -101,8 +122,10 @@ type DrainConfig struct {
 // Drain moves entries from the outbox and the buffer into the chains. An outbox entry is written exactly once, whatever
 // happens when; see DESIGN.md for each crash.
 type Drain struct {
-	cfg   DrainConfig
-	ready bool // the file was read and the state below holds
+	cfg    DrainConfig
+	shared Shared // nil without other replicas
+	writer string // the replica in the names of the chains; "" without other replicas
+	ready  bool   // the file was read and the state below holds
 
 	// The state of the one goroutine that runs.
 	tips       map[string]Head     // the last line of each chain in the file
@@ -149,7 +172,16 @@ func NewDrain(cfg DrainConfig) (*Drain, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Patience == 0 {
+		cfg.Patience = defaultPatience
+	}
 	d := &Drain{cfg: cfg, flushes: make(chan chan error), ended: make(chan struct{})}
+	d.shared, _ = cfg.Outbox.(Shared)
+	if cfg.Shared {
+		if d.writer = cfg.Replica; d.writer == "" || d.shared == nil {
+			return nil, errors.New("audit: beside other replicas, Replica and a Shared outbox are required")
+		}
+	}
 	if err := d.checkUpkeep(); err != nil {
 		return nil, err
 	}
@@ -261,7 +293,7 @@ func (d *Drain) round(ctx context.Context, final bool) {
 			d.settle(ctx)
 			d.rotate()
 		}
-		if !more || ctx.Err() != nil {
+		if !more || ctx.Err() != nil || !d.ready {
 			return
 		}
 	}
@@ -279,12 +311,12 @@ func (d *Drain) write(ctx context.Context) bool {
 	if dropped > d.reported {
 		notes = append(notes, d.note(ActionDropped, "records/"+strconv.FormatUint(dropped-d.reported, 10)))
 	}
-	b := batch{tips: d.tips, next: make(map[string]Head), text: d.text[:0]}
+	b := batch{tips: d.tips, next: make(map[string]Head), text: d.text[:0], writer: d.writer}
 	if len(fresh)+len(d.entries)+len(notes) > 0 {
 		d.addFirstHeader(&b)
 	}
 	for i := range fresh {
-		b.add(fresh[i].Entry)
+		fresh[i].Chain = b.add(fresh[i].Entry)
 	}
 	for i := range d.entries {
 		b.add(d.entries[i])
@@ -318,6 +350,7 @@ func (d *Drain) fetch(ctx context.Context) []Pending {
 	}
 	now := d.cfg.Now()
 	if now.Sub(d.asked) >= pollEvery {
+		d.takeOver(ctx)
 		d.ask = true
 	}
 	if !d.ask || len(d.unsettled) >= maxUnsettled {
@@ -343,6 +376,22 @@ func (d *Drain) fetch(ctx context.Context) []Pending {
 		}
 	}
 	return fresh
+}
+
+// takeOver looks for what dead replicas left. That it cannot is told by the reading of our own entries, which comes next.
+func (d *Drain) takeOver(ctx context.Context) {
+	if d.writer == "" {
+		return
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	n, err := d.shared.TakeOver(call, d.cfg.Patience)
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Logger.Warn("audit log: entries of dead replicas cannot be taken over", "error", err.Error())
+	}
+	if n > 0 {
+		d.cfg.Logger.Info("audit log: entries of dead replicas taken over", "entries", n)
+	}
 }
 
 // append makes a batch durable and moves the tips.
@@ -397,6 +446,11 @@ func (d *Drain) settle(ctx context.Context) {
 	if err == nil {
 		err = d.cfg.Outbox.Settle(call, heads, rest)
 	}
+	if errors.Is(err, ErrTaken) { // we were taken for dead: what is in the file behind the anchored heads is not all ours
+		d.cfg.Logger.Warn("audit log: another replica took over entries of this one", "error", err.Error())
+		d.ready = false
+		return
+	}
 	if err != nil {
 		d.noteOutbox(ctx, fmt.Errorf("anchor the audit log: %w", err))
 		return
@@ -419,7 +473,7 @@ func splitSettlement(all []Pending) (first, rest []Pending) {
 	}
 	kept := make(map[string]int)
 	for _, p := range all {
-		if chain := p.Entry.Chain(); kept[chain] < maxWithHead {
+		if chain := p.InChain(); kept[chain] < maxWithHead {
 			kept[chain]++
 			rest = append(rest, p)
 		} else {
@@ -473,15 +527,19 @@ type batch struct {
 	text  []byte
 	lines int
 
-	checkpoint bool // the last line is one
+	writer     string // the replica in the names of the chains
+	checkpoint bool   // the last line is one
 }
 
-func (b *batch) add(e Entry) {
-	chain := e.Chain()
-	if c := (cursor{rest: []byte(chain), ok: true}); c.name() != chain || len(chain) > maxChain || chain == CheckpointChain {
-		chain = PlatformChain // no tenant has such an id, and no name may break the line
+// add returns the chain that the entry is in now.
+func (b *batch) add(e Entry) (chain string) {
+	base := e.Chain()
+	if _, named := SplitChain(base); !chainOK(base) || named != "" || base == CheckpointChain {
+		base = PlatformChain // no tenant has such an id, and no name may break the line
 	}
+	chain = ChainName(base, b.writer)
 	b.put(b.tip(chain).Next(chain, EncodeEntry(e)))
+	return chain
 }
 
 // tip returns the last line of a chain at the end of the batch.
@@ -497,5 +555,5 @@ func (b *batch) put(l Line) {
 	b.text = AppendLine(b.text, l)
 	b.next[l.Chain] = l.Head()
 	b.lines++
-	b.checkpoint = l.Chain == CheckpointChain
+	b.checkpoint = isCheckpoints(l.Chain)
 }

@@ -62,7 +62,7 @@ func (o *memOutbox) Pending(_ context.Context, limit int) ([]Pending, error) {
 	return slices.Clone(o.entries[:min(limit, len(o.entries))]), o.fail
 }
 
-func (o *memOutbox) Heads(context.Context) (map[string]Head, error) {
+func (o *memOutbox) OwnHeads(context.Context) (map[string]Head, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return maps.Clone(o.heads), o.fail

@@ -52,5 +52,6 @@ func chainOK(chain string) bool {
 	return c.name() == chain && chain != ""
 }
 
-func isCheckpoints(chain string) bool { b, _ := SplitChain(chain); return b == CheckpointChain }
-func isPlatforms(chain string) bool   { b, _ := SplitChain(chain); return b == PlatformChain }
+func baseOf(chain string) string      { base, _ := SplitChain(chain); return base }
+func isCheckpoints(chain string) bool { return baseOf(chain) == CheckpointChain }
+func isPlatforms(chain string) bool   { return baseOf(chain) == PlatformChain }

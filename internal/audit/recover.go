@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // digest stands for a whole set of heads: the exclusive or of their hashes, so that it follows a change of one head at
@@ -112,45 +113,96 @@ func scanFrom(s Sink, heads digest) int64 {
 // start reads what an earlier process left: lines behind the anchored heads, if it died between writing and settling,
 // and a torn write. It says whether the drain can begin.
 func (d *Drain) start(ctx context.Context) bool {
-	heads, pending, err := d.anchored(ctx)
+	s, err := d.anchored(ctx)
 	if err != nil {
 		d.noteOutbox(ctx, err)
 		return false
 	}
 	d.noteOutbox(ctx, nil)
-	base := digestOf(heads)
-	from := scanFrom(d.cfg.Sink, base)
-	t, err := readTail(d.cfg.Sink, from, heads, pending)
-	if err == nil && t.keep < d.cfg.Sink.Size() {
-		err = d.cutTail(t)
+	from := s.narrow(d.cfg.Sink)
+	t, err := readTail(d.cfg.Sink, from, s)
+	if err == nil {
+		err = d.mend(t)
 	}
 	d.noteSink(err)
 	if err != nil {
 		return false
 	}
-	d.reportCut(t.cut)
-	d.adopt(heads, base, t, pending)
+	s.drop(t.cut, t.foreign)
+	d.reportCut(slices.DeleteFunc(t.cut, func(chain string) bool { _, ok := s.heads[chain]; return !ok }))
+	d.adopt(s, t)
 	d.beginUpkeep()
+	if l, ok := firstLine(d.cfg.Sink); ok && l.Chain != ChainName(baseOf(l.Chain), d.writer) {
+		d.upkeep.begun = time.Time{} // a file with names of both kinds is closed soon: a query goes by its first line
+	}
+	if len(s.taken) > 0 && d.shared.Forget(ctx, s.taken) == nil { // else the next start does
+		d.cfg.Logger.Info("audit log: other replicas had taken over entries of this one", "entries", len(s.taken), "taken out", t.dropped)
+	}
 	return true
 }
 
-func (d *Drain) anchored(ctx context.Context) (map[string]Head, []Pending, error) {
+// standing is what the registry says at a start.
+type standing struct {
+	heads   map[string]Head // of the chains that are in this log, or can be
+	others  map[string]bool // of these, the chains that this replica does not write, by the kind of their names
+	pending []Pending
+	taken   map[string]bool
+}
+
+func (d *Drain) anchored(ctx context.Context) (s *standing, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	heads, err := d.cfg.Outbox.Heads(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the audit heads: %w", err)
+	s = &standing{others: make(map[string]bool)}
+	if s.heads, err = d.cfg.Outbox.OwnHeads(ctx); err != nil {
+		return nil, fmt.Errorf("read the audit heads: %w", err)
 	}
-	pending, err := d.cfg.Outbox.Pending(ctx, startBatch)
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the audit outbox: %w", err)
+	for chain := range s.heads {
+		if chain != ChainName(baseOf(chain), d.writer) {
+			s.others[chain] = true
+		}
 	}
-	return heads, pending, nil
+	if s.pending, err = d.cfg.Outbox.Pending(ctx, startBatch); err != nil {
+		return nil, fmt.Errorf("read the audit outbox: %w", err)
+	}
+	if d.shared == nil {
+		return s, nil
+	}
+	unnamed, err := d.shared.Unnamed(ctx, startBatch)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit outbox: %w", err)
+	}
+	s.pending = append(s.pending, unnamed...)
+	s.taken, err = d.shared.Taken(ctx) // last, or an entry could be missing in both
+	return s, err
+}
+
+// narrow returns the offset up to which the file is covered. By the mark it is known, too, whether the file holds chains of the
+// other kind of names: of the time before there were other replicas, or when there were. No more than one replica has them.
+func (s *standing) narrow(sink Sink) int64 {
+	if from := scanFrom(sink, digestOf(s.heads)); from > 0 || len(s.others) == 0 {
+		return from
+	}
+	own := maps.Clone(s.heads)
+	maps.DeleteFunc(own, func(chain string, _ Head) bool { return s.others[chain] })
+	from := scanFrom(sink, digestOf(own))
+	if from > 0 {
+		s.heads = own
+	}
+	return from
+}
+
+// drop leaves chains of the other kind of names to whoever has them, if none of them is in this log.
+func (s *standing) drop(cut []string, here bool) {
+	if here {
+		return
+	}
+	maps.DeleteFunc(s.heads, func(chain string, _ Head) bool { return s.others[chain] && slices.Contains(cut, chain) })
 }
 
 // adopt makes the state of the drain from what was found.
-func (d *Drain) adopt(heads map[string]Head, base digest, t *tail, pending []Pending) {
-	d.tips = maps.Clone(heads)
+func (d *Drain) adopt(s *standing, t *tail) {
+	base := digestOf(s.heads)
+	d.tips = maps.Clone(s.heads)
 	if d.tips == nil {
 		d.tips = make(map[string]Head)
 	}
@@ -161,8 +213,9 @@ func (d *Drain) adopt(heads map[string]Head, base digest, t *tail, pending []Pen
 		d.tips[name] = tip
 		d.dirty[name] = struct{}{}
 	}
-	for _, p := range pending {
-		if _, ok := t.found[p.Entry.ID]; ok {
+	for _, p := range s.pending {
+		if chain, ok := t.found[p.Entry.ID]; ok {
+			p.Chain = chain
 			d.unsettled = append(d.unsettled, p)
 			d.written[p.Entry.ID] = struct{}{}
 		}
@@ -175,15 +228,30 @@ func (d *Drain) adopt(heads map[string]Head, base digest, t *tail, pending []Pen
 	}
 }
 
-// cutTail removes an unfinished write. Nobody was told that it is durable: entries of changes are still in the outbox,
-// others count as lost with the process. The removal has an entry of its own.
-func (d *Drain) cutTail(t *tail) error {
+// mend removes an unfinished write. Nobody was told that it is durable: entries of changes are still in the outbox, others
+// count as lost with the process. It also takes out what other replicas took over. Each has an entry of its own.
+func (d *Drain) mend(t *tail) error {
 	n := d.cfg.Sink.Size() - t.keep
-	if err := d.cfg.Sink.Truncate(t.keep); err != nil {
-		return err
+	if m := t.moved; m != nil {
+		if err := d.cfg.Sink.Truncate(m.at); err != nil {
+			return err
+		}
+		if len(m.text) > 0 { // a crash before this loses records of traffic, as one before they were written
+			if err := d.cfg.Sink.Append(m.text); err != nil {
+				return err
+			}
+		}
+		t.dropped = m.dropped
+		d.notes = append(d.notes, d.note(ActionTaken, "records/"+strconv.Itoa(m.dropped)))
+	} else if n > 0 {
+		if err := d.cfg.Sink.Truncate(t.keep); err != nil {
+			return err
+		}
 	}
-	d.notes = append(d.notes, d.note(ActionTruncated, "bytes/"+strconv.FormatInt(n, 10)))
-	d.cfg.Logger.Warn("audit log: an unfinished write of an earlier process was removed", "bytes", n, "reason", t.why)
+	if n > 0 {
+		d.notes = append(d.notes, d.note(ActionTruncated, "bytes/"+strconv.FormatInt(n, 10)))
+		d.cfg.Logger.Warn("audit log: an unfinished write of an earlier process was removed", "bytes", n, "reason", t.why)
+	}
 	return nil
 }
 
@@ -199,21 +267,35 @@ func (d *Drain) reportCut(cut []string) {
 
 // tail is what a start finds behind the place that the anchored heads cover.
 type tail struct {
-	tips    map[string]Head     // chains with lines behind their anchored head, and the last of these
-	found   map[string]struct{} // ids of pending entries among these lines
-	adopted int                 // the number of these lines
-	keep    int64               // where the good part of the file ends
-	settled int64               // up to where all lines are anchored, at least
-	cut     []string            // chains whose anchored head is not there; sorted
-	why     string              // why what is behind keep is not good
+	tips    map[string]Head   // chains with lines behind their anchored head, and the last of these
+	found   map[string]string // ids of pending entries among these lines, and the chains they are in
+	adopted int               // the number of these lines
+	keep    int64             // where the good part of the file ends
+	settled int64             // up to where all lines are anchored, at least
+	cut     []string          // chains whose anchored head is not there; sorted
+	why     string            // why what is behind keep is not good
+	foreign bool              // chains of the other kind of names are here
+	moved   *moved            // what takes the place of the end of the file; nil = it stays
+	dropped int               // lines that were taken out
+}
+
+// moved is the end of the file without the entries that other replicas took over: the lines behind them, none of them anchored
+// in the same chain, chain on anew.
+type moved struct {
+	at      int64
+	text    []byte
+	tips    map[string]Head
+	dropped int
+	spoilt  bool // there is damage that is not that of a crash: nothing is to be moved
 }
 
 // readTail reads the file from an offset. Lines behind the anchored heads that chain on from them are adopted. The first
 // line of an unfinished write, and all behind it, are left out of keep: but only if no anchored line follows, or the
 // damage is not that of a crash and must stay visible.
-func readTail(s Sink, from int64, heads map[string]Head, pending []Pending) (*tail, error) {
-	r := tailReader{heads: heads, seen: make(map[string]bool), base: make(map[string]Head), pending: make(map[string]bool, len(pending)),
-		out: &tail{tips: make(map[string]Head), found: make(map[string]struct{}), keep: from, settled: from}}
+func readTail(s Sink, from int64, st *standing) (*tail, error) {
+	heads, pending := st.heads, st.pending
+	r := tailReader{taken: st.taken, others: st.others, heads: heads, seen: make(map[string]bool), base: make(map[string]Head), pending: make(map[string]bool, len(pending)),
+		out: &tail{tips: make(map[string]Head), found: make(map[string]string), keep: from, settled: from}}
 	for _, p := range pending {
 		r.pending[p.Entry.ID] = true
 	}
@@ -228,8 +310,9 @@ func readTail(s Sink, from int64, heads map[string]Head, pending []Pending) (*ta
 		}
 		r.line(sc)
 	}
+	r.finishMove()
 	for name, h := range r.base {
-		if _, ok := r.out.tips[name]; !ok && name != CheckpointChain {
+		if _, ok := r.out.tips[name]; !ok && !isCheckpoints(name) {
 			r.out.tips[name] = h
 		}
 	}
@@ -246,6 +329,8 @@ func readTail(s Sink, from int64, heads map[string]Head, pending []Pending) (*ta
 
 type tailReader struct {
 	heads   map[string]Head
+	taken   map[string]bool
+	others  map[string]bool
 	pending map[string]bool
 	seen    map[string]bool // chains whose anchored head was met
 	base    map[string]Head // heads that the file says it goes on from, where they are beyond the anchored ones
@@ -266,23 +351,22 @@ func (r *tailReader) line(sc *scanner) {
 		r.damage("the hash of a line is not that of its content")
 		return
 	}
+	r.out.foreign = r.out.foreign || r.others[l.Chain]
 	r.header(sc, l)
 	head := r.heads[l.Chain]
 	if l.Seq <= head.Seq {
+		r.keepAnchored(sc)
 		r.seen[l.Chain] = r.seen[l.Chain] || l.Head() == head
 		r.damaged = false
 		r.out.keep = sc.end
-		if r.out.adopted == 0 {
+		if r.out.adopted == 0 && r.out.moved == nil {
 			r.out.settled = sc.end
 		}
 		return
 	}
 	tip, ok := r.out.tips[l.Chain]
 	if !ok {
-		tip = head
-		if h, ok := r.base[l.Chain]; ok {
-			tip = h
-		}
+		tip = r.origin(l.Chain)
 	}
 	if !l.Follows(tip) {
 		r.damage("a line does not continue its chain")
@@ -290,14 +374,74 @@ func (r *tailReader) line(sc *scanner) {
 	if r.damaged {
 		return
 	}
-	r.out.tips[l.Chain] = l.Head()
-	r.out.adopted++
-	r.out.keep = sc.end
-	var id struct {
+	r.take(sc, l)
+}
+
+// origin returns the head from which a chain goes on behind what is anchored.
+func (r *tailReader) origin(chain string) Head {
+	if h, ok := r.base[chain]; ok {
+		return h
+	}
+	return r.heads[chain]
+}
+
+// take adopts a line that is behind the anchored head of its chain.
+func (r *tailReader) take(sc *scanner, l Line) {
+	var e struct {
 		ID string `json:"id"`
 	}
-	if json.Unmarshal(l.Entry, &id) == nil && r.pending[id.ID] {
-		r.out.found[id.ID] = struct{}{}
+	_ = json.Unmarshal(l.Entry, &e) // what has no id is in no outbox
+	out := r.move(sc.start, l, e.ID)
+	r.out.tips[l.Chain], r.out.keep = l.Head(), sc.end
+	if out {
+		return
+	}
+	r.out.adopted++
+	if r.pending[e.ID] {
+		r.out.found[e.ID] = l.Chain
+	}
+}
+
+// move leaves a line out that another replica took over, and chains those behind it on anew. It says whether the line is out.
+func (r *tailReader) move(start int64, l Line, id string) (out bool) {
+	if r.taken[id] && r.out.moved == nil {
+		r.out.moved = &moved{at: start, tips: maps.Clone(r.out.tips)}
+	}
+	m := r.out.moved
+	switch {
+	case m == nil:
+		return false
+	case r.taken[id]:
+		m.dropped++
+		return true
+	case isCheckpoints(l.Chain): // it vouches for what is not there any more; the next one comes soon
+		return true
+	}
+	tip, ok := m.tips[l.Chain]
+	if !ok {
+		tip = r.origin(l.Chain)
+	}
+	next := tip.Next(l.Chain, l.Entry)
+	m.text, m.tips[l.Chain] = AppendLine(m.text, next), next.Head()
+	return false
+}
+
+// keepAnchored takes an anchored line along as it is, if the end of the file moves.
+func (r *tailReader) keepAnchored(sc *scanner) {
+	if m := r.out.moved; m != nil {
+		m.spoilt = m.spoilt || r.damaged
+		m.text = append(append(m.text, sc.text...), '\n')
+	}
+}
+
+// finishMove makes the tips those that the file will end with.
+func (r *tailReader) finishMove() {
+	switch m := r.out.moved; {
+	case m == nil:
+	case m.spoilt:
+		r.out.moved = nil
+	default:
+		r.out.tips = m.tips
 	}
 }
 
@@ -305,7 +449,7 @@ func (r *tailReader) line(sc *scanner) {
 // is among them. Heads beyond the anchored ones are those of a registry that came back from a backup: the chains go on
 // from them, or the log would hold two records of one number.
 func (r *tailReader) header(sc *scanner, l Line) {
-	if l.Chain != CheckpointChain || r.damaged {
+	if !isCheckpoints(l.Chain) || r.damaged {
 		return
 	}
 	if sc.start == 0 {
@@ -318,10 +462,11 @@ func (r *tailReader) header(sc *scanner, l Line) {
 	}
 	if e, err := parseCheckpoint(l.Entry); err == nil {
 		for name, h := range e.Heads {
+			r.out.foreign = r.out.foreign || r.others[name]
 			switch head := r.heads[name]; {
 			case h == head:
 				r.seen[name] = true
-			case h.Seq > head.Seq && name != CheckpointChain:
+			case h.Seq > head.Seq && name != l.Chain:
 				r.base[name], r.seen[name] = h, true
 			}
 		}

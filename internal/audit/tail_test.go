@@ -155,7 +155,7 @@ func TestTailAndVerifyBesideTheDrain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		heads, _ := r.out.Heads(ctx)
+		heads, _ := r.out.OwnHeads(ctx)
 		if rep := verify(t, r.text(), heads); !rep.OK {
 			t.Fatalf("while it is written: %v", rep.Problems())
 		}

@@ -62,7 +62,11 @@ func (d *Drain) checkUpkeep() error {
 // checkpoints says whether they are written at all.
 func (d *Drain) checkpoints() bool { return d.cfg.Signer != nil || d.cfg.Rotation != Rotation{} }
 
-func (d *Drain) scribe() scribe { return scribe{signer: d.cfg.Signer, note: d.note} }
+func (d *Drain) scribe() scribe {
+	return scribe{signer: d.cfg.Signer, note: d.note, chain: d.checkpointChain()}
+}
+
+func (d *Drain) checkpointChain() string { return ChainName(CheckpointChain, d.writer) }
 
 // beginUpkeep takes the state from the file that a start found.
 func (d *Drain) beginUpkeep() {
@@ -71,7 +75,7 @@ func (d *Drain) beginUpkeep() {
 	if e, ok := lineAt(d.cfg.Sink, 0); ok {
 		u.begun = e.Time
 	}
-	if last, ok := lastLine(d.cfg.Sink); ok && last.Chain != CheckpointChain {
+	if last, ok := lastLine(d.cfg.Sink); ok && !isCheckpoints(last.Chain) {
 		u.uncovered, u.signedAt = 1, time.Time{} // some: a crash left no last checkpoint, so it is due now
 	}
 }
@@ -87,6 +91,15 @@ func lineAt(s Sink, offset int64) (e Entry, ok bool) {
 	}
 	e, err = l.Decode()
 	return e, err == nil
+}
+
+// firstLine returns the line that the file begins with.
+func firstLine(s io.ReaderAt) (Line, bool) {
+	b := make([]byte, MaxLine)
+	n, _ := s.ReadAt(b, 0)
+	text, _, whole := bytes.Cut(b[:n], []byte("\n"))
+	l, err := ParseLine(text)
+	return l, whole && err == nil
 }
 
 // lastLine returns the line that the file ends with.
@@ -135,7 +148,7 @@ func (d *Drain) addCheckpoint(b *batch) {
 	}
 	heads := maps.Clone(d.tips)
 	maps.Copy(heads, b.next)
-	l, err := d.scribe().checkpoint(b.tip(CheckpointChain), heads, false, "")
+	l, err := d.scribe().checkpoint(b.tip(d.checkpointChain()), heads, false, "")
 	d.noteSigner(err)
 	if err == nil {
 		b.put(l)
@@ -175,7 +188,7 @@ func (d *Drain) rotateTo(now time.Time) (segment string, err error) {
 	if segment, err = u.rotator.NextSegment(now); err != nil {
 		return "", err
 	}
-	lines, err := d.scribe().header(d.tips[CheckpointChain], d.tips, segment)
+	lines, err := d.scribe().header(d.tips[d.checkpointChain()], d.tips, segment)
 	if d.noteSigner(err); err != nil {
 		return "", err
 	}

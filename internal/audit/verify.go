@@ -157,7 +157,7 @@ func (v *verifier) line(number int64, l Line) error {
 		return err
 	}
 	c.out.Lines++
-	if l.Chain == CheckpointChain && v.report.Lines == 1 && l.Seq > 1 {
+	if isCheckpoints(l.Chain) && v.report.Lines == 1 && l.Seq > 1 {
 		v.begin(c, l)
 	}
 	before := c.last
@@ -166,7 +166,7 @@ func (v *verifier) line(number int64, l Line) error {
 		c.bad(Bad{v.file, number, l.Seq, why})
 	}
 	v.report.Checkpoints.LinesAfter++
-	if l.Chain == CheckpointChain && why == "" {
+	if isCheckpoints(l.Chain) && why == "" {
 		v.checkpoint(number, l, before)
 	}
 	v.pruned(l)

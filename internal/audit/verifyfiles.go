@@ -128,21 +128,23 @@ func (v *verifier) open(path string) error {
 type checkpointState struct {
 	listed map[string]Head // by the lines of heads since the last checkpoint
 	start  bool            // the log begins with a checkpoint that was not met yet
+	chain  string          // of the checkpoint that is being checked
 }
 
 // begin takes the first line of the log as that of a segment: the lines before it in its chain are gone with the segments
 // before. Whether it may be so is judged when its checkpoint comes, and at the end.
 func (v *verifier) begin(c *chainState, l Line) {
 	c.last = Head{l.Seq - 1, l.Prev}
-	v.marks.start = true
+	v.marks.start, v.marks.chain = true, l.Chain
 }
 
 func (v *verifier) badCheckpoint(number int64, seq uint64, why string) {
-	v.chains[CheckpointChain].bad(Bad{v.file, number, seq, why})
+	v.chains[v.marks.chain].bad(Bad{v.file, number, seq, why})
 }
 
 // checkpoint checks an intact line of the checkpoints' chain, which follows before.
 func (v *verifier) checkpoint(number int64, l Line, before Head) {
+	v.marks.chain = l.Chain
 	e, err := parseCheckpoint(l.Entry)
 	if err != nil {
 		v.badCheckpoint(number, l.Seq, err.Error())
@@ -196,13 +198,13 @@ func (v *verifier) list(number int64, seq uint64, heads map[string]Head) {
 // compare says what is wrong with the content of a checkpoint; "" if nothing is.
 func (v *verifier) compare(c *checkpoint) string {
 	switch {
-	case c.Listed && !c.covers(v.marks.listed):
+	case c.Listed && !c.covers(v.marks.listed, v.marks.chain):
 		return "it does not fit the heads that the lines before it list"
 	case !c.Listed && len(v.marks.listed) > 0:
 		return "lines before it list heads, and it does not begin a segment"
 	case v.marks.start:
 		return ""
-	case c.covers(v.tips()):
+	case c.covers(v.tips(), v.marks.chain):
 		return ""
 	}
 	for name, h := range v.marks.listed {
@@ -240,14 +242,14 @@ func (v *verifier) tips() map[string]Head {
 }
 
 // covers says whether the checkpoint is over exactly these heads.
-func (c *checkpoint) covers(heads map[string]Head) bool {
-	root, n := headsRoot(heads)
+func (c *checkpoint) covers(heads map[string]Head, own string) bool {
+	root, n := headsRoot(heads, own)
 	return n == c.Chains && hex.EncodeToString(root[:]) == c.Root
 }
 
 // pruned takes note of the records that segments are removed. Only those that can matter are kept: there are few.
 func (v *verifier) pruned(l Line) {
-	if l.Chain != PlatformChain || v.report.Start == nil || v.report.Start.Recorded || !strings.Contains(string(l.Entry), ActionPruned) {
+	if !isPlatforms(l.Chain) || v.report.Start == nil || v.report.Start.Recorded || !strings.Contains(string(l.Entry), ActionPruned) {
 		return
 	}
 	var e struct{ Action, Resource string }
@@ -259,7 +261,7 @@ func (v *verifier) pruned(l Line) {
 // finishCheckpoints judges the start and whether there are checkpoints at all.
 func (v *verifier) finishCheckpoints() {
 	start, r := v.report.Start, &v.report.Checkpoints
-	c := v.chains[CheckpointChain]
+	c := v.chains[v.marks.chain]
 	switch {
 	case v.marks.start:
 		c.bad(Bad{Why: "the log begins with a list of heads whose checkpoint is missing"})

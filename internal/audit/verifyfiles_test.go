@@ -19,7 +19,7 @@ import (
 func signedLog(t testing.TB, segments int) (files [][]byte, heads map[string]Head, keys []ed25519.PublicKey) {
 	t.Helper()
 	signer, keys := testSigner(t, 1)
-	s := scribe{signer: signer, note: func(action, _ string) Entry {
+	s := scribe{chain: CheckpointChain, signer: signer, note: func(action, _ string) Entry {
 		e := entry("", action)
 		e.Resource, e.Replica = "", "r1"
 		return e
@@ -218,21 +218,21 @@ func TestHeadsRoot(t *testing.T) {
 	seen := make(map[[32]byte]bool)
 	for i := range 40 {
 		heads[fmt.Sprintf("team-%d", i)] = Head{Seq: uint64(i + 1), Hash: [32]byte{byte(i)}}
-		root, n := headsRoot(heads)
+		root, n := headsRoot(heads, CheckpointChain)
 		if seen[root] || n != i+1 {
 			t.Fatalf("%d heads: %d counted, root seen before: %v", i+1, n, seen[root])
 		}
 		seen[root] = true
 	}
-	root, _ := headsRoot(heads)
+	root, _ := headsRoot(heads, CheckpointChain)
 	heads[CheckpointChain], heads["empty"] = Head{Seq: 1}, Head{}
-	if again, n := headsRoot(heads); again != root || n != 40 {
+	if again, n := headsRoot(heads, CheckpointChain); again != root || n != 40 {
 		t.Error("the checkpoints' own chain, or one without a record, is counted")
 	}
 	for name, h := range heads {
 		other := maps.Clone(heads)
 		other[name] = Head{h.Seq + 1, h.Hash}
-		if again, _ := headsRoot(other); name != CheckpointChain && again == root {
+		if again, _ := headsRoot(other, CheckpointChain); name != CheckpointChain && again == root {
 			t.Errorf("a change of %s does not change the root", name)
 		}
 	}
@@ -245,7 +245,7 @@ func TestHeaderOfManyTenants(t *testing.T) {
 	for i := range 10_000 {
 		heads[fmt.Sprintf("%060d", i)] = Head{Seq: 1 << 62, Hash: [32]byte{0xff}}
 	}
-	s := scribe{signer: signer, note: func(action, _ string) Entry { return entry("", action) }}
+	s := scribe{chain: CheckpointChain, signer: signer, note: func(action, _ string) Entry { return entry("", action) }}
 	all, err := s.header(Head{Seq: 7, Hash: [32]byte{1}}, heads, "audit.00000001.20260801T100000Z.jsonl")
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +285,7 @@ func TestVerifyLogBesideTheDrain(t *testing.T) {
 			more = false
 		default:
 		}
-		heads, _ := r.out.Heads(t.Context())
+		heads, _ := r.out.OwnHeads(t.Context())
 		rep, err := VerifyLog(r.path, VerifyOptions{Heads: heads, PublicKeys: keys})
 		if err != nil || !rep.OK {
 			t.Fatalf("%v, %v", err, rep.Problems())
