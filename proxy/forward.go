@@ -6,31 +6,24 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/polygate/polygate/internal/authn"
-	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/guard"
 )
 
 // hop is a request's way between replicas.
 type hop struct {
-	from    *visitor // who forwarded it here; nil for a client's own connection
-	to      string   // whom it was forwarded to; "" = nobody
-	passed  bool     // the other replica's answer is the client's
-	body    *replay  // what is forwarded of the body
-	transit passage  // its place among this replica's requests; nil = none is held
-}
-
-// passage is what a forwarded request holds of this replica. What it costs the tenant is spent at the owner.
-type passage interface {
-	Stream() error
-	Bytes(in, out int) time.Duration
-	Leave()
+	from    *visitor       // who forwarded it here; nil for a client's own connection
+	to      string         // whom it was forwarded to; "" = nobody
+	passed  bool           // the other replica's answer is the client's
+	body    *replay        // what is forwarded of the body
+	transit *guard.Transit // its place among this replica's requests; nil = none is held
 }
 
 // tryThere forwards the request. A *notServed error means that nothing of it was done and that it can be sent once more.
@@ -58,9 +51,16 @@ func (f *flight) tryThere(loc Location) error {
 // forward sends the request over k and passes the answer on.
 func (f *flight) forward(k *link) error {
 	ctx, span := f.s.cfg.Tracer.Start(f.ctx, "forward")
+	var t transfer
+	err := f.ask(t.begin(f, ctx), &t, k)
+	t.end()
+	span.End(err)
+	return err
+}
+
+func (f *flight) ask(ctx context.Context, t *transfer, k *link) error {
 	out, err := f.outgoing(ctx, k)
 	if err != nil {
-		span.End(err)
 		return err
 	}
 	defer out.Body.Close()
@@ -71,20 +71,14 @@ func (f *flight) forward(k *link) error {
 	}
 	res, err := way.RoundTrip(out)
 	if err != nil {
-		err = f.unanswered(err)
-		span.End(err)
-		return err
+		return f.unanswered(err)
 	}
 	defer res.Body.Close()
 	if why := res.Header.Get(refusalHeader); why != "" {
-		err = f.refusedThere(k, why)
-		span.End(err)
-		return err
+		return f.refusedThere(k, why)
 	}
 	f.hop.passed, f.upstreamStatus = true, res.StatusCode
-	err = f.passOn(res)
-	span.End(err)
-	return err
+	return f.passOn(res, t)
 }
 
 // outgoing makes the request to the other replica: the client's, byte for byte where we judged bytes.
@@ -180,7 +174,9 @@ func (f *flight) unanswered(err error) error {
 		return e
 	}
 	err = fmt.Errorf("replica %s: %w", f.hop.to, err)
-	if _, ok := errors.AsType[*unreachable](err); ok && !f.hop.body.spent.Load() {
+	_, unmade := errors.AsType[*unreachable](err)
+	stream, _ := errors.AsType[http2.StreamError](err)
+	if (unmade || stream.Code == http2.ErrCodeRefusedStream) && !f.hop.body.spent.Load() {
 		return &notServed{err}
 	}
 	if f.r.Method == http.MethodGet || f.r.Method == http.MethodHead {
@@ -204,8 +200,8 @@ func (f *flight) refusedThere(k *link, why string) error {
 }
 
 // passOn answers with the other replica's answer.
-func (f *flight) passOn(res *http.Response) error {
-	if f.upgrade == "" && f.hop.transit != nil && streaming(res.Header.Get("Content-Type")) {
+func (f *flight) passOn(res *http.Response, t *transfer) error {
+	if f.upgrade == "" && streaming(res.Header.Get("Content-Type")) {
 		if err := f.hop.transit.Stream(); err != nil {
 			return err
 		}
@@ -232,7 +228,7 @@ func (f *flight) passOn(res *http.Response) error {
 		h["Trailer"] = append(h["Trailer"], name)
 	}
 	f.WriteHeader(res.StatusCode)
-	if err := f.passBody(res); err != nil {
+	if err := f.passBody(t.answer(res), res.ContentLength); err != nil {
 		return err
 	}
 	f.passTrailer(res, announced)
@@ -240,15 +236,15 @@ func (f *flight) passOn(res *http.Response) error {
 }
 
 // passBody copies the answer's body, part by part as it comes; a short one of known length goes out in one piece.
-func (f *flight) passBody(res *http.Response) error {
-	flush := res.ContentLength < 0 || res.ContentLength > bufferSize/2
-	if res.ContentLength < 0 {
+func (f *flight) passBody(src io.Reader, length int64) error {
+	flush := length < 0 || length > bufferSize/2
+	if length < 0 {
 		_ = f.FlushError() // the next Write fails as well
 	}
 	buf := f.s.peers.buffers.Get()
 	defer f.s.peers.buffers.Put(buf)
 	for {
-		n, rerr := res.Body.Read(buf)
+		n, rerr := src.Read(buf)
 		if n > 0 {
 			_, err := f.Write(buf[:n])
 			if err == nil && flush {
@@ -265,16 +261,6 @@ func (f *flight) passBody(res *http.Response) error {
 			return f.brokenOff(rerr)
 		}
 	}
-}
-
-// brokenOff is why an answer of another replica ended before its end. Nothing is wrong with the request: whoever asks again
-// is served, by whoever has the tenant then.
-func (f *flight) brokenOff(err error) error {
-	if f.ctx.Err() != nil {
-		return context.Cause(f.ctx)
-	}
-	err = fmt.Errorf("replica %s broke off: %w", f.hop.to, err)
-	return fault.Wrap(fault.Unavailable, &exchange.Reconnect{After: moveRetry, Err: err}, "the replica that serves this tenant broke off: try again")
 }
 
 // passTrailer passes on what came after the body, which gRPC ends with.
@@ -294,32 +280,17 @@ func (f *flight) passTrailer(res *http.Response, announced int) {
 	}
 }
 
-// passUpgrade joins the two connections of an upgrade. httputil knows how.
-func (f *flight) passUpgrade(res *http.Response) error {
-	var failed error
-	join := httputil.ReverseProxy{
-		Rewrite: keep, Transport: answered{res}, BufferPool: &f.s.peers.buffers,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
-		ErrorLog:     f.s.peers.log,
-	}
-	join.ServeHTTP(f, f.r)
-	switch {
-	case f.ctx.Err() != nil:
-		return context.Cause(f.ctx)
-	case f.status == 0:
-		return fault.Wrap(fault.BadUpstream, failed, "the upgrade failed between replicas")
-	}
-	return nil
-}
-
-// answered is a transport whose answer is there already.
-type answered struct{ res *http.Response }
-
-// RoundTrip implements http.RoundTripper.
-func (a answered) RoundTrip(*http.Request) (*http.Response, error) { return a.res, nil }
-
 // enterTransit takes a place among this replica's requests, once.
-func (f *flight) enterTransit() error { return nil }
+func (f *flight) enterTransit() (err error) {
+	if f.hop.transit != nil {
+		return nil
+	}
+	f.hop.transit, err = f.s.cfg.Guards.For(f.place.entry).Transit(f.who)
+	if err == nil && f.upgrade != "" {
+		err = f.hop.transit.Stream()
+	}
+	return err
+}
 
 // leaveTransit gives it back.
 func (f *flight) leaveTransit() {
