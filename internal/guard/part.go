@@ -94,11 +94,22 @@ func (l *Limits) smallest() int {
 	return n
 }
 
-// PartChanged asks Config.Part anew for a tenant's guard, if it has one.
-func (s *Set) PartChanged(scope tenant.Scope) {
-	if g := s.find(scope); g != nil {
+// PartChanged asks Config.Part anew for the guard of the tenant of that id and unique id, if it has one.
+func (s *Set) PartChanged(id tenant.ID, uid string) {
+	if g := s.named(id, uid); g != nil {
 		g.repart()
 	}
+}
+
+// named finds a guard by what other replicas call its tenant.
+func (s *Set) named(id tenant.ID, uid string) *Guard {
+	s.mu.RLock()
+	g := s.of[id]
+	s.mu.RUnlock()
+	if g == nil || g.scope.UID() != uid {
+		return nil
+	}
+	return g
 }
 
 // PartsChanged asks Config.Part anew for all guards.
@@ -192,6 +203,29 @@ func (s *Set) Demands(all []Demand) []Demand {
 	return all
 }
 
+// shortest is the least time over which a rate is reckoned: a few requests within a moment are not a rate.
+const shortest = 200 * time.Millisecond
+
+// InUse returns which part of its limits a tenant's requests and streams in flight hold.
+func (s *Set) InUse(id tenant.ID, uid string) float64 {
+	g := s.named(id, uid)
+	if g == nil {
+		return 0
+	}
+	return g.inUse(&g.settings.Load().base)
+}
+
+func (g *Guard) inUse(l *Limits) float64 {
+	return max(ratio(float64(g.gate.InFlight()), float64(l.MaxConcurrent)), ratio(float64(g.streams.InFlight()), float64(l.MaxStreams)))
+}
+
+func ratio(n, of float64) float64 {
+	if of <= 0 {
+		return 0
+	}
+	return n / of
+}
+
 // reading is what demand saw last.
 type reading struct {
 	at                       time.Time
@@ -206,18 +240,11 @@ func (g *Guard) demand(now time.Time) (d Demand, any bool) {
 	}
 	old := g.read
 	g.read = reading{at: now, requests: g.requests.Load(), bytes: g.bytesIn.Load() + g.bytesOut.Load(), refused: g.dividedRefusals()}
-	elapsed := now.Sub(old.at).Seconds()
-	if old.at.IsZero() || elapsed <= 0 {
-		elapsed = 1
+	elapsed := 1.0
+	if !old.at.IsZero() {
+		elapsed = max(now.Sub(old.at), shortest).Seconds()
 	}
-	ratio := func(n, of float64) float64 {
-		if of <= 0 {
-			return 0
-		}
-		return n / of
-	}
-	d = Demand{Scope: g.scope, Smallest: l.smallest()}
-	d.InUse = max(ratio(float64(g.gate.InFlight()), float64(l.MaxConcurrent)), ratio(float64(g.streams.InFlight()), float64(l.MaxStreams)))
+	d = Demand{Scope: g.scope, Smallest: l.smallest(), InUse: g.inUse(l)}
 	d.Need = max(d.InUse, ratio(float64(g.read.requests-old.requests)/elapsed, l.Rate.PerSecond), ratio(float64(g.read.bytes-old.bytes)/elapsed, l.Bytes.PerSecond))
 	if refused := g.read.refused - old.refused; refused > 0 { // more than it has, and nobody knows how much more
 		d.Need = max(d.Need, 2*s.shareAt(now), ratio(float64(g.read.requests-old.requests+refused)/elapsed, l.Rate.PerSecond))

@@ -4,58 +4,157 @@
 package shares
 
 import (
-	"context"
 	"log/slog"
+	"sync"
 	"time"
 
+	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/peer"
+	"github.com/polygate/polygate/internal/quota/share"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Guards know what tenants want, and spend by the parts that they have. *guard.Set implements it.
 type Guards interface {
 	Demands(all []guard.Demand) []guard.Demand
-	PartChanged(s tenant.Scope)
+	InUse(id tenant.ID, uid string) float64
+	PartChanged(id tenant.ID, uid string)
 	PartsChanged()
 }
 
 // Config is what Shares are made with.
 type Config struct {
 	Replica string // this replica's name; required
-	// Replicas returns the names of the live replicas, this one among them. nil or an empty answer = this one alone.
+	// Replicas returns the names of the live replicas, this one among them. nil or an empty answer = this one alone. It and
+	// Keeper answer from memory.
 	Replicas func() []string
 	// Keeper returns which replica keeps the shares of a tenant: its owner, else the one that placement prefers. "" = nobody
-	// now.
+	// now. Required where there are others.
 	Keeper func(id tenant.ID) string
 	Caller peer.Caller   // required where there are others
 	Period time.Duration // between two rounds; 0 = 200 ms
 	Logger *slog.Logger  // nil = nothing is logged
 }
 
+// The times of the loop.
+const (
+	defaultPeriod = 200 * time.Millisecond
+	leastPeriod   = 100 * time.Millisecond // between two rounds, when the second is wanted at once
+	callTimeout   = 800 * time.Millisecond // of one call; a grant that comes later is over
+)
+
 // Shares is one replica's part in dividing limits. It is safe for concurrent use.
 type Shares struct {
-	cfg Config
+	cfg  Config
+	run  string // names this run of the replica
+	born time.Time
+	poke chan struct{}
+
+	mu      sync.Mutex
+	census  *share.Census
+	tell    int                     // the number of replicas that the guards spend by already
+	tenants map[name]*account       // what tenants want here, and what is lent of their limits
+	books   map[name]*share.Book    // of the tenants whose keeper this replica is
+	keepers map[string]share.Keeper // by replica, as of its last answer
+	busy    map[string]bool         // replicas that are being asked
+	failing map[string]bool         // replicas that could not be asked, as was logged
+
+	calls sync.WaitGroup
 }
 
-// New returns Shares that divide nothing before Run.
+// name is a tenant in messages. It gives no right to anything.
+type name struct {
+	ID  tenant.ID `json:"t"`
+	UID string    `json:"u"`
+}
+
+func nameOf(s tenant.Scope) name { return name{s.ID(), s.UID()} }
+
+// account is one tenant's on this replica.
+type account struct {
+	want   share.Want
+	holder share.Holder
+	wanted int64 // until when its keeper wants what is lent
+}
+
+// New returns Shares of a replica that is alone until Run has seen others.
 func New(cfg Config) *Shares {
-	return &Shares{cfg: cfg}
+	if cfg.Period <= 0 {
+		cfg.Period = defaultPeriod
+	}
+	if cfg.Keeper == nil {
+		cfg.Keeper = func(tenant.ID) string { return "" }
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Shares{
+		cfg: cfg, born: time.Now(), poke: make(chan struct{}, 1), tenants: map[name]*account{}, books: map[name]*share.Book{},
+		keepers: map[string]share.Keeper{}, busy: map[string]bool{}, failing: map[string]bool{},
+	}
+	s.run = runName(s.born)
+	s.census = share.NewCensus(cfg.Replica, s.clock())
+	s.census.See(s.clock(), s.replicas())
+	s.tell = s.census.Tell(s.clock())
+	return s
+}
+
+// runName names a run so that a later one of the same replica is greater.
+func runName(t time.Time) string { return t.UTC().Format("20060102T150405.000000000") }
+
+// clock returns the nanoseconds since the start, by the monotonic clock: nobody else's clock is compared with it.
+func (s *Shares) clock() int64 { return int64(time.Since(s.born)) + 1 }
+
+func (s *Shares) time(clock int64) time.Time { return s.born.Add(time.Duration(clock - 1)) }
+
+func (s *Shares) replicas() []string {
+	if s.cfg.Replicas != nil {
+		if live := s.cfg.Replicas(); len(live) > 0 {
+			return live
+		}
+	}
+	return []string{s.cfg.Replica}
 }
 
 // Part implements guard.Config.Part.
-func (s *Shares) Part(tenant.Scope) guard.Part { return guard.Whole() }
-
-// Wanting implements guard.Config.Wanting: the next round comes at once.
-func (s *Shares) Wanting(tenant.Scope) {}
-
-// Handle answers peer.Shares.
-func (s *Shares) Handle(ctx context.Context, from string, body []byte) ([]byte, error) {
-	return nil, nil
+func (s *Shares) Part(scope tenant.Scope) guard.Part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	owned := s.census.Owned()
+	a := s.tenants[nameOf(scope)]
+	if a == nil {
+		return guard.Part{Share: portion(owned)}
+	}
+	p := a.holder.Share(s.clock(), owned)
+	part := guard.Part{Share: portion(p.Part), Odd: p.Odd}
+	if p.Until > 0 {
+		part.Until, part.After = s.time(p.Until), portion(p.After)
+	}
+	return part
 }
 
-// Run asks the keepers, until ctx ends.
-func (s *Shares) Run(ctx context.Context, g Guards) error {
-	<-ctx.Done()
-	return nil
+func portion(p share.Part) float64 { return float64(p) / float64(share.Whole) }
+
+func partOf(f float64) share.Part { return share.Part(min(max(f, 0), 1) * float64(share.Whole)) }
+
+// Wanting implements guard.Config.Wanting: the next round comes at once, or nearly.
+func (s *Shares) Wanting(tenant.Scope) { s.hurry() }
+
+func (s *Shares) hurry() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Ready says why this replica has no part of its own yet: it came a moment ago, and others may still spend by what was its
+// predecessor's. nil = it has. It is a check of readiness.
+func (s *Shares) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.census.Settled() {
+		return nil
+	}
+	return fault.New(fault.Unavailable, "the other replicas (%d) have not made room in the tenants' limits yet; it takes a few seconds", len(s.census.Others()))
 }

@@ -213,6 +213,11 @@ func (b *Book) Wants(now int64) bool {
 	return slices.ContainsFunc(b.of, func(c *account) bool { return c.heard(now) && c.ask.Need > 0 })
 }
 
+// Hears says whether a replica has asked of late.
+func (b *Book) Hears(now int64, replica string) bool {
+	return slices.ContainsFunc(b.of, func(c *account) bool { return c.peer.Name == replica && c.seen > now-int64(Lease) })
+}
+
 // Idle forgets the accounts that are over, and says whether none is left.
 func (b *Book) Idle(now int64) bool {
 	b.of = slices.DeleteFunc(b.of, func(c *account) bool {
