@@ -181,7 +181,7 @@ func (s *Store) sayOn(ctx context.Context, ses *session, next Replica) (int64, e
 	ses.said.unsure = true
 	for range 3 {
 		t := &Txn{If: []Cmp{{key, ModIs, ses.said.mod}}, Puts: []Put{{key, val, ses.lease}}, Else: []string{key}}
-		res, err := s.commit(context.WithoutCancel(ctx), t)
+		res, err := s.commit(ctx, t) // broken off, it is settled by the next
 		if err != nil {
 			return 0, err
 		}
