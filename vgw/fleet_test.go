@@ -266,6 +266,11 @@ func (f *fleet) listed(n *node, id tenant.ID) string {
 	if err != nil {
 		f.t.Fatalf("the servers of %s at %s: %v", id, n.name, err)
 	}
+	return namesIn(body)
+}
+
+// namesIn returns the names in a list.
+func namesIn(body string) string {
 	var names []string
 	for _, part := range strings.Split(body, `"name":"`)[1:] {
 		name, _, _ := strings.Cut(part, `"`)

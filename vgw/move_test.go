@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,44 @@ func TestStreamsOutliveAMove(t *testing.T) {
 		if st := a.mux.Stats(); st.Left != 0 {
 			t.Errorf("in the end: %+v", st)
 		}
+	})
+}
+
+// A stream that hangs on a delegation ends with the move: the delegation is taken back at the new owner, and the old one would
+// not hear of it.
+func TestDelegatedStreamEndsWithAMove(t *testing.T) {
+	story(t, func(t *testing.T, f *fleet, a, b *node) {
+		f.edit(b, "team", func(r *tenant.Record) {
+			r.Keys = append(r.Keys, tenant.Key{ID: "v", Name: "v", Role: tenant.Viewer, Source: tenant.SourceAPI, Hash: tenant.HashKey("v"), Created: time.Now()})
+		})
+		synctest.Wait()
+		if _, err := words(a.at(t.Context(), "team", post("/api/v1/grants", `{"to":"key:v","action":"mcp.call","object":"server/s"}`))); err != nil {
+			t.Fatal(err)
+		}
+		e, _ := a.store.Index().ByID("team")
+		v, err := a.guards.For(e).Enter(tenant.Principal{Tenant: "team", Kind: tenant.KindKey, ID: "v", KeyID: "v", Role: tenant.Viewer}, guard.Request{ID: "req-3"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Leave()
+		d, err := a.mux.Decide(t.Context(), e, request{method: "POST", path: "/servers/s/mcp", body: `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}`}.exchange(v))
+		r, ok := d.(*exchange.Relay)
+		if err != nil || !ok {
+			t.Fatalf("decided %#v, %v", d, err)
+		}
+		own := f.relay(a, "team", "s")
+		if err := a.mux.Move(t.Context(), "team", "b"); err != nil {
+			t.Fatal(err)
+		}
+		var again *exchange.Reconnect
+		if alive(r) || !errors.As(context.Cause(r.Live), &again) {
+			t.Errorf("the delegated stream: %v", context.Cause(r.Live))
+		}
+		if !alive(own) {
+			t.Error("the admin's ended as well")
+		}
+		r.Done(exchange.Outcome{})
+		own.Done(exchange.Outcome{})
 	})
 }
 
@@ -310,7 +349,9 @@ type carried struct {
 	at   *[]string
 }
 
-func (c carried) Export(s tenant.Scope) []byte { return []byte("spent-at-" + c.name + "-by-" + s.String()) }
+func (c carried) Export(s tenant.Scope) []byte {
+	return []byte("spent-at-" + c.name + "-by-" + s.String())
+}
 func (c carried) Import(_ *tenant.Entry, state []byte) {
 	*c.at = append(*c.at, c.name+":"+string(state))
 }
@@ -423,7 +464,8 @@ func TestRebalance(t *testing.T) {
 		for _, n := range f.nodes {
 			r, err := vgw.NewRebalancer(vgw.RebalancerConfig{
 				Mux: n.mux, Self: n.name, Nodes: func() []placement.Node { return nodesOf(n.store) }, Moves: 2, Interval: time.Second,
-				Owned: func() []tenant.ID { return n.store.Index().OwnedBy(n.name) }, Changed: n.store.Index().Changed, Entry: n.store.Index().ByID,
+				Logger: slog.New(slog.DiscardHandler),
+				Owned:  func() []tenant.ID { return n.store.Index().OwnedBy(n.name) }, Changed: n.store.Index().Changed, Entry: n.store.Index().ByID,
 			})
 			if err != nil {
 				t.Fatal(err)
