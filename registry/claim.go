@@ -289,6 +289,7 @@ func unchanged(key string, was KV) Cmp {
 }
 
 func (s *Store) newClaim(ses *session, scope tenant.Scope, epoch int64) *Claim {
+	s.budgets.claimed(scope.ID())
 	ctx, cancel := context.WithCancelCause(ses.ctx)
 	c := &Claim{store: s, scope: scope, epoch: epoch, session: ses, ctx: ctx, cancel: cancel, lanes: make(chan *lane, laneCount)}
 	for i := range laneCount {

@@ -81,7 +81,7 @@ func (c *Claim) Commit(ctx context.Context, entry audit.Entry, writes ...tenant.
 // record has changed since, nothing is stored and the error is fault.PreconditionFailed wrapping ErrRecordChanged. So a
 // revocation that was acknowledged anywhere holds against what is written anywhere; whoever is refused judges again, by
 // the record as it is now. 0 compares nothing.
-func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, writes ...tenant.Write) error {
+func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, writes ...tenant.Write) (err error) {
 	t, err := c.plan(entry, writes)
 	if err != nil {
 		return err
@@ -91,6 +91,11 @@ func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, w
 		t.If = append(t.If, Cmp{x, ModIs, record})
 		t.Else = append(t.Else, x)
 	}
+	ad, err := c.store.budgets.admitState(ctx, c.scope.ID(), t)
+	if err != nil {
+		return err
+	}
+	defer func() { ad.settle(err) }()
 	select {
 	case l := <-c.lanes:
 		defer func() { c.lanes <- l }()

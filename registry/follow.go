@@ -193,6 +193,7 @@ func (s *Store) loadSnapshot(ctx context.Context) error {
 	s.index.retain(names)
 	s.claims.retain(names.owners, rev)
 	s.follow.load(rev)
+	s.budgets.missed()
 	s.vault.changed("", "") // before the watch begins, so that nothing lies between
 	return nil
 }
@@ -251,12 +252,14 @@ func (s *Store) apply(prefix string, ev Event) {
 	switch prefix {
 	case prefixRecord:
 		s.applyRecord(tenant.ID(name), ev)
+		s.budgets.observe(tenant.ID(name), prefix, ev)
 	case prefixOwner:
 		s.applyOwner(tenant.ID(name), ev)
 	case prefixReplica:
 		s.applyReplica(name, ev)
 	case prefixVault:
 		if owner, key, ok := strings.Cut(name, "/"); ok {
+			s.budgets.observe(tenant.ID(owner), prefix, ev)
 			s.vault.changed(owner, key)
 		}
 	}

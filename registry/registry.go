@@ -60,6 +60,8 @@ type Config struct {
 	// crash serves at once. Set it only where something else proves that the earlier process is dead, such as the lock on
 	// the data folder: of two live processes of one name, each would end the other's session in turn.
 	TakeOver bool
+	// Budgets bound the bytes of tenants; the zero value bounds nothing.
+	Budgets Budgets
 }
 
 // ErrHandedOff is the cause where this replica gave the tenant to another: what serves the tenant here may end in good
@@ -91,6 +93,7 @@ type Store struct {
 	turns     turns
 	once      onceSweep
 	vault     *Vault
+	budgets   *budgets
 	committed chan struct{} // buffered 1: something was committed
 
 	ready     chan struct{} // closed when the index is full and the session up
@@ -135,6 +138,7 @@ func New(cfg Config) (*Store, error) {
 	s.claims.init()
 	s.turns.init()
 	s.vault = newVault(s)
+	s.budgets = newBudgets(s, cfg.Budgets)
 	return s, nil
 }
 
@@ -150,6 +154,7 @@ func (s *Store) Run(ctx context.Context) error {
 	wg.Go(func() { s.runAnnounce(ctx) })
 	wg.Go(func() { s.vault.events.run(ctx) })
 	wg.Go(func() { s.vault.sweepLocks(ctx) })
+	wg.Go(func() { s.budgets.run(ctx) })
 	wg.Wait()
 	return nil
 }

@@ -51,6 +51,9 @@ func (s *Store) CreateTenant(ctx context.Context, record *tenant.Record, entry a
 	if err := checkSettings(nil, r); err != nil {
 		return nil, err
 	}
+	if err := s.budgets.admitSettings(nil, r, entry); err != nil {
+		return nil, err
+	}
 	if entry.Tenant == r.ID && entry.TenantUID == "" {
 		entry.TenantUID = r.UID
 	}
@@ -164,6 +167,9 @@ func (s *Store) updateOnce(ctx context.Context, c *change, edit func(*tenant.Rec
 	if err != nil || r == nil {
 		return old, err
 	}
+	if err := s.budgets.admitSettings(old.Record, r, c.entry); err != nil {
+		return nil, err
+	}
 	t, err := planUpdate(kv, old.Record, r, c.entry)
 	if err != nil {
 		return nil, err
@@ -258,11 +264,16 @@ func checkSettings(old, next *tenant.Record) error {
 }
 
 func settingsSize(r *tenant.Record) (int, error) {
+	val, err := settingsOf(r)
+	return len(val), err
+}
+
+// settingsOf encodes what people write into a record.
+func settingsOf(r *tenant.Record) ([]byte, error) {
 	c := *r
 	c.SuspendReason, c.Policy, c.CatalogDigest, c.Revoked = "", nil, "", nil
 	c.State, c.NotBefore, c.SessionsNotBefore, c.Updated = "", time.Time{}, time.Time{}, time.Time{}
-	val, err := encodeRecord(&c, nil)
-	return len(val), err
+	return encodeRecord(&c, nil)
 }
 
 func planUpdate(kv KV, old, r *tenant.Record, entry audit.Entry) (*Txn, error) {

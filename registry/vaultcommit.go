@@ -48,6 +48,13 @@ func (v *Vault) Commit(ctx context.Context, o vault.Owner, b vault.Batch) (rev i
 	if err != nil {
 		return 0, err
 	}
+	if !o.Platform() {
+		ad, refused := v.store.budgets.admitVault(ctx, o.Scope().ID(), t)
+		if refused != nil {
+			return 0, fmt.Errorf("change the vault of %s: %w", o.Segment(), refused)
+		}
+		defer func() { ad.settle(err) }()
+	}
 	if rev, err = v.commit(ctx, c, t); err != nil {
 		return 0, fmt.Errorf("change the vault of %s: %w", o.Segment(), err)
 	}
