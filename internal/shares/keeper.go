@@ -65,6 +65,9 @@ func (s *Shares) lenders(now int64, to map[string]*asking) {
 		if !b.Wants(now) || s.cfg.Keeper(n.ID) != s.cfg.Replica {
 			continue
 		}
+		if !b.Hears(now, s.cfg.Replica) {
+			s.wanted(n, s.cfg.Replica, now)
+		}
 		for _, other := range others {
 			if b.Hears(now, other) {
 				continue

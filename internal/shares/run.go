@@ -153,13 +153,16 @@ func (a *account) asks(now int64, owned share.Part) bool {
 	return a.want.Need > own/2 || a.want.Need > 0 && own*share.Part(a.want.Smallest) < share.Whole
 }
 
-// fade is what is left of a need after a round without any.
-const fade = 0.8
+// halfLife is that of a need that is not there any more.
+const halfLife = 250 * time.Millisecond
 
 // demand takes a reading. A need comes at once, and goes by and by, so that shares do not follow every pause.
 func (s *Shares) demand(demands []guard.Demand) {
+	now := s.clock()
+	fade := math.Exp2(-float64(now-s.faded) / float64(halfLife))
+	s.faded = now
 	for _, a := range s.tenants {
-		a.want.Need, a.want.InUse = share.Part(math.Trunc(float64(a.want.Need)*fade)), 0
+		a.want.Need, a.want.InUse = share.Part(float64(a.want.Need)*fade), 0
 		if a.want.Need < share.Whole/1000 {
 			a.want.Need = 0
 		}

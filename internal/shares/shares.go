@@ -59,6 +59,7 @@ type Shares struct {
 	keepers map[string]share.Keeper // by replica, as of its last answer
 	busy    map[string]bool         // replicas that are being asked
 	failing map[string]bool         // replicas that could not be asked, as was logged
+	faded   int64                   // when needs were read last
 
 	calls sync.WaitGroup
 }
