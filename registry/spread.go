@@ -168,6 +168,12 @@ func (ix *Index) OwnedCount(replica string) int {
 // Changed returns a channel that is closed at the next change of any owner or replica. To miss none, take the channel
 // before you look at what you wait for.
 func (ix *Index) Changed() <-chan struct{} {
+	ix.mu.RLock()
+	changed := ix.spread.changed
+	ix.mu.RUnlock()
+	if changed != nil {
+		return changed
+	}
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	if ix.spread.changed == nil {
