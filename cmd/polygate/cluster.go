@@ -63,6 +63,12 @@ func (c *cluster) at(replica string, changed <-chan struct{}) proxy.Location {
 	return proxy.Location{Replica: replica, Address: r.Address, Changed: changed}
 }
 
+// address returns where a live replica listens for the others.
+func (c *cluster) address(replica string) (string, bool) {
+	r, ok := c.index.Replica(replica)
+	return r.Address, ok && r.Address != ""
+}
+
 // prefer returns the replicas that a tenant without an owner may be on, the best first.
 func (c *cluster) prefer(id tenant.ID) []string {
 	return placement.Prefer(string(id), c.nodes(), c.cfg.Overload)

@@ -87,7 +87,7 @@ func (d *daemon) peerConfig() *proxy.PeerConfig {
 		return nil
 	}
 	return &proxy.PeerConfig{
-		Listener: d.listen.peer, Identity: d.peers, Locate: d.cluster, Wait: d.cfg.Placement.Wait,
+		Listener: d.listen.peer, Identity: d.peers, Locate: d.cluster, Address: d.cluster.address, Wait: d.cfg.Placement.Wait,
 		Handlers: map[string]peer.Handler{
 			peer.Move: d.cluster.handleMove, peer.Drain: d.cluster.handleDrain, peer.Shares: d.shares.Handle, peer.Usage: d.numbers.Handle,
 		},
