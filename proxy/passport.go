@@ -88,23 +88,26 @@ func (p *passport) sign(cert *tls.Certificate) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("passport: %w", err)
 	}
-	key, ok := cert.PrivateKey.(crypto.Signer)
-	if !ok {
-		return "", errors.New("passport: the key of the replica's certificate cannot sign")
-	}
-	var sig []byte
-	switch signed := append([]byte(passportContext), payload...); key.Public().(type) {
-	case ed25519.PublicKey:
-		sig, err = key.Sign(rand.Reader, signed, crypto.Hash(0))
-	default:
-		sum := sha256.Sum256(signed)
-		sig, err = key.Sign(rand.Reader, sum[:], crypto.SHA256)
-	}
+	sig, err := signature(payload, cert)
 	if err != nil {
 		return "", fmt.Errorf("passport: %w", err)
 	}
 	e := base64.RawURLEncoding
 	return e.EncodeToString(payload) + "." + e.EncodeToString(sig), nil
+}
+
+// signature signs the payload of a passport.
+func signature(payload []byte, cert *tls.Certificate) ([]byte, error) {
+	key, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("the key of the replica's certificate cannot sign")
+	}
+	signed := append([]byte(passportContext), payload...)
+	if _, ok := key.Public().(ed25519.PublicKey); ok {
+		return key.Sign(rand.Reader, signed, crypto.Hash(0))
+	}
+	sum := sha256.Sum256(signed)
+	return key.Sign(rand.Reader, sum[:], crypto.SHA256)
 }
 
 // visitor is a passport that was found good, as a request needs it. It is immutable.
