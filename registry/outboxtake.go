@@ -165,7 +165,13 @@ func (o *Outbox) Taken(ctx context.Context) (map[string]bool, error) {
 	out := make(map[string]bool)
 	for _, from := range []string{o.store.cfg.Replica, ""} {
 		err := o.store.eachIn(ctx, Range{Prefix: takenFrom(from)}, func(kv KV) error {
-			out[entryOf(kv.Key)] = true
+			var v takenValue
+			if err := decode(kv, &v); err != nil {
+				return err
+			}
+			if v.By != o.store.cfg.Replica { // what named none and this replica took is its own
+				out[entryOf(kv.Key)] = true
+			}
 			return nil
 		})
 		if err != nil {

@@ -68,7 +68,8 @@ type Sink interface {
 	Size() int64
 	Append(lines []byte) error // durable and whole, or an error and nothing of it remains
 	Truncate(size int64) error
-	Mark() []byte // the last SetMark, or anything: it is checked
+	Replace(at int64, lines []byte) error // what is behind at becomes lines, as a whole and durably
+	Mark() []byte                         // the last SetMark, or anything: it is checked
 	SetMark(mark []byte) error
 }
 

@@ -117,7 +117,7 @@ func (r *rig) read() (out []Entry) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		if l.Chain != CheckpointChain {
+		if !isCheckpoints(l.Chain) {
 			out = append(out, e)
 		}
 	}

@@ -58,6 +58,12 @@ func (f *File) open() error {
 		err = lock(file)
 	}
 	if err == nil {
+		err = f.redo(file)
+	}
+	if err == nil {
+		info, err = file.Stat()
+	}
+	if err == nil {
 		err = syncDir(filepath.Dir(f.path))
 	}
 	if err != nil {

@@ -21,6 +21,7 @@ type fileIndex struct {
 	covered  int64 // up to here the file is indexed; lines are whole
 	min, max int64 // times of the entries, unix nanoseconds
 	chains   map[string]*chainIndex
+	writers  map[string]bool // whose chains these are; "" = without a name. It is not stored
 }
 
 // chainIndex is one chain in a file.
@@ -33,7 +34,7 @@ type chainIndex struct {
 }
 
 func newIndex() *fileIndex {
-	return &fileIndex{min: math.MaxInt64, max: math.MinInt64, chains: make(map[string]*chainIndex)}
+	return &fileIndex{min: math.MaxInt64, max: math.MinInt64, chains: make(map[string]*chainIndex), writers: make(map[string]bool)}
 }
 
 // consecutive says whether line i of the index has the number first+i, as it is in a log that is whole.
@@ -60,6 +61,8 @@ func (x *fileIndex) add(chain []byte, seq uint64, t, offset int64) {
 	if c == nil {
 		c = &chainIndex{first: seq, min: math.MaxInt64, max: math.MinInt64}
 		x.chains[string(chain)] = c
+		_, writer := SplitChain(string(chain))
+		x.writers[writer] = true
 	}
 	c.deltas = binary.AppendUvarint(c.deltas, uint64(offset-c.at))
 	c.at, c.last = offset, seq

@@ -33,8 +33,13 @@ type logPosition struct {
 	bound   uint64 // records with a smaller number
 }
 
-func (l *logFiles) id() logID {
-	h := sha256.Sum256([]byte(l.name))
+// id names the chain of a writer in a log.
+func (l *logFiles) id(writer string) logID {
+	name := l.name
+	if writer != "" {
+		name += "\x00" + writer
+	}
+	h := sha256.Sum256([]byte(name))
 	return logID(h[:8])
 }
 

@@ -52,12 +52,19 @@ type Page struct {
 	Next    string   `json:"next,omitempty"`    // where the next page begins; "" = there is none
 	Partial bool     `json:"partial,omitempty"` // the budget was spent before the limit was reached: ask on with Next
 	Damaged int      `json:"damaged,omitempty"` // lines in the way that are not what was written: see Verify
+
+	// Incomplete names replicas whose records are missing: they have written some of this chain, and are away. "-" is the one
+	// replica of a platform that had no other; "?" says that it could not be found out.
+	Incomplete []string `json:"incomplete,omitempty"`
+
+	after   []string // the cursor behind each record, if asked for
+	writers []string // of the logs in this folder; "" = chains without a replica's name
 }
 
 // filter is a query made ready to be applied to lines.
 type filter struct {
 	q        Query
-	chain    string
+	chain    string   // without the name of its writer
 	from, to int64    // unix nanoseconds, to is excluded
 	prefix   string   // of the action
 	needles  [][]byte // texts that every matching line contains
@@ -78,7 +85,7 @@ func newFilter(q Query) (*filter, error) {
 	case q.Limit < 0 || q.Limit > maxLimit:
 		return nil, fault.New(fault.Invalid, "limit %d: use 1 to %d", q.Limit, maxLimit)
 	}
-	if c := (cursor{rest: []byte(f.chain), ok: true}); c.name() != f.chain {
+	if c := (cursor{rest: []byte(f.chain), ok: true}); c.name() != f.chain || baseOf(f.chain) != f.chain {
 		return nil, fault.New(fault.Invalid, "the query names a tenant that cannot be: use a-z, 0-9 and -")
 	}
 	if !q.From.IsZero() {
@@ -144,7 +151,10 @@ func (f *filter) matches(e *Entry) bool {
 
 // Query returns a page of records, newest first. What was recorded within the drain's last interval may not be in it: see
 // Drain.Flush. The work of one call is bounded: a page may be short, or empty, and Partial.
-func (r *Reader) Query(ctx context.Context, q Query) (*Page, error) {
+func (r *Reader) Query(ctx context.Context, q Query) (*Page, error) { return r.query(ctx, q, false) }
+
+// query is Query; with marks, the page has the cursor behind each of its records.
+func (r *Reader) query(ctx context.Context, q Query, marks bool) (*Page, error) {
 	f, err := newFilter(q)
 	if err != nil {
 		return nil, err
@@ -157,16 +167,20 @@ func (r *Reader) Query(ctx context.Context, q Query) (*Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &merge{page: &Page{Records: []Record{}}, budget: r.budget()}
+	m := &merge{page: &Page{Records: []Record{}}, budget: r.budget(), marks: marks}
 	defer m.close()
 	for _, l := range logs {
-		m.add(r, l, f, at)
+		if err := m.add(ctx, r, l, f, at); err != nil {
+			return nil, err
+		}
 	}
-	err = m.fill(ctx, f.q.Limit)
+	err = m.fill(ctx, f)
 	if m.page.Partial = errors.Is(err, errSpent); err != nil && !m.page.Partial {
 		return nil, err
 	}
-	m.page.Next = m.next(at.query)
+	if m.page.Next = m.next(at.query); marks && len(m.page.after) > 0 && m.page.Next == "" {
+		m.page.after[len(m.page.after)-1] = "" // nothing that matches lies behind it
+	}
 	m.page.Partial = m.page.Partial && m.page.Next != ""
 	return m.page, nil
 }
@@ -193,27 +207,44 @@ func (r *Reader) Each(ctx context.Context, q Query, f func(Record) error) error 
 
 // merge puts the records of several logs in one order.
 type merge struct {
+	logs    []*logFiles
 	walkers []*walker
+	marks   bool // a cursor behind each record is wanted
 	page    *Page
 	budget  *budget
 }
 
-func (m *merge) add(r *Reader, l *logFiles, f *filter, at position) {
-	start := logPosition{bound: math.MaxUint64}
-	if at.logs != nil {
-		p, ok := at.logs[l.id()]
-		if !ok { // read to its end, or begun after the first page
-			l.close()
-			return
-		}
-		start = p
+// add adds the chains of a log that are asked for: one for each writer that the log has had.
+func (m *merge) add(ctx context.Context, r *Reader, l *logFiles, f *filter, at position) error {
+	m.logs = append(m.logs, l)
+	writers, err := r.writers(ctx, l, m.budget)
+	if err != nil {
+		return err
 	}
-	m.walkers = append(m.walkers, &walker{r: r, log: l, f: f, budget: m.budget, damaged: &m.page.Damaged, at: start})
+	for _, writer := range writers {
+		m.page.writers = append(m.page.writers, writer)
+		chain := f.chain
+		if writer != "" {
+			chain += "@" + writer
+		}
+		start := logPosition{bound: math.MaxUint64}
+		if at.logs != nil {
+			p, ok := at.logs[l.id(writer)]
+			if !ok { // read to its end, or begun after the first page
+				continue
+			}
+			start = p
+		}
+		m.walkers = append(m.walkers, &walker{
+			r: r, log: l, f: f, budget: m.budget, damaged: &m.page.Damaged, at: start, chain: chain, id: l.id(writer),
+		})
+	}
+	return nil
 }
 
 // fill takes the newest of the walkers' records until the page is full.
-func (m *merge) fill(ctx context.Context, limit int) error {
-	for len(m.page.Records) < limit {
+func (m *merge) fill(ctx context.Context, f *filter) error {
+	for len(m.page.Records) < f.q.Limit {
 		var newest *walker
 		for _, w := range m.walkers {
 			if err := w.find(ctx); err != nil {
@@ -227,7 +258,15 @@ func (m *merge) fill(ctx context.Context, limit int) error {
 			return nil
 		}
 		m.page.Records = append(m.page.Records, *newest.found)
-		newest.found = nil
+		id := newest.found.ID
+		for _, w := range m.walkers { // a copy, or what a dead replica wrote and another one took over
+			if w.found != nil && w.found.ID == id {
+				w.found = nil
+			}
+		}
+		if m.marks {
+			m.page.after = append(m.page.after, m.next(f.q.digest()))
+		}
 	}
 	return nil
 }
@@ -243,7 +282,7 @@ func (m *merge) next(query [8]byte) string {
 		if w.found != nil {
 			at.bound = w.found.Seq + 1
 		}
-		p.logs[w.log.id()] = at
+		p.logs[w.id] = at
 	}
 	if len(p.logs) == 0 {
 		return ""
@@ -253,6 +292,9 @@ func (m *merge) next(query [8]byte) string {
 
 func (m *merge) close() {
 	for _, w := range m.walkers {
-		w.close()
+		w.closeFile()
+	}
+	for _, l := range m.logs {
+		l.close()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,8 @@ import (
 const (
 	defaultBytes = 128 << 20
 	defaultTime  = time.Second
-	maxOrphans   = 16 // indexes of files that were rotated and are not stored yet
+	maxOrphans   = 16      // indexes of files that were rotated and are not stored yet
+	maxFirst     = 1 << 16 // segments of which is remembered with what they begin
 )
 
 // ReaderConfig is what a reader is made with.
@@ -38,6 +40,7 @@ type Reader struct {
 	open    map[string]*openIndex // of the active files, by path
 	orphans []*openIndex          // of active files that are segments by now
 	partial map[string]*fileIndex // of segments, not yet complete
+	first   map[string]string     // whose chains a segment begins with, by path
 }
 
 // openIndex is the index of a file that is being written.
@@ -67,7 +70,7 @@ func NewReader(cfg ReaderConfig) (*Reader, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Reader{cfg: cfg, turn: make(chan struct{}, 1), open: make(map[string]*openIndex), partial: make(map[string]*fileIndex)}, nil
+	return &Reader{cfg: cfg, turn: make(chan struct{}, 1), open: make(map[string]*openIndex), partial: make(map[string]*fileIndex), first: make(map[string]string)}, nil
 }
 
 func (r *Reader) budget() *budget {
@@ -219,12 +222,12 @@ func (r *Reader) current(l *logFiles, info os.FileInfo) *openIndex {
 
 // segmentChain returns a chain's part of a segment's index, nil if the segment has nothing that f wants. The index is
 // made and stored if there is none.
-func (r *Reader) segmentChain(ctx context.Context, s segment, file *os.File, f *filter, b *budget) (*chainIndex, error) {
+func (r *Reader) segmentChain(ctx context.Context, s segment, file *os.File, f *filter, chain string, b *budget) (*chainIndex, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	c, err := r.storedChain(s, info.Size(), f, b)
+	c, err := r.storedChain(s, info.Size(), f, chain, b)
 	if !errors.Is(err, errIndex) {
 		return c, err
 	}
@@ -236,10 +239,10 @@ func (r *Reader) segmentChain(ctx context.Context, s segment, file *os.File, f *
 	if err != nil {
 		return nil, err
 	}
-	return x.chains[f.chain], nil
+	return x.chains[chain], nil
 }
 
-func (r *Reader) storedChain(s segment, size int64, f *filter, b *budget) (*chainIndex, error) {
+func (r *Reader) storedChain(s segment, size int64, f *filter, chain string, b *budget) (*chainIndex, error) {
 	stored, err := os.Open(s.path + indexSuffix)
 	if err != nil {
 		return nil, errIndex
@@ -253,7 +256,7 @@ func (r *Reader) storedChain(s segment, size int64, f *filter, b *budget) (*chai
 	if side.max < f.from || side.min >= f.to {
 		return nil, nil
 	}
-	c, read, err := side.chain(f.chain)
+	c, read, err := side.chain(chain)
 	b.spend(read)
 	return c, err
 }
@@ -298,6 +301,58 @@ func (r *Reader) adopted(info os.FileInfo) *fileIndex {
 	return nil
 }
 
+// writers returns the replicas whose chains a log holds; "" is for those without a name. A drain closes a file soon in which the
+// kind of names changes, so what the files begin with, and what is in the active one, is all.
+func (r *Reader) writers(ctx context.Context, l *logFiles, b *budget) ([]string, error) {
+	found := make(map[string]bool)
+	if l.active != nil {
+		if _, err := r.activeChain(ctx, l, PlatformChain, b); err != nil && !errors.Is(err, errSpent) {
+			return nil, err
+		}
+	}
+	if err := r.use(ctx); err != nil {
+		return nil, err
+	}
+	defer r.done()
+	if l.active != nil {
+		info, err := l.active.Stat()
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(found, r.current(l, info).x.writers)
+	}
+	for _, s := range l.segments {
+		writer, known := r.first[s.path]
+		if !known {
+			var ok bool
+			if writer, ok = firstWriter(s.path); !ok {
+				continue // gone, or damaged from its first line on
+			}
+			b.spend(shortLine)
+			if len(r.first) >= maxFirst {
+				clear(r.first)
+			}
+			r.first[s.path] = writer
+		}
+		found[writer] = true
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// firstWriter returns whose chain the first line of a file is of.
+func firstWriter(path string) (string, bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", false
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, shortLine)
+	n, _ := f.ReadAt(b, 0)
+	chain, _, _, ok := glance(b[:n])
+	_, writer := SplitChain(string(chain))
+	return writer, ok
+}
+
 // forget removes the stored index of a segment.
 func (r *Reader) forget(s segment) { _ = os.Remove(s.path + indexSuffix) }
 
@@ -321,7 +376,8 @@ func (r *Reader) Warm(ctx context.Context) error {
 	all := &merge{page: new(Page)}
 	defer all.close()
 	for _, l := range logs {
-		all.walkers = append(all.walkers, &walker{r: r, log: l, f: f, damaged: new(int), at: logPosition{}})
+		all.logs = append(all.logs, l)
+		all.walkers = append(all.walkers, &walker{r: r, log: l, f: f, chain: f.chain, damaged: new(int), at: logPosition{}})
 	}
 	for _, w := range all.walkers {
 		for !w.done {

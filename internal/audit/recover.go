@@ -233,13 +233,8 @@ func (d *Drain) adopt(s *standing, t *tail) {
 func (d *Drain) mend(t *tail) error {
 	n := d.cfg.Sink.Size() - t.keep
 	if m := t.moved; m != nil {
-		if err := d.cfg.Sink.Truncate(m.at); err != nil {
+		if err := d.cfg.Sink.Replace(m.at, m.text); err != nil {
 			return err
-		}
-		if len(m.text) > 0 { // a crash before this loses records of traffic, as one before they were written
-			if err := d.cfg.Sink.Append(m.text); err != nil {
-				return err
-			}
 		}
 		t.dropped = m.dropped
 		d.notes = append(d.notes, d.note(ActionTaken, "records/"+strconv.Itoa(m.dropped)))

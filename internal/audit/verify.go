@@ -205,7 +205,7 @@ func (c *chainState) bad(b Bad) {
 func (v *verifier) finish() *Report {
 	v.finishCheckpoints()
 	for name, head := range v.heads {
-		if head.Seq > 0 && v.chains[name] == nil {
+		if head.Seq > 0 && v.chains[name] == nil && !v.opts.owns {
 			v.chains[name] = new(chainState)
 		}
 	}

@@ -19,6 +19,8 @@ type VerifyOptions struct {
 	Heads      map[string]Head     // the anchored heads; nil = none are known
 	PublicKeys []ed25519.PublicKey // every checkpoint must be signed with one of them; none = signatures are not looked at
 	Part       bool                // the files are known to be a part of the log: what came before them need not be accounted for
+
+	owns bool // only the heads of chains that the log has are its own
 }
 
 // CheckpointReport is what Verify found of the checkpoints.

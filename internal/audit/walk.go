@@ -37,6 +37,8 @@ type walker struct {
 	f       *filter
 	budget  *budget
 	damaged *int
+	chain   string // with the name of its writer
+	id      logID
 
 	at    logPosition // what is not looked at yet
 	found *Record     // the next record that matches
@@ -108,7 +110,7 @@ func (w *walker) lookup(ctx context.Context) (*os.File, *chainIndex, error) {
 		if w.log.active == nil {
 			return nil, nil, nil
 		}
-		c, err := w.r.activeChain(ctx, w.log, w.f.chain, w.budget)
+		c, err := w.r.activeChain(ctx, w.log, w.chain, w.budget)
 		return w.log.active, c, err
 	}
 	for _, s := range w.log.segments {
@@ -122,7 +124,7 @@ func (w *walker) lookup(ctx context.Context) (*os.File, *chainIndex, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		c, err := w.r.segmentChain(ctx, s, f, w.f, w.budget)
+		c, err := w.r.segmentChain(ctx, s, f, w.f, w.chain, w.budget)
 		if err != nil {
 			return nil, nil, errors.Join(err, f.Close())
 		}
@@ -154,7 +156,7 @@ func (w *walker) line(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if chain, _, _, ok := glance(text); !ok || string(chain) != w.f.chain {
+	if chain, _, _, ok := glance(text); !ok || string(chain) != w.chain {
 		return w.stale(ctx)
 	}
 	w.offsets = w.offsets[:n]
@@ -171,7 +173,7 @@ func (w *walker) line(ctx context.Context) error {
 		return nil
 	}
 	e, err := l.Decode()
-	if err != nil || l.Chain != PlatformChain && e.Chain() != l.Chain {
+	if err != nil || !isPlatforms(l.Chain) && e.Chain() != baseOf(l.Chain) {
 		*w.damaged++
 		return nil
 	}
@@ -211,11 +213,6 @@ func (w *walker) closeFile() {
 		_ = w.file.Close()
 	}
 	w.file, w.offsets, w.opened = nil, nil, false
-}
-
-func (w *walker) close() {
-	w.closeFile()
-	w.log.close()
 }
 
 // window reads lines by their offsets, from high to low: many at a time where they are close together.
