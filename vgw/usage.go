@@ -40,6 +40,7 @@ type limitsView struct {
 	Burst                 int     `json:"burst"`
 	MaxConcurrentRequests int     `json:"max_concurrent_requests"`
 	MaxStreams            int     `json:"max_streams"`
+	MaxStoredBytes        int64   `json:"max_stored_bytes"`
 	BytesPerSecond        float64 `json:"bytes_per_second"`
 }
 
@@ -85,7 +86,7 @@ func (c *call) viewUsage(u guard.Usage) usageView {
 		BytesOut: u.BytesOut, RateLeft: u.RateLeft, Callers: []callerView{},
 		Limits: limitsView{
 			RequestsPerSecond: u.Limits.Rate.PerSecond, Burst: u.Limits.Rate.Burst, MaxConcurrentRequests: u.Limits.MaxConcurrent,
-			MaxStreams: u.Limits.MaxStreams, BytesPerSecond: u.Limits.Bytes.PerSecond,
+			MaxStreams: u.Limits.MaxStreams, MaxStoredBytes: u.Limits.MaxStored, BytesPerSecond: u.Limits.Bytes.PerSecond,
 		},
 	}
 	for i, n := range u.Refused {

@@ -93,7 +93,7 @@ func guardLimits(q tenant.Quotas) guard.Limits {
 	return guard.Limits{
 		Rate: quota.Limit{PerSecond: q.RequestsPerSecond, Burst: q.Burst}, MaxConcurrent: q.MaxConcurrentRequests, MaxStreams: q.MaxStreams,
 		Bytes:      quota.Limit{PerSecond: float64(q.BytesPerSecond), Burst: int(min(q.BytesBurst, math.MaxInt))},
-		MaxServers: q.MaxServers, PerPrincipal: guardShare(q.PerPrincipal), PerKey: guardShare(q.PerKey),
+		MaxServers: q.MaxServers, MaxStored: q.MaxStoredBytes, PerPrincipal: guardShare(q.PerPrincipal), PerKey: guardShare(q.PerKey),
 	}
 }
 

@@ -168,6 +168,7 @@ func quotaText(q tenant.Quotas) string {
 	add("max_streams", float64(q.MaxStreams))
 	add("bytes_per_second", float64(q.BytesPerSecond))
 	add("bytes_burst", float64(q.BytesBurst))
+	add("max_stored_bytes", float64(q.MaxStoredBytes))
 	for _, s := range []struct {
 		of string
 		tenant.Share

@@ -28,6 +28,7 @@ type usageInfo struct {
 		MaxConcurrentRequests float64 `json:"max_concurrent_requests"`
 		MaxStreams            float64 `json:"max_streams"`
 		BytesPerSecond        float64 `json:"bytes_per_second"`
+		MaxStoredBytes        float64 `json:"max_stored_bytes"`
 	} `json:"limits"`
 	Callers        []usageCaller `json:"callers"`
 	Servers        *usedOf       `json:"servers"`
@@ -106,6 +107,7 @@ func (u *usageInfo) print(cmd *cobra.Command) error {
 		{"In flight", fmt.Sprintf("%d (%s)", u.InFlight, limit(u.Limits.MaxConcurrentRequests, ""))},
 		{"Streams", fmt.Sprintf("%d (%s)", u.Streams, limit(u.Limits.MaxStreams, ""))},
 		{"Bytes", fmt.Sprintf("%d in, %d out (%s)", u.BytesIn, u.BytesOut, limit(u.Limits.BytesPerSecond, "/s"))},
+		{"Stored bytes", limit(u.Limits.MaxStoredBytes, "")},
 		{"Refused", strings.Join(refused, ", ")}, {"Servers", u.Servers.String()}, {"Keys", u.Keys.String()}, {"Bots", u.Bots.String()},
 		{"Members", u.Members.String()}, {"Authenticators", u.Authenticators.String()}, {"Grants", u.Grants.String()},
 	}

@@ -36,18 +36,18 @@ func TestEffectiveLimits(t *testing.T) {
 		{"no burst is one second's worth", rate(15, 0), rate(0, 0), rate(20, 10), rate(15, 10), OriginCeiling, -3, 0, 0, 0, OriginNone},
 		{"nothing but a ceiling", rate(0, 0), rate(0, 0), rate(10, 0), rate(10, 0), OriginCeiling, 0, 0, 10, 10, OriginCeiling},
 	} {
-		q := tenant.Quotas{RequestsPerSecond: c.own.PerSecond, Burst: c.own.Burst, MaxStreams: c.ownN, MaxServers: c.ownN, MaxConcurrentRequests: c.ownN,
+		q := tenant.Quotas{RequestsPerSecond: c.own.PerSecond, Burst: c.own.Burst, MaxStreams: c.ownN, MaxServers: c.ownN, MaxConcurrentRequests: c.ownN, MaxStoredBytes: int64(c.ownN),
 			BytesPerSecond: int64(c.own.PerSecond), BytesBurst: int64(c.own.Burst),
 			PerKey:       tenant.Share{RequestsPerSecond: c.own.PerSecond, Burst: c.own.Burst, MaxConcurrentRequests: c.ownN},
 			PerPrincipal: tenant.Share{RequestsPerSecond: c.own.PerSecond, Burst: c.own.Burst, MaxConcurrentRequests: c.ownN}}
 		all := func(l quota.Limit, n int) Limits {
-			return Limits{Rate: l, MaxConcurrent: n, MaxStreams: n, Bytes: l, MaxServers: n, PerPrincipal: Share{l, n}, PerKey: Share{l, n}}
+			return Limits{Rate: l, MaxConcurrent: n, MaxStreams: n, Bytes: l, MaxServers: n, MaxStored: int64(n), PerPrincipal: Share{l, n}, PerKey: Share{l, n}}
 		}
 		got, from := Effective(q, all(c.def, c.defN), all(c.ceil, c.ceilN))
 		if want := all(c.want, c.wantN); got != want {
 			t.Errorf("%s:\n got %+v\nwant %+v", c.name, got, want)
 		}
-		if want := (Origins{c.from, c.fromN, c.fromN, c.from, c.fromN, c.from, c.fromN, c.from, c.fromN}); from != want {
+		if want := (Origins{c.from, c.fromN, c.fromN, c.from, c.fromN, c.fromN, c.from, c.fromN, c.from, c.fromN}); from != want {
 			t.Errorf("%s:\n got %+v\nwant %+v", c.name, from, want)
 		}
 	}

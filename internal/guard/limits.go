@@ -12,6 +12,7 @@ type Limits struct {
 	MaxStreams    int         // event streams and WebSockets open
 	Bytes         quota.Limit // bytes of bodies, both ways together; a burst of 0 is one second's worth
 	MaxServers    int         // MCP servers in the catalog
+	MaxStored     int64       // bytes that the registry keeps of the tenant
 	PerPrincipal  Share       // of each user, bot and key among the tenant's
 	PerKey        Share       // of each key
 }
@@ -39,6 +40,7 @@ const (
 // Origins says where each of a tenant's limits comes from.
 type Origins struct {
 	Rate, MaxConcurrent, MaxStreams, Bytes, MaxServers Origin
+	MaxStored                                          Origin
 	PrincipalRate, PrincipalConcurrent                 Origin
 	KeyRate, KeyConcurrent                             Origin
 }
@@ -54,6 +56,7 @@ func Effective(q tenant.Quotas, defaults, ceilings Limits) (Limits, Origins) {
 	l.MaxStreams, o.MaxStreams = narrow(q.MaxStreams, d.MaxStreams, c.MaxStreams)
 	l.Bytes, o.Bytes = narrowRate(ownRate(float64(q.BytesPerSecond), int(q.BytesBurst)), d.Bytes, c.Bytes)
 	l.MaxServers, o.MaxServers = narrow(q.MaxServers, d.MaxServers, c.MaxServers)
+	l.MaxStored, o.MaxStored = narrow(q.MaxStoredBytes, d.MaxStored, c.MaxStored)
 	l.PerPrincipal, o.PrincipalRate, o.PrincipalConcurrent = narrowShare(q.PerPrincipal, d.PerPrincipal, c.PerPrincipal)
 	l.PerKey, o.KeyRate, o.KeyConcurrent = narrowShare(q.PerKey, d.PerKey, c.PerKey)
 	return l, o
@@ -70,7 +73,7 @@ func narrowShare(own tenant.Share, d, c Share) (s Share, rate, concurrent Origin
 }
 
 // narrow chooses a count.
-func narrow(own, def, ceiling int) (int, Origin) {
+func narrow[N int | int64](own, def, ceiling N) (N, Origin) {
 	n, from := own, OriginTenant
 	if n <= 0 {
 		n, from = def, OriginPlatform

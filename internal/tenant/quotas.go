@@ -33,6 +33,7 @@ func (q Quotas) validate() error {
 		{"max_streams", float64(q.MaxStreams), 1e6},
 		{"bytes_per_second", float64(q.BytesPerSecond), 1e12},
 		{"bytes_burst", float64(q.BytesBurst), 1e12},
+		{"max_stored_bytes", float64(q.MaxStoredBytes), 1e12},
 	} {
 		if err := inRange(f.name, f.v, f.max); err != nil {
 			return err

@@ -289,13 +289,13 @@ func TestKeysEnd(t *testing.T) {
 func TestQuotasAndOrigins(t *testing.T) {
 	f := newFixture(t)
 	cfg := f.config()
-	cfg.Ceilings = tenant.Quotas{MaxStreams: 10, BytesPerSecond: 1000, PerKey: tenant.Share{Burst: 5}}
+	cfg.Ceilings = tenant.Quotas{MaxStreams: 10, BytesPerSecond: 1000, MaxStoredBytes: 20, PerKey: tenant.Share{Burst: 5}}
 	f.rebuild(cfg)
-	all := `{"max_servers":1,"max_concurrent_requests":2,"requests_per_second":3.5,"burst":4,"max_streams":5,"bytes_per_second":600,"bytes_burst":7,
+	all := `{"max_servers":1,"max_concurrent_requests":2,"requests_per_second":3.5,"burst":4,"max_streams":5,"bytes_per_second":600,"bytes_burst":7,"max_stored_bytes":9,
 		"per_principal":{"max_concurrent_requests":8,"requests_per_second":9,"burst":10},"per_key":{"max_concurrent_requests":1,"requests_per_second":2,"burst":3}}`
 	body := `{"id":"team-a","allowed_origins":["https://app.example.com"],"quotas":` + all + `}`
 	made := f.want(201, "POST", "/api/v1/tenants", body, "Idempotency-Key", "k").tenant(t)
-	want := tenant.Quotas{MaxServers: 1, MaxConcurrentRequests: 2, RequestsPerSecond: 3.5, Burst: 4, MaxStreams: 5, BytesPerSecond: 600, BytesBurst: 7,
+	want := tenant.Quotas{MaxServers: 1, MaxConcurrentRequests: 2, RequestsPerSecond: 3.5, Burst: 4, MaxStreams: 5, BytesPerSecond: 600, BytesBurst: 7, MaxStoredBytes: 9,
 		PerPrincipal: tenant.Share{MaxConcurrentRequests: 8, RequestsPerSecond: 9, Burst: 10}, PerKey: tenant.Share{MaxConcurrentRequests: 1, RequestsPerSecond: 2, Burst: 3}}
 	if made.Quotas != want || fmt.Sprint(made.AllowedOrigins) != "[https://app.example.com]" {
 		t.Errorf("made: %+v", made)
@@ -304,7 +304,7 @@ func TestQuotasAndOrigins(t *testing.T) {
 	f.want(409, "POST", "/api/v1/tenants", strings.Replace(body, "app.", "other.", 1), "Idempotency-Key", "k")
 	f.want(400, "PUT", "/api/v1/tenants/team-a", `{"allowed_origins":["https://*.example.com"]}`)
 	for quota, want := range map[string]string{
-		`"max_streams":11`: "quotas.max_streams is 11: the platform's ceiling is 10", `"bytes_per_second":1001`: "quotas.bytes_per_second",
+		`"max_streams":11`: "quotas.max_streams is 11: the platform's ceiling is 10", `"bytes_per_second":1001`: "quotas.bytes_per_second", `"max_stored_bytes":21`: "quotas.max_stored_bytes is 21: the platform's ceiling is 20",
 		`"per_key":{"requests_per_second":1,"burst":6}`: "quotas.per_key.burst is 6: the platform's ceiling is 5",
 	} {
 		for _, op := range [][3]string{{"POST", "/api/v1/tenants", `{"id":"x",`}, {"PUT", "/api/v1/tenants/team-a", `{`}} {

@@ -83,7 +83,7 @@ func inForce(l guard.Limits) tenant.Quotas {
 	}
 	return tenant.Quotas{
 		MaxServers: l.MaxServers, MaxConcurrentRequests: l.MaxConcurrent, RequestsPerSecond: l.Rate.PerSecond, Burst: l.Rate.Burst,
-		MaxStreams: l.MaxStreams, BytesPerSecond: int64(l.Bytes.PerSecond), BytesBurst: int64(l.Bytes.Burst),
+		MaxStreams: l.MaxStreams, BytesPerSecond: int64(l.Bytes.PerSecond), BytesBurst: int64(l.Bytes.Burst), MaxStoredBytes: l.MaxStored,
 		PerPrincipal: share(l.PerPrincipal), PerKey: share(l.PerKey),
 	}
 }
@@ -92,7 +92,7 @@ func origins(o guard.Origins) map[string]string {
 	all := map[string]string{}
 	for name, from := range map[string]guard.Origin{
 		"requests_per_second": o.Rate, "max_concurrent_requests": o.MaxConcurrent, "max_streams": o.MaxStreams, "bytes_per_second": o.Bytes,
-		"max_servers": o.MaxServers, "per_principal.requests_per_second": o.PrincipalRate, "per_principal.max_concurrent_requests": o.PrincipalConcurrent,
+		"max_servers": o.MaxServers, "max_stored_bytes": o.MaxStored, "per_principal.requests_per_second": o.PrincipalRate, "per_principal.max_concurrent_requests": o.PrincipalConcurrent,
 		"per_key.requests_per_second": o.KeyRate, "per_key.max_concurrent_requests": o.KeyConcurrent,
 	} {
 		if from != guard.OriginNone {
@@ -123,6 +123,7 @@ func quotaFields(q *tenant.Quotas) []quotaField {
 	all := []quotaField{
 		{"max_servers", float64(q.MaxServers)}, {"max_streams", float64(q.MaxStreams)},
 		{"bytes_per_second", float64(q.BytesPerSecond)}, {"bytes_burst", float64(q.BytesBurst)},
+		{"max_stored_bytes", float64(q.MaxStoredBytes)},
 	}
 	for _, s := range []struct {
 		prefix string
