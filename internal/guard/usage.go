@@ -65,6 +65,17 @@ func (g *Guard) Usage() Usage {
 	return u
 }
 
+// UsageOf returns what a tenant uses now on this replica; false if it has not been here.
+func (s *Set) UsageOf(id tenant.ID) (Usage, bool) {
+	s.mu.RLock()
+	g := s.of[id]
+	s.mu.RUnlock()
+	if g == nil {
+		return Usage{}, false
+	}
+	return g.Usage(), true
+}
+
 // read returns the callers with the most requests.
 func (t *callers) read(now int64, rate quota.Limit) (top []CallerUsage, known int, bytes int64) {
 	t.mu.Lock()
