@@ -165,14 +165,9 @@ func (m *Mux) moved(s *slot, gw *Gateway, op *operation, to string) {
 	again := &exchange.Reconnect{Err: errAway}
 	gw.endHolds(again)
 	s.mu.Lock()
-	why := errors.Join(s.closing, s.gone)
-	gw.left = gw.refs > 0
-	switch {
-	case why != nil: // suspended or deleted meanwhile
-		gw.end(why)
-	case gw.left:
+	if gw.left = gw.refs > 0; gw.left {
 		m.left.add(gw, m.cfg.Streams, again)
-	default:
+	} else {
 		gw.end(errAway)
 	}
 	s.mu.Unlock()
