@@ -92,6 +92,9 @@ func testDraining(t *testing.T, b Backend) {
 		n, ok := r2.Index().Replica("r1")
 		return ok && n.Lease != old.Lease && n.Draining && n.Started.Equal(old.Started)
 	})
+	if kv := Dump(t, b)["n/r1"]; kv.CreateRevision != kv.ModRevision {
+		t.Error("it did not drain from the first moment of its session")
+	}
 }
 
 // testOwned: an index knows what each replica owns, and wakes whoever waits for a change.
