@@ -10,8 +10,9 @@ import (
 
 // Times of draining.
 const (
-	drainSettle = time.Second           // for clients that are about to ask again, to be told to leave
-	drainLook   = 20 * time.Millisecond // between two looks
+	drainSettle = time.Second            // without a new connection: nobody sends any more
+	drainEmpty  = 100 * time.Millisecond // the same, where no connection is open
+	drainLook   = 20 * time.Millisecond  // between two looks
 )
 
 // Drain prepares the end of Run, and returns when ctx may be ended without loss, or its own ctx has. New connections and
@@ -20,10 +21,25 @@ const (
 func (s *Server) Drain(ctx context.Context) {
 	s.leaving.Store(true)
 	over := time.Now().Add(s.cfg.DrainStreams)
-	settled := time.Now().Add(min(drainSettle, s.cfg.DrainStreams))
-	s.await(ctx, over, func(now time.Time) bool { return s.streams() == 0 && (now.After(settled) || s.door.open() == 0) })
+	s.await(ctx, over, s.quiet())
 	s.endStreams()
 	s.await(ctx, time.Now().Add(2*farewellTime), func(time.Time) bool { return s.streams() == 0 })
+}
+
+// quiet returns what says whether no stream runs, and no new connection has come for a time: those who were told to connect
+// anew have gone elsewhere.
+func (s *Server) quiet() func(now time.Time) bool {
+	seen, since := s.door.accepted.Load(), time.Now()
+	return func(now time.Time) bool {
+		if n := s.door.accepted.Load(); n != seen {
+			seen, since = n, now
+		}
+		enough := drainSettle
+		if s.door.open() == 0 {
+			enough = drainEmpty
+		}
+		return now.Sub(since) >= enough && s.streams() == 0
+	}
 }
 
 // await waits until done says so, but not beyond a time and ctx.

@@ -30,8 +30,9 @@ type door struct {
 	closed chan struct{}
 	// addresses bounds those of one client.
 	addresses *addresses
-	once      sync.Once // closes closed
-	buffers   sync.Pool // of *[]byte
+	accepted  atomic.Uint64 // connections, ever
+	once      sync.Once     // closes closed
+	buffers   sync.Pool     // of *[]byte
 	// idleWrite bounds writes while no request runs; 0 = they are not bounded.
 	idleWrite time.Duration
 }
@@ -60,6 +61,7 @@ func (d *door) Accept() (net.Conn, error) {
 		}
 		h := &helloConn{Conn: c, door: d}
 		if d.let(h) {
+			d.accepted.Add(1)
 			return h, nil
 		}
 		abort(c)
