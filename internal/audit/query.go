@@ -57,7 +57,8 @@ type Page struct {
 	// replica of a platform that had no other; "?" says that it could not be found out.
 	Incomplete []string `json:"incomplete,omitempty"`
 
-	after   []string // the cursor behind each record, if asked for
+	start   string   // the cursor before the first record, if asked for
+	after   []string // the cursor behind each record, likewise
 	writers []string // of the logs in this folder; "" = chains without a replica's name
 }
 
@@ -253,6 +254,9 @@ func (m *merge) fill(ctx context.Context, f *filter) error {
 			if w.found != nil && (newest == nil || w.found.Time.After(newest.found.Time)) {
 				newest = w
 			}
+		}
+		if m.marks && len(m.page.Records) == 0 {
+			m.page.start = m.next(f.q.digest())
 		}
 		if newest == nil {
 			return nil
