@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/guard"
+	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/registry"
 	"github.com/polygate/polygate/registry/etcd"
 )
@@ -23,10 +25,7 @@ func (d *daemon) openBackend(ctx context.Context) (registry.Backend, error) {
 	if len(d.cfg.Etcd.Endpoints) > 0 {
 		return d.openExternal(ctx)
 	}
-	server, err := etcd.StartEmbedded(ctx, etcd.EmbeddedConfig{
-		Dir: d.etcdDir(), Quota: int64(d.cfg.Etcd.Embedded.QuotaBytes),
-		Retention: d.cfg.Etcd.Embedded.CompactAfter, Logger: d.log.With("part", "etcd"),
-	})
+	server, err := etcd.StartEmbedded(ctx, d.embeddedEtcd())
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +44,37 @@ func (d *daemon) openBackend(ctx context.Context) (registry.Backend, error) {
 	}
 	d.parts.onStop("etcd client", backend.Close)
 	return backend, nil
+}
+
+// embeddedEtcd returns how the etcd inside this process runs.
+func (d *daemon) embeddedEtcd() etcd.EmbeddedConfig {
+	e := d.cfg.Etcd.Embedded
+	cfg := etcd.EmbeddedConfig{
+		Dir: d.etcdDir(), Quota: int64(e.QuotaBytes), Retention: e.CompactAfter, Logger: d.log.With("part", "etcd"),
+	}
+	if len(e.Cluster.Members) == 0 {
+		return cfg
+	}
+	cfg.Cluster = &etcd.ClusterConfig{
+		Name: d.cfg.Replica.Name, Listen: e.Cluster.Listen, CA: e.Cluster.CA, Cert: e.Cluster.Cert, Key: e.Cluster.Key,
+	}
+	for _, m := range e.Cluster.Members {
+		cfg.Cluster.Members = append(cfg.Cluster.Members, etcd.ClusterMember{Name: m.Name, Address: m.Address})
+	}
+	return cfg
+}
+
+// budgets returns what tenants may keep in the registry, and what it keeps for itself.
+func (d *daemon) budgets() registry.Budgets {
+	defaults, ceilings := guardLimits(d.cfg.Quotas.Tenant()), guardLimits(d.cfg.Quotas.Ceilings.Tenant())
+	b := registry.Budgets{Reserve: d.cfg.Etcd.Reserve, Stored: func(q tenant.Quotas) int64 {
+		l, _ := guard.Effective(q, defaults, ceilings)
+		return l.MaxStored
+	}}
+	if len(d.cfg.Etcd.Endpoints) == 0 {
+		b.Window = d.cfg.Etcd.Embedded.CompactAfter
+	}
+	return b
 }
 
 func (d *daemon) openExternal(ctx context.Context) (registry.Backend, error) {

@@ -190,7 +190,7 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	d.store, err = registry.New(registry.Config{
 		Backend: backend, Replica: d.cfg.Replica.Name, Address: address, TTL: d.cfg.Replica.TTL, Version: readBuild().Version,
 		Capacity: d.cfg.Replica.Capacity, Load: func() registry.Load { return d.load(meter) },
-		BaseDomain: d.cfg.BaseDomain, Logger: d.log.With("part", "registry"),
+		BaseDomain: d.cfg.BaseDomain, Logger: d.log.With("part", "registry"), Budgets: d.budgets(),
 		TakeOver: len(d.cfg.Etcd.Endpoints) == 0, // the folder's lock proves that an earlier process is dead
 	})
 	if err != nil {

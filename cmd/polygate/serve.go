@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 
@@ -11,25 +12,46 @@ import (
 
 func newServeCommand() *cobra.Command {
 	var path string
+	var cluster bool
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the gateway",
 		Long: `Run the gateway in the foreground, until SIGINT or SIGTERM: it then takes no new requests, gives those in flight
 limits.shutdown_grace, and ends with exit code 0. SIGHUP reads tenants.yaml and its catalogs again, as does a change of one
-of these files. The log goes to standard error, one JSON event per line.`,
-		Example: "  polygate serve --config polygate.yaml",
+of these files. With --cluster the etcd inside this process is one member of those in etcd.embedded.cluster: start it on each of them; the first
+time, all must be there. The log goes to standard error, one JSON event per line.`,
+		Example: "  polygate serve --config polygate.yaml\n  polygate serve --cluster --config polygate.yaml",
 		Args:    cobra.NoArgs,
 	}
+	c.Flags().BoolVar(&cluster, "cluster", false, "make the embedded etcd one member of etcd.embedded.cluster")
 	c.Flags().StringVarP(&path, "config", "c", "polygate.yaml", "the platform's configuration `file`")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.LoadPlatform(path)
 		if err != nil {
 			return reportConfig(cmd.ErrOrStderr(), err)
 		}
+		if err := checkCluster(cfg, cluster); err != nil {
+			return err
+		}
 		err = newDaemon(cfg, cmd.OutOrStdout(), newLogger(cfg.Log, cmd.ErrOrStderr())).run(cmd.Context())
 		return reportConfig(cmd.ErrOrStderr(), err)
 	}
 	return c
+}
+
+// checkCluster insists that the flag and the configuration say the same: a replica that begins alone where it should be one
+// of several, or the other way round, would serve other data than its fellows.
+func checkCluster(cfg *config.Platform, flag bool) error {
+	configured := len(cfg.Etcd.Embedded.Cluster.Members) > 0
+	switch {
+	case flag && len(cfg.Etcd.Endpoints) > 0:
+		return errors.New("--cluster is for the etcd inside this process, and etcd.endpoints names another: leave one of them out")
+	case flag && !configured:
+		return errors.New("--cluster needs etcd.embedded.cluster.members in the configuration: name all members, this one included")
+	case configured && !flag:
+		return errors.New("etcd.embedded.cluster has members: start with --cluster, or leave them out for a single replica")
+	}
+	return nil
 }
 
 // newLogger makes the process's logger. The configuration has been validated.
