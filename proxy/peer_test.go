@@ -13,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/peer"
+	"github.com/polygate/polygate/internal/telemetry"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -409,4 +412,68 @@ func TestCallsAreNotForClients(t *testing.T) {
 		t.Errorf("a call got through, from %q", from)
 	default:
 	}
+}
+
+// The client is who the replica that it reached says it is: for the gateway, the records and the log.
+func TestPassportTellsTheClient(t *testing.T) {
+	c := newCluster(t, 1)
+	c.reveal()
+	r1 := c.authority.issue("r1")
+	cl := c.intruder(t, c.r[0], r1)
+	const id = "0198c0de-0000-7000-8000-000000000001"
+	got, err := c.send(t, cl, c.r[0], "GET", hostA, "/b", bearer(keyA), passportHeader+": "+mustSign(t, goodPassport(), r1), requestIDHeader+": "+id)
+	if err != nil || got.body != `remote=192.0.2.1 own=[] xff=[]` || got.header.Get("X-Request-Id") != id {
+		t.Errorf("%v %q %v", err, got.body, got.header)
+	}
+	eventually(t, "the log", func() bool { return strings.Contains(c.r[0].log.String(), `"remote":"192.0.2.1"`) })
+	for _, bad := range []string{"", "x", strings.Repeat("0", 37), strings.Repeat("0", 35) + "\"", strings.ToUpper(id)[:35] + "G"} {
+		got, err := c.send(t, cl, c.r[0], "GET", hostA, "/b", bearer(keyA), passportHeader+": "+mustSign(t, goodPassport(), r1), requestIDHeader+": "+bad)
+		if err != nil || got.status != 200 || got.header.Get("X-Request-Id") == bad {
+			t.Errorf("%q is taken for a request id: %v %v", bad, err, got)
+		}
+	}
+}
+
+// A forwarded request is counted where it is served, and nowhere else; one that nobody served, where it failed.
+func TestForwardCountedOnce(t *testing.T) {
+	c := newCluster(t, 2, func(cfg *Config) {
+		m, err := telemetry.NewMetrics(prometheus.NewRegistry(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Metrics, cfg.Peers.Wait = m, 50*time.Millisecond
+	})
+	counted := func(r *replica) (n float64) {
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(r.metrics)
+		all, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			for _, m := range f.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "tenant" && l.GetValue() == "team-a" {
+						switch f.GetName() {
+						case "polygate_tenant_requests_total":
+							n += m.GetCounter().GetValue()
+						case "polygate_tenant_requests_in_flight":
+							n += 100 * m.GetGauge().GetValue()
+						}
+					}
+				}
+			}
+		}
+		return n
+	}
+	for range 3 {
+		c.r[1].do(c.r[1].client(), "GET", "https://"+hostA+"/b", nil, bearer(keyA))
+	}
+	eventually(t, "three at the owner", func() bool { return counted(c.r[0]) == 3 })
+	if n := counted(c.r[1]); n != 0 {
+		t.Errorf("the replica that forwarded counts %v", n)
+	}
+	c.owners.set("team-a", "")
+	c.r[1].do(c.r[1].client(), "GET", "https://"+hostA+"/b", nil, bearer(keyA))
+	eventually(t, "a failure where it was", func() bool { return counted(c.r[1]) == 1 })
 }
