@@ -48,8 +48,9 @@ func reportRoutes() []route {
 type auditView struct {
 	Items      []audit.Record `json:"items"`
 	NextCursor string         `json:"next_cursor,omitzero"`
-	Partial    bool           `json:"partial,omitzero"` // the page is short since its time was up: ask on
-	Damaged    int            `json:"damaged,omitzero"` // lines of the log that are not what was written
+	Partial    bool           `json:"partial,omitzero"`     // the page is short since its time was up: ask on
+	Damaged    int            `json:"damaged,omitzero"`     // lines of the log that are not what was written
+	Incomplete []string       `json:"incomplete,omitempty"` // replicas that are away, whose records are missing
 }
 
 func queryAudit(ctx context.Context, c *call) (exchange.Decision, error) {
@@ -219,7 +220,7 @@ func (c *call) pageAudit(ctx context.Context, q audit.Query) (*exchange.Reply, e
 	if err != nil {
 		return nil, err
 	}
-	v := auditView{Items: slices.Concat([]audit.Record{}, p.Records), Partial: p.Partial, Damaged: p.Damaged}
+	v := auditView{Items: slices.Concat([]audit.Record{}, p.Records), Partial: p.Partial, Damaged: p.Damaged, Incomplete: p.Incomplete}
 	if p.Next != "" {
 		v.NextCursor = c.gw.cursors.SealToken([]byte(p.Next), c.cursorContext()...)
 	}

@@ -82,12 +82,16 @@ func fetchHeads(ctx context.Context, c *client) (map[string]audit.Head, error) {
 func (a *admins) auditVerify() *cobra.Command {
 	var headsFile string
 	var files, keys []string
+	var logs auditLogs
 	var offline bool
 	cmd := &cobra.Command{
-		Use: "verify --file <audit log>", Short: "Find any altered, dropped, reordered or cut record",
+		Use: "verify {--file <audit log> | --dir <folder>}", Short: "Find any altered, dropped, reordered or cut record",
 		Long: `Check every hash chain of an audit log from its first record, and against the heads that the gateway anchored. The log's closed
 segments beside the file are a part of it; where retention removed the first of them, the chains are checked from the
 checkpoint that the rest begins with. Several --file, in order, are taken as one log.
+
+Each replica writes a log of its own, whose chains bear its name (team-a@node-1). Name the folders of all of them with --dir: a
+chain that is anchored and in none of them is a fault. To check one replica's log alone, say whose it is with --replica.
 
 With --public-key, every checkpoint must be signed with that key (Ed25519): what is before a good one is then as the gateway
 wrote it, even where somebody could change the file and the anchored heads.
@@ -96,7 +100,7 @@ The heads come from the operators' listener, or from a file with --heads-file. W
 are checked: records that were cut off at the end of a chain, or a chain that was made anew from its start, are then not found.
 
 Exit code 1 says that the log is not what was written; each finding is one line.`,
-		Example: "  polygate audit verify --file audit.jsonl\n  polygate audit verify --file audit.jsonl --heads-file heads.json\n  polygate audit verify --file audit.jsonl --offline\n  polygate audit verify --file audit.jsonl --public-key audit.pem",
+		Example: "  polygate audit verify --file audit.jsonl\n  polygate audit verify --file audit.jsonl --heads-file heads.json\n  polygate audit verify --file audit.jsonl --offline\n  polygate audit verify --file audit.jsonl --public-key audit.pem\n  polygate audit verify --dir /mnt/node-1/data --dir /mnt/node-2/data --tenant team-a",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.out.check(); err != nil {
@@ -111,6 +115,9 @@ Exit code 1 says that the log is not what was written; each finding is one line.
 			if opts.PublicKeys, err = readPublicKeys(keys); err != nil {
 				return err
 			}
+			if logs.given() {
+				return a.verifyLogs(cmd, logs, opts, offline)
+			}
 			report, err := verifyFiles(files, opts)
 			if err != nil {
 				return err
@@ -118,12 +125,14 @@ Exit code 1 says that the log is not what was written; each finding is one line.
 			return a.showReport(cmd, report, offline)
 		},
 	}
-	cmd.Flags().StringArrayVar(&files, "file", nil, "the audit log; may be repeated (required)")
+	cmd.Flags().StringArrayVar(&files, "file", nil, "the audit log; may be repeated; this or --dir is required")
 	cmd.Flags().StringArrayVar(&keys, "public-key", nil, "key of the checkpoints' signatures: a PEM file, or 64 hexadecimal digits; may be repeated")
 	cmd.Flags().StringVar(&headsFile, "heads-file", "", "take the heads from this file, which \"audit heads\" wrote")
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the chains without any heads")
+	logs.bind(cmd)
 	cmd.MarkFlagsMutuallyExclusive("heads-file", "offline")
-	_ = cmd.MarkFlagRequired("file")
+	cmd.MarkFlagsMutuallyExclusive("file", "dir")
+	cmd.MarkFlagsOneRequired("file", "dir")
 	return cmd
 }
 

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,6 +39,8 @@ type auditAnswer struct {
 	Records []answered[audit.Record] `json:"records"`
 	After   string                   `json:"next"`
 	Damaged int                      `json:"damaged"`
+
+	Incomplete []string `json:"incomplete"`
 }
 
 func auditQuery() *cobra.Command {
@@ -125,6 +130,7 @@ func (s *scoped) query(ctx context.Context, cmd *cobra.Command, c *client, q url
 	}
 	left, damaged := limit, 0
 	var more bool
+	away := make(map[string]bool)
 	for {
 		q.Set("limit", strconv.Itoa(auditPage))
 		if limit > 0 {
@@ -140,6 +146,9 @@ func (s *scoped) query(ctx context.Context, cmd *cobra.Command, c *client, q url
 				return err
 			}
 		}
+		for _, name := range page.Incomplete {
+			away[name] = true
+		}
 		left, damaged, more = left-len(records), damaged+page.Damaged, next != ""
 		if !more || next == q.Get("cursor") || limit > 0 && left <= 0 {
 			break
@@ -151,6 +160,9 @@ func (s *scoped) query(ctx context.Context, cmd *cobra.Command, c *client, q url
 	}
 	if damaged > 0 {
 		_ = tell(cmd, "polygate: %d lines of the log are not what was written: an operator finds them with \"polygate audit verify\"", damaged)
+	}
+	if len(away) > 0 {
+		_ = tell(cmd, "polygate: records are missing: these replicas are away: %s", strings.Join(slices.Sorted(maps.Keys(away)), ", "))
 	}
 	if more {
 		_ = tell(cmd, "there are more: raise --limit, or use --limit 0 for all")

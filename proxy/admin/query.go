@@ -88,7 +88,7 @@ func (s *Server) auditQuery(c *call) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &answer{status: http.StatusOK, body: RecordList{Items: append([]audit.Record{}, page.Records...), NextCursor: page.Next, Partial: page.Partial, Damaged: page.Damaged}}, nil
+	return &answer{status: http.StatusOK, body: RecordList{Items: append([]audit.Record{}, page.Records...), NextCursor: page.Next, Partial: page.Partial, Damaged: page.Damaged, Incomplete: page.Incomplete}}, nil
 }
 
 // openAPI answers with the description of this surface.

@@ -127,8 +127,9 @@ type TenantList struct {
 type RecordList struct {
 	Items      []audit.Record `json:"items"`
 	NextCursor string         `json:"next_cursor,omitempty"`
-	Partial    bool           `json:"partial,omitempty"` // it took too long to look on: the next page may have more, also after an empty one
-	Damaged    int            `json:"damaged,omitempty"` // lines that could not be read
+	Partial    bool           `json:"partial,omitempty"`    // it took too long to look on: the next page may have more, also after an empty one
+	Damaged    int            `json:"damaged,omitempty"`    // lines that could not be read
+	Incomplete []string       `json:"incomplete,omitempty"` // replicas that are away, whose records are missing
 }
 
 // KeyList is all keys of a tenant.
