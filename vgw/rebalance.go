@@ -65,12 +65,17 @@ func (r *Rebalancer) Run(ctx context.Context) error {
 			r.adopt(ctx)
 		}
 	}()
-	for ctx.Err() == nil {
-		wait(ctx, r.cfg.Interval)
-		r.round(ctx)
+	tick := time.NewTicker(r.cfg.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.round(ctx)
+		case <-ctx.Done():
+			<-adopted
+			return nil
+		}
 	}
-	<-adopted
-	return nil
 }
 
 // round plans once, and makes the moves one by one in the time until the next look. Each is looked at again before it is made:
