@@ -369,6 +369,9 @@ func TestAlone(t *testing.T) {
 		if err := w.all()[0].shares.Ready(); err != nil || w.calls != 0 {
 			t.Errorf("%d calls, Ready = %v", w.calls, err)
 		}
+		idle := &tenant.Entry{Record: &tenant.Record{ID: "team-b", UID: "u", Revision: 1}, Scope: tenant.Confine("team-b", "u")}
+		guards := w.all()[0].guards
+		guards.For(idle)
 		n := w.start("r1")
 		if n.shares.Ready() == nil {
 			t.Error("a new replica has a part of its own before the others have made room")
@@ -380,6 +383,9 @@ func TestAlone(t *testing.T) {
 		}
 		if err := n.shares.Ready(); err != nil {
 			t.Error(err)
+		}
+		if part := guards.For(idle).Usage().Part; part > 0.5 {
+			t.Errorf("a tenant that nobody uses keeps %v of its limits", part)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package share_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -221,52 +222,87 @@ func part(p share.Part) float64 { return float64(p) / float64(share.Whole) }
 // TestNeverMoreThanTheWhole: whatever the network, the clocks and the replicas do, and whomever each takes for the keeper.
 func TestNeverMoreThanTheWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{now: 1e12, limit: rapid.SampledFrom([]int{1, 2, 3, 5, 10, 50}).Draw(t, "limit")}
-		skew := rapid.Int64Range(-1000*ms, 1000*ms)
-		lag := rapid.Int64Range(0, 4000*ms)
-		for i := range rapid.IntRange(1, 4).Draw(t, "replicas") {
-			w.join(fmt.Sprint("r", i), skew.Draw(t, "skew"), lag.Draw(t, "lag"))
-		}
-		bad := rapid.SampledFrom([]int{0, 0, 5, 30}).Draw(t, "percent lost or late")
-		chance := rapid.IntRange(0, 99)
-		delay := func() (int64, bool) {
-			if chance.Draw(t, "luck") >= bad {
-				return rapid.Int64Range(0, 5*ms).Draw(t, "delay"), false
-			}
-			return rapid.Int64Range(0, 3000*ms).Draw(t, "late"), rapid.Bool().Draw(t, "lost")
-		}
-		for range rapid.IntRange(50, 400).Draw(t, "steps") {
-			w.now += rapid.Int64Range(1, 120*ms).Draw(t, "pause")
-			w.deliver(delay)
-			if len(w.all) > 0 {
-				r := w.all[rapid.IntRange(0, len(w.all)-1).Draw(t, "who")]
-				w.act(t, r, chance.Draw(t, "act"), skew, lag)
-				w.round(r, delay)
-				w.serve(r, rapid.IntRange(0, 5).Draw(t, "requests"), rapid.Int64Range(1, int64(share.Grace)-100*ms).Draw(t, "takes"))
-			}
-			for _, r := range w.all {
-				w.serve(r, 0, 0)
-			}
-			w.check(t)
-		}
+		seed := rapid.Uint64().Draw(t, "seed")
+		newChaos(seed).run(t, 1500)
 	})
 }
 
+// chaos drives a world by random numbers of one seed.
+type chaos struct {
+	*world
+	rand *rand.Rand
+	bad  int // percent of letters that are lost, and of those that are late
+	torn int // percent of rounds in which a replica takes somebody else for the keeper
+}
+
+func newChaos(seed uint64) *chaos {
+	r := rand.New(rand.NewPCG(seed, 1))
+	c := &chaos{world: &world{now: 1e12, limit: []int{1, 2, 3, 5, 10, 50}[r.IntN(6)]}, rand: r, bad: []int{0, 5, 20, 40}[r.IntN(4)], torn: []int{0, 1, 5}[r.IntN(3)]}
+	for i := range 1 + r.IntN(4) {
+		c.enter(fmt.Sprint("r", i))
+	}
+	return c
+}
+
+func (c *chaos) enter(name string) {
+	c.join(name, c.rand.Int64N(2000*ms)-1000*ms, c.lag())
+}
+
+func (c *chaos) lag() int64 {
+	if c.rand.IntN(2) == 0 {
+		return 0
+	}
+	return c.rand.Int64N(4000 * ms)
+}
+
+func (c *chaos) delay() (d int64, lost bool) {
+	switch luck := c.rand.IntN(100); {
+	case luck < c.bad/2:
+		return 0, true
+	case luck < c.bad:
+		return c.rand.Int64N(2500 * ms), false
+	}
+	return c.rand.Int64N(5 * ms), false
+}
+
+func (c *chaos) run(t *rapid.T, steps int) {
+	for range steps {
+		c.now += c.rand.Int64N(40 * ms)
+		c.deliver(c.delay)
+		r := c.all[c.rand.IntN(len(c.all))]
+		c.act(r)
+		c.round(r, c.delay)
+		for _, r := range c.all {
+			n := 0
+			if r.need > 0 {
+				n = c.rand.IntN(4)
+			}
+			c.serve(r, n, 1+c.rand.Int64N(int64(share.Grace)-100*ms))
+		}
+		c.check(t)
+	}
+}
+
 // act changes something about r, or about who there is.
-func (w *world) act(t *rapid.T, r *replica, luck int, skew, lag *rapid.Generator[int64]) {
-	switch {
-	case luck < 25:
-		r.need = share.Part(rapid.Int64Range(0, int64(share.Whole)).Draw(t, "need"))
+func (c *chaos) act(r *replica) {
+	switch luck := c.rand.IntN(1000); {
 	case luck < 30:
-		r.keeper = rapid.SampledFrom(w.live()).Draw(t, "keeper")
-	case luck < 60: // mostly they agree
-		r.keeper = w.live()[0]
-	case luck < 62 && len(w.all) > 1:
-		w.leave(r.Name)
-	case luck < 64 && len(w.all) < 5:
-		w.join(fmt.Sprint("n", w.born), skew.Draw(t, "skew"), lag.Draw(t, "lag"))
-	case luck < 66:
-		r.lag = lag.Draw(t, "lag")
+		r.need = 0
+	case luck < 80:
+		r.need = share.Whole
+	case luck < 110:
+		r.need = share.Part(c.rand.Int64N(int64(share.Whole)))
+	case luck < 114 && len(c.all) > 1:
+		c.leave(r.Name)
+	case luck < 118 && len(c.all) < 5:
+		c.enter(fmt.Sprint("n", c.born))
+	case luck < 125:
+		r.lag = c.lag()
+	}
+	if c.rand.IntN(100) < c.torn {
+		r.keeper = c.live()[c.rand.IntN(len(c.live()))]
+	} else if c.rand.IntN(10) == 0 { // mostly they agree
+		r.keeper = c.live()[0]
 	}
 }
 
