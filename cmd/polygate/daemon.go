@@ -51,7 +51,7 @@ type daemon struct {
 	ready atomic.Bool
 
 	listen   listeners
-	kek      *seal.KEK
+	kek      *seal.Keyring
 	token    tenant.Hash
 	secret   []byte // the platform's own, in the registry under the key-encryption key
 	store    *registry.Store
@@ -70,6 +70,7 @@ type daemon struct {
 	records  *audit.Reader
 	tracer   *tracing.Tracer // nil = no traces
 	mux      *vgw.Mux
+	rekey    *rekeyer
 	front    *proxy.Server
 	peers    *peerca.Authority // nil = no other replica can reach this one
 	cluster  *cluster
@@ -102,6 +103,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openCerts,    // hosts have certificates before the front serves; none is ordered yet
 		d.openIdentity, // the gateways and the front ask it
 		d.openGateways,
+		d.openRekey,
 		d.openCluster,
 		d.openFront,     // follows the index from here on, and serves nothing yet
 		d.openTenants,   // before the front serves: the first request finds its tenant
@@ -336,6 +338,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
 		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster,
 		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
+		Archives: archives{d}, Secrets: d.rekey,
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {

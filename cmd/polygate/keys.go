@@ -12,10 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/tenant"
+	"github.com/polygate/polygate/registry"
 )
 
 // hasData says whether the embedded etcd has been used: its secrets are then sealed with a key that exists somewhere.
@@ -27,10 +29,10 @@ func (d *daemon) hasData() bool {
 // openKeys reads the key-encryption key and the operator token. With the embedded etcd both are made where they are
 // missing; with an etcd of its own, which other replicas may share, a missing key-encryption key is an error.
 func (d *daemon) openKeys(context.Context) error {
-	kek, err := seal.LoadKEK(d.cfg.KEKFile)
+	kek, err := seal.LoadKeyring(d.cfg.KEKFile)
 	if errors.Is(err, fs.ErrNotExist) && len(d.cfg.Etcd.Endpoints) == 0 && !d.hasData() {
 		if err = os.MkdirAll(filepath.Dir(d.cfg.KEKFile), 0o700); err == nil {
-			kek, err = seal.CreateKEK(d.cfg.KEKFile)
+			kek, err = seal.CreateKeyring(d.cfg.KEKFile)
 		}
 	}
 	if err != nil {
@@ -108,28 +110,53 @@ type kekCheck struct {
 // kekCheckKey is where it is stored, under c/, and the context that it is bound to.
 const kekCheckKey = "kek"
 
-// checkKEK compares the key-encryption key with the one that the registry was first used with.
+// checkKEK compares the keys of kek_file with the one that the registry's secrets are sealed with, and wraps with that one: a key
+// that is new in the file wraps nothing before every replica has it.
 func (d *daemon) checkKEK(ctx context.Context) error {
-	value, _, err := d.store.Platform().Get(ctx, kekCheckKey)
+	if err := d.store.CheckRestored(ctx); err != nil {
+		return plain(err)
+	}
+	check, err := readKEKCheck(ctx, d.store)
 	if fault.Is(err, fault.NotFound) {
 		if err = d.createKEKCheck(ctx); err == nil {
 			return nil
 		}
 		if fault.Is(err, fault.Conflict) { // another replica was first
-			value, _, err = d.store.Platform().Get(ctx, kekCheckKey)
+			check, err = readKEKCheck(ctx, d.store)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("check the key-encryption key: %w", err)
 	}
-	var check kekCheck
-	if err := json.Unmarshal(value, &check); err != nil {
-		return fmt.Errorf("check the key-encryption key: %w", err)
-	}
 	if d.secret, err = d.kek.Unwrap(check.Secret, kekCheckKey); err != nil {
-		return fmt.Errorf("%s holds the key %s, but this registry's secrets are sealed with %s: restore that key file (or set kek_file to it)", d.cfg.KEKFile, d.kek.ID(), check.ID)
+		return fmt.Errorf("%s holds the key %s, but this registry's secrets are sealed with %s: restore that key file (or set kek_file to it)", d.cfg.KEKFile, strings.Join(d.kek.IDs(), ", "), check.ID)
 	}
-	return nil
+	if err := d.kek.Use(check.ID); err != nil {
+		return err
+	}
+	return d.joinRekey(ctx)
+}
+
+// joinRekey takes part in a change of the key that is under way. It is called after this replica has registered: who carries the
+// change out sees it, or it sees the change.
+func (d *daemon) joinRekey(ctx context.Context) error {
+	st, _, err := readRekey(ctx, d.store)
+	if err != nil || st.Phase != phaseWrap {
+		return err
+	}
+	if !d.kek.Has(st.To) {
+		return fmt.Errorf("the key-encryption key is being changed to %s since %s, and %s does not hold that one: put its line there too (every replica needs both until polygate secret status says that it is done)",
+			st.To, st.Started.Format(time.RFC3339), d.cfg.KEKFile)
+	}
+	return d.kek.Use(st.To)
+}
+
+func readKEKCheck(ctx context.Context, store *registry.Store) (check kekCheck, err error) {
+	value, _, err := store.Platform().Get(ctx, kekCheckKey)
+	if err == nil {
+		err = json.Unmarshal(value, &check)
+	}
+	return check, err
 }
 
 // createKEKCheck makes the platform's secret.

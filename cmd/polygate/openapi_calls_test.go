@@ -105,7 +105,7 @@ func TestOpenAPI(t *testing.T) {
 	}{
 		{"self", s.self}, {"servers", s.servers}, {"keys", s.keys}, {"bots", s.bots}, {"authenticators", s.authenticators}, {"members", s.members},
 		{"grants", s.grants}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports}, {"certificates", s.certificates},
-		{"tenants", s.tenants}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform},
+		{"tenants", s.tenants}, {"archives and keys", s.archivesAndKeys}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform},
 		{"refusals", s.refusals}, {"mistakes", s.mistakes}, {"bounds", s.bounds},
 	} {
 		t.Run(step.name, step.do)

@@ -75,7 +75,7 @@ Settings of the client commands, each also a flag, and in profiles (see polygate
 Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
 		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newStatusCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
-		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newConfigCommand(), newVersionCommand())
+		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"
 	root.SetOut(stdout)
 	root.SetErr(stderr)

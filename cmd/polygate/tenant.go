@@ -50,7 +50,7 @@ func newTenantCommand() *cobra.Command {
 	a := newAdmins()
 	cmd := commandGroup("tenant", "List, apply, suspend, resume, move and delete tenants",
 		"Manage tenants through the operators' listener.\n\nTenants that the gateway's own tenants.yaml declares are changed there; suspend and resume work on every tenant.",
-		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantDelete(), a.tenantOwner(), a.tenantMove())
+		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantExport(), a.tenantImport(), a.tenantDelete(), a.tenantOwner(), a.tenantMove())
 	cmd.Example = "  polygate tenant list\n  polygate tenant apply -f tenants.yaml"
 	a.bind(cmd)
 	return cmd
