@@ -2,6 +2,7 @@ package vgw
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ func whoami(_ context.Context, c *call) (exchange.Decision, error) {
 	return decision(d, err)
 }
 
-func metrics(_ context.Context, c *call) (exchange.Decision, error) {
+func metrics(ctx context.Context, c *call) (exchange.Decision, error) {
 	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.MetricsRead, Resource: "metrics"})
 	if err != nil {
 		return nil, err
@@ -57,7 +58,13 @@ func metrics(_ context.Context, c *call) (exchange.Decision, error) {
 	h.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	d := &exchange.Reply{Status: 200, Header: h}
-	if c.cfg.Telemetry != nil {
+	switch {
+	case c.cfg.Numbers != nil:
+		var missing []string
+		if d.Body, missing = c.cfg.Numbers.TenantText(ctx, c.e.Scope.ID()); len(missing) > 0 {
+			d.Body = fmt.Appendf(d.Body, "# incomplete: no answer from %s\n", strings.Join(missing, " "))
+		}
+	case c.cfg.Telemetry != nil:
 		d.Body = c.cfg.Telemetry.TenantText(c.e.Scope.ID())
 	}
 	permit.Done(nil)

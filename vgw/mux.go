@@ -75,6 +75,12 @@ type Telemetry interface {
 	TenantText(id tenant.ID) []byte
 }
 
+// Numbers adds up what all replicas count of a tenant. missing names those that did not answer.
+type Numbers interface {
+	Usage(ctx context.Context, e *tenant.Entry, own guard.Usage) (u guard.Usage, missing []string)
+	TenantText(ctx context.Context, id tenant.ID) (text []byte, missing []string)
+}
+
 // Config is what a Mux is made with.
 type Config struct {
 	Claims    Claims       // required
@@ -83,6 +89,7 @@ type Config struct {
 	Guards    Guards       // required
 	Limits    Limits       // nil: a tenant that moves begins with full budgets
 	Telemetry Telemetry    // nil: GET /metrics is empty
+	Numbers   Numbers      // nil: numbers are of this replica alone
 	KeyUse    KeyUse       // nil: keys are shown without their last use
 	Policies  Policies     // nil: policies cannot be changed; see NewPolicies
 	Audit     AuditLog     // nil: GET /api/v1/audit is 503

@@ -12,9 +12,11 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// usageView is what the tenant uses, against its limits. What is counted in requests and bytes is of the replica that
-// answers, since its guard began.
+// usageView is what the tenant uses, against its limits. What is counted in requests and bytes is of all replicas together, of
+// each since its guard began.
 type usageView struct {
+	Incomplete []string `json:"incomplete,omitempty"` // replicas that did not answer: what they count is missing
+
 	Since    time.Time         `json:"since"`
 	InFlight int64             `json:"in_flight"`
 	Streams  int64             `json:"streams"`
@@ -69,7 +71,13 @@ func usage(ctx context.Context, c *call) (exchange.Decision, error) {
 	if permit.Done(err); err != nil {
 		return nil, err
 	}
-	v := c.viewUsage(c.cfg.Guards.For(c.e).Usage())
+	used := c.cfg.Guards.For(c.e).Usage()
+	var missing []string
+	if c.cfg.Numbers != nil {
+		used, missing = c.cfg.Numbers.Usage(ctx, c.e, used)
+	}
+	v := c.viewUsage(used)
+	v.Incomplete = missing
 	r := c.e.Record
 	v.Servers = countView{len(servers.servers), c.r.Visit.MaxServers()}
 	v.Keys = countView{len(r.Keys), tenant.MaxKeys}

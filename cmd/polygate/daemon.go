@@ -230,8 +230,14 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		Meter: func(s tenant.Scope) guard.Meter { return d.metrics.Tenant(s.ID()) },
 	})
 	d.parts.start(ctx, "guards", d.sweepGuards)
+	d.gatherer.MustRegister(d.storageMetrics()...)
+	d.numbers = telemetry.NewCluster(telemetry.ClusterConfig{
+		Replica: d.cfg.Replica.Name, Replicas: d.replicaNames, Caller: laterCaller{d}, Gatherer: d.gatherer, Metrics: d.metrics,
+		Usage: d.guards.UsageOf, Status: d.ownStatus, Logger: d.log.With("part", "numbers"),
+	})
 	d.mux, err = vgw.NewMux(vgw.Config{
-		Claims: claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics, Limits: d.guards, Streams: d.cfg.Drain.Streams,
+		Numbers: d.numbers,
+		Claims:  claims{d.store}, Records: d.store, Keys: d.kek, Guards: d.guards, Telemetry: d.metrics, Limits: d.guards, Streams: d.cfg.Drain.Streams,
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
@@ -336,7 +342,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
 		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
 		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
-		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster,
+		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster, Numbers: d.numbers,
 		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
 		Archives: archives{d}, Secrets: d.rekey,
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),

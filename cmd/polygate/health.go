@@ -20,7 +20,9 @@ func (d *daemon) openTelemetry(ctx context.Context) error {
 		telemetry.Check{Name: "registry", Func: d.store.Healthy},
 		telemetry.Check{Name: "audit", Func: d.drain.Err},
 	)
-	d.parts.start(ctx, "telemetry", func(ctx context.Context) error { return serveHTTP(ctx, d.listen.telemetry, handler) })
+	d.parts.start(ctx, "telemetry", func(ctx context.Context) error {
+		return serveHTTP(ctx, d.listen.telemetry, telemetryRoutes(handler, d.numbers))
+	})
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/polygate/polygate/certs/peerca"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/peer"
-	"github.com/polygate/polygate/internal/telemetry"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/proxy"
 	"github.com/polygate/polygate/registry"
@@ -74,10 +73,6 @@ func (d *daemon) openCluster(ctx context.Context) error {
 	if d.listen.peer != nil && d.cfg.Placement.Moves > 0 {
 		d.parts.start(ctx, "placement", rebalancer.Run)
 	}
-	d.numbers = telemetry.NewCluster(telemetry.ClusterConfig{
-		Replica: d.cfg.Replica.Name, Replicas: d.replicaNames, Caller: laterCaller{d}, Gatherer: d.gatherer, Metrics: d.metrics,
-		Status: d.ownStatus, Logger: d.log.With("part", "numbers"),
-	})
 	return nil
 }
 
@@ -189,25 +184,4 @@ func (l laterCaller) Call(ctx context.Context, replica, name string, body []byte
 		return nil, fault.New(fault.Unavailable, "replica %s cannot be asked: this one has no listen.peer", replica)
 	}
 	return l.d.cluster.call.Call(ctx, replica, name, body)
-}
-
-// platformStatus is the answer of GET /api/v1/status.
-type platformStatus struct {
-	telemetry.Status
-}
-
-func (d *daemon) status(ctx context.Context) (any, error) {
-	st := platformStatus{Status: d.numbers.Status(ctx)}
-	st.Registered = d.store.Index().Len()
-	return st, nil
-}
-
-// ownStatus is what this replica says of itself.
-func (d *daemon) ownStatus() telemetry.ReplicaStatus {
-	index, self := d.store.Index(), d.cfg.Replica.Name
-	st := telemetry.ReplicaStatus{Name: self, Up: true, Version: readBuild().Version, Tenants: index.OwnedCount(self), Guards: d.guards.Stats().Guards}
-	if r, ok := index.Replica(self); ok {
-		st.Draining, st.Started = r.Draining, r.Started
-	}
-	return st
 }

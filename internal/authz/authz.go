@@ -267,7 +267,7 @@ func MayGrant(who tenant.Principal, role tenant.Role) bool {
 // Needs returns the smallest role that may perform a; NoRole where no member may.
 func Needs(a Action) tenant.Role {
 	switch a {
-	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, StatusRead, OpenAPIRead, GrantList, PolicyExplain,
+	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain,
 		CertificateList, CertificateRead, HostList, HostRead:
 		return tenant.Viewer
 	case MCPCall, RelayWrite, GrantCreate, GrantDelete:

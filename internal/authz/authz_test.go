@@ -58,7 +58,7 @@ policy.explain       mutate  -    -    yes    yes    yes   -       -         -  
 usage.read           read    -    -    yes    yes    yes   -       -         yes     yes      yes
 audit.list           list    -    -    yes    yes    yes   -       -         -       -        yes
 audit.all.list       list    -    -    -      -      yes   -       -         -       -        yes
-status.read          read    -    -    yes    yes    yes   -       -         yes     yes      yes
+status.read          read    -    -    -      -      -     -       -         yes     yes      yes
 openapi.read         read    -    -    yes    yes    yes   -       -         yes     yes      yes
 session.create       mutate  -    yes  yes    yes    yes   -       -         -       -        yes
 session.delete       mutate  -    yes  yes    yes    yes   -       -         -       -        yes

@@ -125,6 +125,8 @@ type Config struct {
 	// Seal seals a secret of a tenant for its record: the same again gives the same text. Optional: without it, tenants cannot be
 	// given secrets here.
 	Seal func(id tenant.ID, name, plain string) (string, error)
+	// Numbers adds up what all replicas count. Optional: without it, numbers are of this replica alone.
+	Numbers Numbers
 	// Cluster is the replicas. Optional: without it, they cannot be seen or told anything here (503).
 	Cluster Cluster
 	// Archives writes backups and tenants' archives, and makes tenants of these. Optional: without it, there are none (503).

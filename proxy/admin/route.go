@@ -54,7 +54,7 @@ func (s *Server) table() []Route {
 		{http.MethodGet, members + "/{member}", authz.MemberRead, "read a member", s.getMember},
 		{http.MethodPatch, members + "/{member}", authz.MemberUpdate, "change a member's role", s.updateMember},
 		{http.MethodDelete, members + "/{member}", authz.MemberDelete, "take a member's role away", s.deleteMember},
-		{http.MethodGet, one + "/usage", authz.UsageRead, "read what a tenant uses on this replica, and its limits", s.usage},
+		{http.MethodGet, one + "/usage", authz.UsageRead, "read what a tenant uses, and its limits", s.usage},
 		{http.MethodGet, "/api/v1/audit", authz.AuditRead, "query the platform's own audit records", s.auditQuery},
 		{http.MethodGet, "/api/v1/openapi.json", authz.OpenAPIRead, "read the description of this API", s.openAPI},
 		{http.MethodGet, "/api/v1/audit/heads", authz.AuditRead, "read the anchored heads of all audit chains", s.auditHeads},

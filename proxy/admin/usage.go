@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -11,7 +12,12 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// usage answers with what a tenant uses on this replica.
+// Numbers adds up what all replicas count of a tenant. missing names those that did not answer.
+type Numbers interface {
+	Usage(ctx context.Context, e *tenant.Entry, own guard.Usage) (u guard.Usage, missing []string)
+}
+
+// usage answers with what a tenant uses on all replicas together.
 func (s *Server) usage(c *call) (*answer, error) {
 	id, scope, e, missing, err := s.subject(c)
 	if err != nil {
@@ -20,17 +26,25 @@ func (s *Server) usage(c *call) (*answer, error) {
 	var body Usage
 	err = c.read(authz.UsageRead, "tenant/"+string(id)+"/usage", scope, func() error {
 		if missing == nil {
-			body = renderUsage(id, s.cfg.Guards.For(e).Usage())
+			used := s.cfg.Guards.For(e).Usage()
+			var away []string
+			if s.cfg.Numbers != nil {
+				used, away = s.cfg.Numbers.Usage(c.ctx, e, used)
+			}
+			body = renderUsage(id, used)
+			body.Incomplete = away
 		}
 		return missing
 	})
 	return &answer{status: http.StatusOK, body: body}, err
 }
 
-// Usage is what a tenant uses on the replica that answers.
+// Usage is what a tenant uses on all replicas together.
 type Usage struct {
-	Tenant    tenant.ID         `json:"tenant"`
-	Since     time.Time         `json:"since"` // when this replica began to count
+	Tenant     tenant.ID `json:"tenant"`
+	Incomplete []string  `json:"incomplete,omitempty"` // replicas that did not answer: what they count is missing
+
+	Since     time.Time         `json:"since"` // when the first of them began to count
 	InFlight  int64             `json:"in_flight"`
 	Streams   int64             `json:"streams"`
 	Requests  uint64            `json:"requests"`
