@@ -121,6 +121,20 @@ func (o *owners) set(id tenant.ID, replica string) {
 	o.changed = make(chan struct{})
 }
 
+// at says where a replica listens.
+func (o *owners) at(replica, address string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.address[replica] = address
+}
+
+func (o *owners) addressOf(replica string) (string, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a, ok := o.address[replica]
+	return a, ok
+}
+
 func (o *owners) owner(id tenant.ID) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -180,11 +194,11 @@ func newCluster(t testing.TB, n int, edits ...func(*Config)) *cluster {
 		r.identity = &identity{cert: c.authority.issue(r.name), roots: c.authority.pool, changed: make(chan struct{})}
 		l := listen(t)
 		r.peerAddr = l.Addr().String()
-		c.owners.address[r.name] = r.peerAddr
+		c.owners.at(r.name, r.peerAddr)
 		among := func(cfg *Config) {
 			cfg.Replica = r.name
 			cfg.Peers = &PeerConfig{Listener: l, Identity: r.identity, Locate: r.locator, Handlers: map[string]peer.Handler{},
-				Address: func(name string) (string, bool) { a, ok := c.owners.address[name]; return a, ok }}
+				Address: c.owners.addressOf}
 		}
 		r.front = newFront(t, append([]func(*Config){among}, edits...)...)
 		r.gateways.decide = r.owned(c.owners, describe)

@@ -295,7 +295,7 @@ func TestForwardGivesUp(t *testing.T) {
 	}{
 		{"moving", func() { c.owners.set("team-a", "") }},
 		{"refused", func() { c.owners.set("team-a", "r9"); c.r[1].locator.believe("team-a", "r0") }},
-		{"unreachable", func() { c.owners.address["r0"] = away.Addr().String() }},
+		{"unreachable", func() { c.owners.at("r0", away.Addr().String()) }},
 	} {
 		tc.set()
 		got := c.r[1].do(c.r[1].client(), "POST", "https://"+hostA+"/b", strings.NewReader("b"), bearer(keyA))

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -215,17 +218,34 @@ func TestPeerRotation(t *testing.T) {
 	ask("with the next authority alone", 200)
 }
 
-// Whoever is at the address of a replica and cannot show its certificate gets no request.
+// Whoever is at the address of a replica and cannot show its certificate gets no request: there is a credential in it.
 func TestPeerImpersonated(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *Config) { cfg.Peers.Wait = 100 * time.Millisecond })
-	c.owners.address["r0"] = c.r[2].peerAddr // a replica, and another one
-	got := c.r[1].do(c.r[1].client(), "POST", "https://"+hostA+"/b", strings.NewReader("secret"), bearer(keyA))
-	check(t, "impersonated", got.status, 503)
-	if n := c.r[2].gateways.entered("team-a"); n != 0 {
-		t.Errorf("it was entered %d times", n)
-	}
-	if strings.Contains(c.r[2].log.String(), `"msg":"request"`) {
-		t.Error("the request reached it")
+	c := newCluster(t, 2, func(cfg *Config) { cfg.Peers.Wait = 100 * time.Millisecond })
+	foreign := newAuthority(t)
+	dns := func(x *x509.Certificate) { x.DNSNames = []string{peer.ServerName("r0")} }
+	for name, cert := range map[string]*tls.Certificate{
+		"another replica":             c.authority.issue("r9"),
+		"another replica's, by name":  c.authority.issue("r9", dns),
+		"another authority's":         foreign.issue("r0"),
+		"one with another DNS name":   c.authority.issue("r0", func(x *x509.Certificate) { x.DNSNames = []string{"r0.example"} }),
+		"one that is no server's":     c.authority.issue("r0", func(x *x509.Certificate) { x.ExtKeyUsage = x.ExtKeyUsage[:1] }),
+		"one with the names of two":   c.authority.issue("r0", func(x *x509.Certificate) { x.URIs = append(x.URIs, peer.URI("r9")) }),
+		"one that is good no more":    c.authority.issue("r0", func(x *x509.Certificate) { x.NotAfter = time.Now().Add(-time.Minute) }),
+		"the tenant's own, by chance": mustIssue(t, c.r[0].issuer, peer.ServerName("r0")),
+	} {
+		var reached atomic.Int32
+		there := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+		there.TLS = &tls.Config{Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequireAnyClientCert}
+		there.EnableHTTP2 = true
+		there.Config.ErrorLog = log.New(io.Discard, "", 0)
+		there.StartTLS()
+		c.owners.at("r0", there.Listener.Addr().String())
+		got := c.r[1].do(c.r[1].client(), "POST", "https://"+hostA+"/b", strings.NewReader("secret"), bearer(keyA))
+		there.Close()
+		check(t, name, got.status, 503)
+		if reached.Load() != 0 {
+			t.Errorf("%s: the request reached it", name)
+		}
 	}
 }
 
@@ -282,16 +302,16 @@ func TestReservedHeaders(t *testing.T) {
 // An upstream cannot speak as a replica does: its answer would be thrown away, and the request made twice.
 func TestUpstreamCannotRefuse(t *testing.T) {
 	c := newCluster(t, 2)
-	n := 0
+	var n atomic.Int32
 	c.relayTo(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		n++
+		n.Add(1)
 		w.Header().Set(refusalHeader, refusedOwner)
 		w.Header().Set(failureHeader, "internal")
 		_, _ = io.WriteString(w, "once")
 	}))
 	got := c.r[1].do(c.r[1].client(), "POST", "https://"+hostA+"/b", strings.NewReader("x"), bearer(keyA))
-	if got.status != 200 || got.body != "once" || n != 1 || got.header.Get(refusalHeader) != "" {
-		t.Errorf("%d %q, %d times: %v", got.status, got.body, n, got.header)
+	if got.status != 200 || got.body != "once" || n.Load() != 1 || got.header.Get(refusalHeader) != "" {
+		t.Errorf("%d %q, %d times: %v", got.status, got.body, n.Load(), got.header)
 	}
 }
 
@@ -335,7 +355,9 @@ func TestForwardClientCertificates(t *testing.T) {
 // Calls arrive, once each, with their errors as they were.
 func TestPeerCalls(t *testing.T) {
 	handlers := map[string]peer.Handler{
-		"echo": func(_ context.Context, from string, body []byte) ([]byte, error) { return append([]byte(from+" "), body...), nil },
+		"echo": func(_ context.Context, from string, body []byte) ([]byte, error) {
+			return append([]byte(from+" "), body...), nil
+		},
 		"limited": func(context.Context, string, []byte) ([]byte, error) {
 			return nil, fault.New(fault.RateLimited, "slowly").After(3 * time.Second)
 		},
@@ -379,7 +401,7 @@ func TestPeerCalls(t *testing.T) {
 			t.Errorf("what is internal is told: %v", err)
 		}
 	}
-	c.owners.address["r0"] = "127.0.0.1:1"
+	c.owners.at("r0", "127.0.0.1:1")
 	if _, err := caller.Call(ctx, "r0", "echo", nil); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("one that is away: %v", err)
 	}
