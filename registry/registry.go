@@ -24,7 +24,7 @@ const DefaultTTL = 5 * time.Second
 // Bounds of the registry's own patience.
 const (
 	opTimeout    = 5 * time.Second // one call of the store, with all its attempts
-	tryTimeout   = 2 * time.Second // one attempt of a transaction
+	tryTimeout   = 1 * time.Second // one attempt of a transaction: one that a member loses, since its leader has died, is never answered
 	seenTimeout  = 2 * time.Second // until our own index has seen our own change
 	closeTimeout = 2 * time.Second // to revoke the lease at the end
 	staleAfter   = 5 * ProgressEvery

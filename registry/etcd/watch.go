@@ -23,6 +23,9 @@ func (b *Backend) kv(kv *mvccpb.KeyValue) registry.KV {
 	}
 }
 
+// silentAfter is how long a watch lasts that hears nothing, though it asks for progress twice a second.
+const silentAfter = 3 * registry.ProgressEvery
+
 // watchMsg is a response of the watch on one prefix.
 type watchMsg struct {
 	prefix string
@@ -49,10 +52,15 @@ func (b *Backend) Watch(ctx context.Context, from int64, prefixes []string, deli
 		watches.Go(func() { b.watchPrefix(wctx, from, p, msgs) })
 	}
 	asking.Go(func() { b.askProgress(pctx) })
+	silence := time.NewTimer(silentAfter)
+	defer silence.Stop()
 	for {
+		silence.Reset(silentAfter)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-silence.C: // a connection that is half open; the next watch may find a better one, long before keepalive does
+			return fault.New(fault.Unavailable, "etcd has been silent for %v", silentAfter)
 		case m := <-msgs:
 			if err := m.err(); err != nil {
 				return err
