@@ -300,6 +300,7 @@ func (d *daemon) openFront(context.Context) error {
 		return err
 	}
 	d.cluster.call = d.front.Caller()
+	d.rekey.call = d.front.Caller
 	cancel := d.store.Index().Subscribe(d.tenantChanged)
 	d.parts.onStop("index subscription", func() error { cancel(); return nil })
 	return nil
