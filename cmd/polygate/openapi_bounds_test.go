@@ -161,7 +161,7 @@ func (s *described) mistakes(t *testing.T) {
 			for name, v := range absent(op) {
 				path = strings.ReplaceAll(path, "{"+name+"}", v)
 			}
-			if described["requestBody"] != nil && !strings.HasSuffix(op, "/mcp") {
+			if described["requestBody"] != nil && !strings.HasSuffix(op, "/mcp") && op != "POST /api/v1/archives" { // its body is no JSON
 				if err := on.checkJSON(op+" request", []byte(`{"nope":1}`)); err == nil {
 					t.Errorf("%s: the document takes any field", op)
 				}
