@@ -80,6 +80,7 @@ type gateway struct {
 	log     *output
 	done    chan error
 	env     map[string]string // .polygate/demo/env, once ready
+	flags   []string          // more of serve's
 }
 
 // output keeps what a process prints, while it prints.
@@ -155,7 +156,7 @@ func (g *gateway) start() {
 func (g *gateway) launch() {
 	g.t.Helper()
 	g.log = &output{}
-	g.cmd = exec.Command(bin(g.t, "polygate"), "serve", "--config", filepath.Join(g.dir, "polygate.yaml"))
+	g.cmd = exec.Command(bin(g.t, "polygate"), append([]string{"serve", "--config", filepath.Join(g.dir, "polygate.yaml")}, g.flags...)...)
 	g.cmd.Dir = g.dir
 	g.cmd.Stdout, g.cmd.Stderr = g.log, g.log
 	if err := g.cmd.Start(); err != nil {

@@ -44,6 +44,7 @@ type Backend struct {
 	client  *clientv3.Client
 	root    string
 	timeout time.Duration
+	tls     *tls.Config
 	leads   func() bool                             // of a member in this process: whether it knows a leader; nil = calls fail without
 	fellows func(context.Context) []registry.Member // of a member in this process: how the others are; nil = there are none
 }
@@ -72,9 +73,11 @@ func New(cfg Config) (*Backend, error) {
 		Logger:               newLogger(cfg.Logger, zapcore.ErrorLevel, nil),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), classify(err))
+		return nil, fmt.Errorf("connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), diagnose(context.Background(), cfg.Endpoints, cfg.TLS, classify(err)))
 	}
-	return newBackend(client, root, cfg.RequestTimeout), nil
+	b := newBackend(client, root, cfg.RequestTimeout)
+	b.tls = cfg.TLS
+	return b, nil
 }
 
 func newBackend(client *clientv3.Client, root string, timeout time.Duration) *Backend {
@@ -108,7 +111,7 @@ func (b *Backend) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	if _, err := b.client.Delete(ctx, b.root+"c/check"); err != nil { // a write that changes nothing: there is no such key
-		return fmt.Errorf("etcd: %w", classify(err))
+		return fmt.Errorf("etcd: %w", diagnose(ctx, b.client.Endpoints(), b.tls, classify(err)))
 	}
 	for _, ep := range b.client.Endpoints() {
 		st, err := b.client.Status(ctx, ep)
