@@ -120,6 +120,13 @@ func (w *world) all() (all []*node) {
 
 func cmpNames(a, b string) int { return slices.Compare([]string{a}, []string{b}) }
 
+// called returns how many calls there were between replicas.
+func (w *world) called() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.calls
+}
+
 // caller is the network as one replica has it.
 type caller struct {
 	w    *world
@@ -366,8 +373,8 @@ func TestAlone(t *testing.T) {
 		if got := w.load(5*time.Second, 2*time.Millisecond, 0, everybody, nil); got < 590 || got > 603 {
 			t.Errorf("%d served in 5 s, want 600", got)
 		}
-		if err := w.all()[0].shares.Ready(); err != nil || w.calls != 0 {
-			t.Errorf("%d calls, Ready = %v", w.calls, err)
+		if err := w.all()[0].shares.Ready(); err != nil || w.called() != 0 {
+			t.Errorf("%d calls, Ready = %v", w.called(), err)
 		}
 		idle := &tenant.Entry{Record: &tenant.Record{ID: "team-b", UID: "u", Revision: 1}, Scope: tenant.Confine("team-b", "u")}
 		guards := w.all()[0].guards
@@ -393,10 +400,10 @@ func TestAlone(t *testing.T) {
 // TestIdleCostsNothing: who is far from its limits causes no messages.
 func TestIdleCostsNothing(t *testing.T) {
 	inBubble(t, 3, tenant.Quotas{RequestsPerSecond: 1000, Burst: 1000, MaxConcurrentRequests: 100}, func(w *world) {
-		before := w.calls
+		before := w.called()
 		w.load(5*time.Second, 50*time.Millisecond, 0, everybody, nil)
-		if w.calls != before {
-			t.Errorf("%d calls", w.calls-before)
+		if n := w.called() - before; n != 0 {
+			t.Errorf("%d calls", n)
 		}
 	})
 }
