@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -237,6 +238,11 @@ func (r *replica) flights() (n int) {
 	return n
 }
 
+func (r *replica) bodyRead() (n int64) {
+	r.live.each(func(f *flight) bool { n += f.body.n.Load(); return false }, nil)
+	return n
+}
+
 // whileAsked sends a request of team-a's to r1, which takes at for the owner, and tells it of r2 when at was asked.
 func (c *cluster) whileAsked(at *replica, send func() answer) answer {
 	got := make(chan answer, 1)
@@ -274,6 +280,13 @@ func TestForwardRetriesLargeBody(t *testing.T) {
 	c.relayTo(http.HandlerFunc(parrot))
 	c.owners.set("team-a", "r2")
 	c.r[1].locator.believe("team-a", "r0")
+	refuse := c.r[0].gateways.decide
+	c.r[0].gateways.decide = func(ctx context.Context, e *tenant.Entry, req *exchange.Request) (exchange.Decision, error) {
+		for end := time.Now().Add(300 * time.Millisecond); c.r[1].bodyRead() <= keptBody && time.Now().Before(end); { // time to send too much
+			time.Sleep(time.Millisecond)
+		}
+		return refuse(ctx, e, req)
+	}
 	body := strings.Repeat("x", 1<<20)
 	got := c.whileAsked(c.r[0], func() answer {
 		return c.r[1].do(c.r[1].client("h2"), "POST", "https://"+hostA+"/b", strings.NewReader(body), bearer(keyA))
@@ -385,6 +398,31 @@ func TestForwardErrors(t *testing.T) {
 		}
 		if got[0].body != got[1].body || fmt.Sprint(got[0].header) != fmt.Sprint(got[1].header) {
 			t.Errorf("%s differs:\n%v\n%v", path, got[0], got[1])
+		}
+	}
+}
+
+// A connection of before its tenant was changed to passthrough is served as it was, by the owner too, and given up.
+func TestForwardAfterPassthrough(t *testing.T) {
+	c := newCluster(t, 2)
+	for i, r := range c.r {
+		l := r.mustConnect(hostA, &tls.Config{})
+		if status, err := l.ask(hostA, keyA); status != 200 {
+			t.Fatal(status, err)
+		}
+		for _, all := range c.r {
+			all.change("team-a", func(rec *tenant.Record) {
+				rec.Mode, rec.Passthrough = tenant.ModePassthrough, &tenant.Passthrough{Upstream: "127.0.0.1:1"}
+			})
+		}
+		if status, err := l.ask(hostA, keyA); status != 200 || !l.ended(5*time.Second) {
+			t.Errorf("%s: on the connection of before: %d %v", r.name, status, err)
+		}
+		if n := c.r[0].gateways.entered("team-a"); n != 2*(i+1) {
+			t.Errorf("%s: the owner was entered %d times", r.name, n)
+		}
+		for _, all := range c.r {
+			all.change("team-a", func(rec *tenant.Record) { rec.Mode, rec.Passthrough = tenant.ModeVirtual, nil })
 		}
 	}
 }

@@ -144,6 +144,7 @@ const moveRetry = time.Second
 // tryHere serves the request here. If the gateway is, after all, another replica's, everything is as it was before.
 func (f *flight) tryHere() error {
 	f.leaveTransit()
+	f.hop.to = ""
 	header := maps.Clone(f.r.Header) // the credential is taken out of the one that the gateway sees
 	err := f.serveHere()
 	if !f.untouched(err) {

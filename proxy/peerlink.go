@@ -21,12 +21,13 @@ const (
 	// connection, nobody who does not read, or whose handler does not, holds up another tenant's bytes.
 	peerStreams = 256
 	peerWindow  = 256 << 10
-	// peerPing is how long a connection may be silent before it is pinged, and how long the answer may take: a replica that
-	// is frozen keeps its connections open.
+	// peerPing is how long a connection may be silent before it is pinged, and peerPong how long the answer may take: a replica
+	// that is frozen keeps its connections open, and one that is merely busy answers late.
 	peerPing = 2 * time.Second
+	peerPong = 3 * time.Second
 	// peerWrite is how long a replica may take nothing of what is sent to it.
 	peerWrite = 5 * time.Second
-	peerIdle  = time.Minute
+	peerIdle  = 45 * time.Second // less than the other side keeps it
 	// linkUnused is when what is kept of a replica is dropped: names of replicas come and go.
 	linkUnused = 10 * time.Minute
 )
@@ -140,7 +141,7 @@ func (l *links) transport(k *link, proto string) *http.Transport {
 		MaxResponseHeaderBytes: 512 << 10,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: peerWindow, MaxReceiveBufferPerConnection: peerStreams * peerWindow,
-			SendPingTimeout: peerPing, PingTimeout: peerPing, WriteByteTimeout: peerWrite,
+			SendPingTimeout: peerPong, PingTimeout: peerPing, WriteByteTimeout: peerWrite,
 		},
 	}
 	t.Protocols.SetHTTP2(proto == "h2")

@@ -54,7 +54,7 @@ func (s *Server) peerServer(base context.Context) *http.Server {
 		MaxReceiveBufferPerConnection: peerStreams * peerWindow,
 		MaxReceiveBufferPerStream:     peerWindow,
 		SendPingTimeout:               peerPing,
-		PingTimeout:                   2 * peerPing,
+		PingTimeout:                   peerPong,
 		WriteByteTimeout:              peerWrite,
 	}
 	inherited := srv.ConnContext
