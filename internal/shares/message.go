@@ -53,8 +53,8 @@ type grant struct {
 
 func (i *item) ask() share.Ask {
 	return share.Ask{
-		Stamp: i.Stamp, Need: bound(i.Need), InUse: max(0, i.InUse), Own: bound(i.Own), Smallest: max(0, i.Smallest), Have: i.Have,
-		Lent: bound(i.Lent), LentUntil: i.LentUntil,
+		Stamp: i.Stamp, Need: bound(i.Need), InUse: min(max(0, i.InUse), 1000*share.Whole), Own: bound(i.Own), Smallest: min(max(0, i.Smallest), 1e9),
+		Have: i.Have, Lent: bound(i.Lent), LentUntil: i.LentUntil,
 	}
 }
 
