@@ -70,7 +70,7 @@ func (s *Server) streams() (n int) {
 func (s *Server) endStreams() {
 	s.leaving.Store(true)
 	s.draining.Store(true)
-	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.depart(errLeave) })
+	s.live.each(func(f *flight) bool { return f.stream.Load() }, func(f *flight) { f.depart(leave()) })
 }
 
 // depart asks a stream to end, with a word to its client. It does not wait; sweep cuts what is still there after farewellTime.

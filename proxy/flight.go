@@ -133,7 +133,7 @@ func (f *flight) begin(status int) {
 func (f *flight) becomeStream() {
 	f.stream.Store(true)
 	if f.s.draining.Load() {
-		f.depart(errLeave)
+		f.depart(leave())
 	}
 }
 

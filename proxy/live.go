@@ -16,13 +16,15 @@ var (
 	errGone     = fault.New(fault.Unauthenticated, "the tenant was deleted while the request ran")
 	errExpired  = fault.New(fault.Unauthenticated, "the credential expired while the request ran")
 	errShutdown = fault.New(fault.Unavailable, "this replica is shutting down").After(shutdownRetry)
-	errLeave    = &exchange.Reconnect{After: shutdownRetry, Err: errShutdown} // for streams
 	errBodyIdle = fault.New(fault.Invalid, "the request's body stopped arriving")
 	errUnread   = fault.New(fault.Canceled, "the client stopped reading")
 )
 
 // liveShards is the number of locks that the requests in flight are spread over, by tenant.
 const liveShards = 64
+
+// leave is errShutdown for streams.
+func leave() *exchange.Reconnect { return &exchange.Reconnect{After: shutdownRetry, Err: errShutdown} }
 
 // live holds the requests in flight, by tenant, so that those whose right to run has ended can be ended. It is safe for
 // concurrent use. Requests are linked through fields of their own: a request costs no allocation here.

@@ -19,6 +19,7 @@ func (d *daemon) openTelemetry(ctx context.Context) error {
 		telemetry.Check{Name: "started", Func: d.started},
 		telemetry.Check{Name: "registry", Func: d.store.Healthy},
 		telemetry.Check{Name: "audit", Func: d.drain.Err},
+		telemetry.Check{Name: "shares", Func: d.shares.Ready},
 	)
 	d.parts.start(ctx, "telemetry", func(ctx context.Context) error {
 		return serveHTTP(ctx, d.listen.telemetry, telemetryRoutes(handler, d.numbers))
