@@ -321,7 +321,7 @@ func TestForwardGivesUp(t *testing.T) {
 
 // Two replicas that take each other for the owner send a request to and fro once: a second hop there is not.
 func TestHopLoop(t *testing.T) {
-	c := newCluster(t, 2, func(cfg *Config) { cfg.Peers.Wait = 200 * time.Millisecond })
+	c := newCluster(t, 2, func(cfg *Config) { cfg.Peers.Wait = 500 * time.Millisecond })
 	c.owners.set("team-a", "r7") // nobody's: both refuse
 	c.r[0].locator.believe("team-a", "r1")
 	c.r[1].locator.believe("team-a", "r0")

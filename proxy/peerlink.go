@@ -25,6 +25,8 @@ const (
 	// that is frozen keeps its connections open, and one that is merely busy answers late.
 	peerPing = 2 * time.Second
 	peerPong = 3 * time.Second
+	// peerConnect is for a connection with its handshake.
+	peerConnect = 2 * time.Second
 	// peerWrite is how long a replica may take nothing of what is sent to it.
 	peerWrite = 5 * time.Second
 	peerIdle  = 45 * time.Second // less than the other side keeps it
@@ -37,14 +39,13 @@ type links struct {
 	self     string
 	identity PeerIdentity
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
-	patience time.Duration // for a connection
 
 	mu sync.RWMutex
 	of map[string]*link // guarded by mu; by replica
 }
 
 func newLinks(self string, p *PeerConfig) *links {
-	l := &links{self: self, identity: p.Identity, dial: p.Dial, patience: p.Wait, of: make(map[string]*link)}
+	l := &links{self: self, identity: p.Identity, dial: p.Dial, of: make(map[string]*link)}
 	if l.dial == nil {
 		l.dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
 	}
@@ -151,7 +152,7 @@ func (l *links) transport(k *link, proto string) *http.Transport {
 
 // connect makes a connection, whole with its handshake, so that an error of it is known to be one before any request.
 func (l *links) connect(ctx context.Context, network, addr string, config *tls.Config) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.patience)
+	ctx, cancel := context.WithTimeout(ctx, peerConnect)
 	defer cancel()
 	c, err := l.dial(ctx, network, addr)
 	if err != nil {
