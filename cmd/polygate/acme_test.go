@@ -59,12 +59,12 @@ func (a *acmeGateway) configure(more string) {
 data_dir: %[1]s/data
 base_domain: gw.test
 shared_hosts: [gw.test]
-listen: {public: %[2]q, plain: %[3]q, admin: %[4]q, telemetry: %[5]q}
+listen: {public: %[2]q, plain: %[3]q, admin: %[4]q, telemetry: %[5]q, peer: %[7]q}
 tenants_file: tenants.yaml
 egress: {allow: [127.0.0.0/8]}
 demo: {env_file: %[1]s/demo/env, tenants: [team-a]}
 %[6]s
-`, a.dir, a.public, a.plain, a.admin, a.metrics, more))
+`, a.dir, a.public, a.plain, a.admin, a.metrics, more, freePort(a.t)))
 }
 
 // acmeYAML is the part of polygate.yaml about certificates; more is added to its acme.

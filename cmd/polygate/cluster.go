@@ -74,6 +74,9 @@ func (c *cluster) prefer(id tenant.ID) []string {
 	return placement.Prefer(string(id), c.nodes(), c.cfg.Overload)
 }
 
+// keeping is prefer without a bound: it does not change with how many tenants each replica has.
+func (c *cluster) keeping(id tenant.ID) []string { return placement.Prefer(string(id), c.nodes(), 0) }
+
 // nodes returns the replicas as placement sees them.
 func (c *cluster) nodes() []placement.Node {
 	all := c.index.Replicas()
@@ -92,7 +95,7 @@ func (c *cluster) keeper(id tenant.ID) string {
 	if o, ok := c.index.Owner(id); ok {
 		return o.Replica
 	}
-	if order := c.prefer(id); len(order) > 0 {
+	if order := c.keeping(id); len(order) > 0 {
 		return order[0]
 	}
 	return c.self
@@ -225,6 +228,28 @@ func (c *cluster) take(ctx context.Context, e *tenant.Entry) error {
 		return c.mux.Adopt(ctx, e)
 	}
 	return c.move(ctx, e.Scope, o.Replica, c.self)
+}
+
+// here does what only the tenant's owner can, which this replica becomes if it is not.
+func (c *cluster) here(ctx context.Context, e *tenant.Entry, do func() error) (err error) {
+	for range 3 { // who gave it to us may take it again, as its own file changed as well
+		if err = do(); !errors.As(err, new(*exchange.Elsewhere)) {
+			return err
+		}
+		if err := c.take(ctx, e); err != nil && !errors.As(err, new(*exchange.Elsewhere)) {
+			return err
+		}
+	}
+	return err
+}
+
+// ServerCount implements admin.Counts.
+func (c *cluster) ServerCount(ctx context.Context, e *tenant.Entry) (n int, err error) {
+	err = c.here(ctx, e, func() (err error) {
+		n, err = c.mux.ServerCount(ctx, e)
+		return err
+	})
+	return n, err
 }
 
 // Status implements admin.Cluster.

@@ -68,6 +68,7 @@ type daemon struct {
 	policies *policy.Library
 	uses     *lastUses
 	records  *audit.Reader
+	audits   *audit.Cluster  // the logs of all replicas
 	tracer   *tracing.Tracer // nil = no traces
 	mux      *vgw.Mux
 	rekey    *rekeyer
@@ -199,6 +200,9 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 		return err
 	}
 	d.outbox = d.store.Outbox()
+	if d.among() {
+		d.outbox = d.store.ReplicaOutbox()
+	}
 	d.parts.start(ctx, "registry", d.store.Run)
 	patience := readyTimeout + d.cfg.Replica.TTL // an earlier process's lease may have to run out first
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -241,7 +245,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		IdleAfter: d.cfg.Limits.IdleGatewayAfter, MaxBody: int64(d.cfg.Limits.MCPMaxBodyBytes),
 		MaxBodies: int64(d.cfg.Limits.MCPMaxTenantBytes), MaxAll: int64(d.cfg.Limits.MCPMaxTotalBytes), Logger: d.log.With("part", "vgw"),
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
-		Audit: auditLog{d.records, d.drain}, OpenAPI: openapi.Tenant(),
+		Audit: d.audits, OpenAPI: openapi.Tenant(),
 		Certificates: d.certs, HostProof: hostproof.New(d.cfg.Certificates.Resolvers).Check, ReservedHost: d.reservedHost, BaseDomain: d.cfg.BaseDomain,
 	})
 	if err != nil {
@@ -341,8 +345,8 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Listener: d.listen.admin, GetCertificate: d.certs.AdminCertificate, Token: func() tenant.Hash { return d.token },
 		Authenticate: operators.Authenticate,
 		Hosts:        append([]string{"localhost", "127.0.0.1", "::1"}, d.cfg.Admin.Hosts...),
-		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.mux, Heads: d.outbox, KeyUse: d.uses,
-		Audits: auditLog{d.records, d.drain}, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
+		Tenants:      d.store, Index: d.store.Index(), Guards: d.guards, Counts: d.cluster, Heads: d.outbox, KeyUse: d.uses,
+		Audits: d.audits, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
 		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster, Numbers: d.numbers,
 		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
 		Archives: archives{d}, Secrets: d.rekey,

@@ -11,6 +11,7 @@ import (
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/audit/otlp"
 	"github.com/polygate/polygate/internal/config"
+	"github.com/polygate/polygate/internal/peer"
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/tracing"
 )
@@ -36,7 +37,7 @@ func (d *daemon) openAudit(ctx context.Context) error {
 		Outbox: d.outbox, Buffer: d.buffer, Sink: sink, Interval: cfg.Interval, Replica: d.cfg.Replica.Name, Logger: d.log.With("part", "audit"),
 		Rotation:  audit.Rotation{MaxBytes: int64(cfg.RotateBytes), MaxAge: cfg.RotateAfter},
 		Retention: audit.Retention{MaxAge: cfg.Retain, MaxBytes: int64(cfg.RetainBytes)},
-		Signer:    signer, Checkpoint: cfg.CheckpointEvery, Mirrors: mirrors,
+		Signer:    signer, Checkpoint: cfg.CheckpointEvery, Mirrors: mirrors, Shared: d.among(),
 	})
 	if err != nil {
 		return err
@@ -45,18 +46,24 @@ func (d *daemon) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.audits, err = audit.NewCluster(audit.ClusterConfig{
+		Self: d.cfg.Replica.Name, Reader: d.records, Flush: d.drain.Flush, Live: d.replicaNames, Writers: d.outbox.Writers,
+		Call: func(ctx context.Context, replica string, body []byte) ([]byte, error) {
+			return laterCaller{d}.Call(ctx, replica, peer.Audit, body)
+		},
+		Logger: d.log.With("part", "audit"),
+	})
+	if err != nil {
+		return err
+	}
 	d.parts.start(ctx, "audit", d.drain.Run)
 	return nil
 }
 
-// auditLog is what queries of the log are answered from: what was recorded before a query is in the file when it is read.
-type auditLog struct {
-	*audit.Reader
-	drain *audit.Drain
+// among says whether this replica may be one of several: the store is not its own.
+func (d *daemon) among() bool {
+	return len(d.cfg.Etcd.Endpoints) > 0 || len(d.cfg.Etcd.Embedded.Cluster.Members) > 0
 }
-
-// Flush returns once what was recorded before can be read.
-func (l auditLog) Flush(ctx context.Context) error { return l.drain.Flush(ctx) }
 
 // auditSigner returns what signs the checkpoints. Its key comes from the platform's secret, so that all replicas, and every
 // later start, sign with the same one. The public half is written beside the data: a signature that nobody can check is none.

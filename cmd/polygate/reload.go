@@ -50,7 +50,7 @@ func (d *daemon) openTenants(ctx context.Context) error {
 	r := &reloader{
 		cfg: d.cfg, log: d.log.With("part", "reload"), count: d.metrics.Reload,
 		store: d.store, guards: d.guards, mux: d.mux, secret: d.secret, secrets: d.secrets, watch: w,
-		certs: d.certs, taken: make(map[tenant.Scope]takenFiles),
+		certs: d.certs, taken: make(map[tenant.Scope]takenFiles), cluster: d.cluster,
 	}
 	d.declared, d.stateDeclared = r.declares, r.declaresState
 	d.parts.start(ctx, "file watch", w.run)
@@ -70,6 +70,7 @@ type reloader struct {
 	store   *registry.Store
 	guards  *guard.Set
 	mux     *vgw.Mux
+	cluster *cluster
 	secret  []byte
 	secrets *authn.Secrets // seals the client secrets of authenticators
 	watch   *watcher
@@ -141,7 +142,15 @@ func (r *reloader) reload(ctx context.Context) error {
 		r.tell(err, "reload refused: the last good state stays")
 		return err
 	}
-	err = r.carryOut(ctx, want)
+	for turn := 0; ; turn++ {
+		err = r.carryOut(ctx, want)
+		if !errors.Is(err, errRaced) || turn == racedTurns {
+			break
+		}
+		if err := sleep(ctx, racedPause); err != nil {
+			return fault.From(err)
+		}
+	}
 	if errors.As(err, new(*incomplete)) {
 		r.tell(err, "reload incomplete: what was refused stays as it was, all else is applied")
 	} else {
@@ -149,6 +158,15 @@ func (r *reloader) reload(ctx context.Context) error {
 	}
 	return err
 }
+
+// errRaced is within an incomplete reload that another replica, which has the same file, overtook: what it made is there now.
+var errRaced = errors.New("another replica applies the same file")
+
+// How often such a reload is carried out anew at once, and when.
+const (
+	racedTurns = 10
+	racedPause = 200 * time.Millisecond
+)
 
 // tell counts and logs the outcome of a reload.
 func (r *reloader) tell(err error, failure string) {
@@ -194,6 +212,9 @@ func (r *reloader) carryOut(ctx context.Context, want *config.Tenants) error {
 			continue
 		}
 		err = fmt.Errorf("%s tenant %s: %w", c.Kind, c.ID, err)
+		if _, there := r.store.Index().ByID(c.ID); there && c.Kind == config.Create && fault.Is(err, fault.Conflict) {
+			err = fault.Wrap(fault.Conflict, errors.Join(errRaced, err), "%s", fault.From(err).Detail)
+		}
 		if broken(ctx, err) {
 			return err
 		}
@@ -329,7 +350,11 @@ func (r *reloader) refuseBelowUse(ctx context.Context, c config.Change, want *co
 	if was := e.Record.Quotas.MaxServers; quota == 0 || was != 0 && quota >= was {
 		return nil
 	}
-	used, err := r.mux.APIServerCount(ctx, e)
+	used := 0
+	err := r.cluster.here(ctx, e, func() (err error) {
+		used, err = r.mux.APIServerCount(ctx, e)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -388,7 +413,7 @@ func (r *reloader) applyCatalog(ctx context.Context, visit *guard.Visit, e *tena
 	for i, s := range t.Servers {
 		servers[i] = server(s)
 	}
-	if err := r.mux.ApplyCatalog(ctx, visit, e, file, servers); err != nil {
+	if err := r.cluster.here(ctx, e, func() error { return r.mux.ApplyCatalog(ctx, visit, e, file, servers) }); err != nil {
 		return err
 	}
 	return r.apply(ctx, visit, config.Change{Kind: config.Update, ID: t.Record.ID, Edit: func(rec *tenant.Record) error {
@@ -406,7 +431,7 @@ func (r *reloader) applyPolicies(ctx context.Context, visit *guard.Visit, want *
 		if !ok || e.Record.Source != tenant.SourceFile || !t.PolicyDue(e.Record) {
 			continue
 		}
-		if err := r.mux.ApplyPolicy(ctx, visit, e, t.PolicyDir, t.Policy); err != nil {
+		if err := r.cluster.here(ctx, e, func() error { return r.mux.ApplyPolicy(ctx, visit, e, t.PolicyDir, t.Policy) }); err != nil {
 			if broken(ctx, err) {
 				return err
 			}
