@@ -105,13 +105,34 @@ func TestOpenAPI(t *testing.T) {
 	}{
 		{"self", s.self}, {"servers", s.servers}, {"keys", s.keys}, {"bots", s.bots}, {"authenticators", s.authenticators}, {"members", s.members},
 		{"grants", s.grants}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports}, {"certificates", s.certificates},
-		{"tenants", s.tenants}, {"archives and keys", s.archivesAndKeys}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform},
+		{"tenants", s.tenants}, {"archives and keys", s.archivesAndKeys}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform}, {"replicas", s.replicas},
 		{"refusals", s.refusals}, {"mistakes", s.mistakes}, {"bounds", s.bounds},
 	} {
 		t.Run(step.name, step.do)
 	}
 	s.tenant.allCalled()
+	s.admin.elsewhere = map[string]bool{"POST /api/v1/replicas/{replica}/drain": true}
 	s.admin.allCalled()
+}
+
+// replicas are asked about, and told, where there is one.
+func (s *described) replicas(t *testing.T) {
+	list := s.auditor.send(apiCall{op: "GET /api/v1/replicas", want: 200})
+	var all struct{ Items []struct{ Name string } }
+	if err := json.Unmarshal(list.Body, &all); err != nil || len(all.Items) != 1 {
+		t.Fatalf("%s: %v, want one replica", list.Body, err)
+	}
+	one := map[string]string{"replica": all.Items[0].Name}
+	s.auditor.send(apiCall{op: "GET /api/v1/replicas/{replica}", args: one, want: 200})
+	s.admin.send(apiCall{op: "GET /api/v1/replicas/{replica}", args: map[string]string{"replica": "nobody"}, want: 404})
+	s.admin.send(apiCall{op: "POST /api/v1/replicas/{replica}/drain", args: one, want: 409, body: m{}})
+	s.admin.send(apiCall{op: "POST /api/v1/replicas/{replica}/resume", args: one, want: 200, body: m{}})
+	team := map[string]string{"id": "team-a"}
+	s.auditor.send(apiCall{op: "GET /api/v1/tenants/{id}/owner", args: team, want: 200})
+	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 200, body: m{"to": all.Items[0].Name}})
+	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 409, body: m{}})
+	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 404, body: m{"to": "nobody"}})
+	s.auditor.send(apiCall{op: "GET /api/v1/status", want: 200})
 }
 
 func (s *described) self(*testing.T) {

@@ -33,6 +33,8 @@ type apiDoc struct {
 	places map[string]bool // where there is a schema
 	valid  *jsonschema.Resolved
 	called map[string][]int // the statuses seen, by operation
+
+	elsewhere map[string]bool // operations whose success needs more than one replica: TestFleet has it
 }
 
 func newAPIDoc(t *testing.T, text []byte) *apiDoc {
@@ -312,6 +314,9 @@ func (d *apiDoc) allCalled() {
 	d.t.Helper()
 	answers := 0
 	for _, op := range d.operations() {
+		if d.elsewhere[op] {
+			continue
+		}
 		if !slices.ContainsFunc(d.called[op], func(status int) bool { return status < 400 }) {
 			d.t.Errorf("%s was never called with success: %v", op, d.called[op])
 		}

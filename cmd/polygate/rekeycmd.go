@@ -86,7 +86,7 @@ func (a *admins) secretRekey() *cobra.Command {
 		Use: "rekey", Short: "Wrap everything with another key",
 		Long: `Have everything that a key-encryption key wraps wrapped by the one on the first line of kek_file, or the one that --key names. Every
 replica must hold both keys. Nothing stops meanwhile; broken off, the same command goes on.`,
-		Example: "  polygate secret rekey\n  polygate secret rekey --key 0a1b2c3d4e5f",
+		Example: "  polygate secret rekey\n  polygate secret rekey --to 0a1b2c3d4e5f",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.run(cmd, func(ctx context.Context, c *client) error {
@@ -101,7 +101,7 @@ replica must hold both keys. Nothing stops meanwhile; broken off, the same comma
 			})
 		},
 	}
-	cmd.Flags().StringVar(&key, "key", "", "the `id` of the key (default: the first line of kek_file)")
+	cmd.Flags().StringVar(&key, "to", "", "the `id` of the key (default: the first line of kek_file)")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until it is done")
 	return cmd
 }
