@@ -23,6 +23,7 @@ type hop struct {
 	to      string         // whom it was forwarded to; "" = nobody
 	passed  bool           // the other replica's answer is the client's
 	body    *replay        // what is forwarded of the body
+	here    *attempt       // the body for this replica's own gateway, once it was forwarded; nil = it was not
 	transit *guard.Transit // its place among this replica's requests; nil = none is held
 }
 
@@ -97,8 +98,8 @@ func (f *flight) outgoing(ctx context.Context, k *link) (*http.Request, error) {
 		return out, nil
 	}
 	body, ok := f.hop.body.attempt()
-	if !ok { // cannot be: whoever retries has asked
-		return nil, fault.New(fault.Internal, "the body was sent already")
+	if !ok { // the attempt before was still reading when it was given up
+		return nil, errBodySpent
 	}
 	out.Body, out.ContentLength = body, f.r.ContentLength
 	out.GetBody = func() (io.ReadCloser, error) { // for a connection that takes no more requests
@@ -194,7 +195,7 @@ func (f *flight) refusedThere(k *link, why string) error {
 		}
 	}
 	if f.hop.body.spent.Load() {
-		return fault.Wrap(fault.Unavailable, err, "this tenant has just moved to another replica: try again").After(moveRetry)
+		return errors.Join(errBodySpent, err)
 	}
 	return &notServed{err}
 }

@@ -274,6 +274,28 @@ func TestForwardRetries(t *testing.T) {
 	}
 }
 
+// A tenant that comes to the very replica that forwarded the request: its gateway gets the body that the other was sent.
+func TestForwardComesHome(t *testing.T) {
+	c := newCluster(t, 3)
+	c.relayTo(http.HandlerFunc(parrot))
+	c.owners.set("team-a", "r2")
+	c.r[1].locator.believe("team-a", "r0")
+	body := strings.Repeat("x", 1000)
+	refuse := c.r[0].gateways.decide
+	c.r[0].gateways.decide = func(ctx context.Context, e *tenant.Entry, req *exchange.Request) (exchange.Decision, error) {
+		eventually(t, "r1 has sent the body", func() bool { return c.r[1].bodyRead() == int64(len(body)) })
+		c.r[1].locator.believe("team-a", "r1")
+		d, err := refuse(ctx, e, req)
+		c.owners.set("team-a", "r1")
+		return d, err
+	}
+	got := c.r[1].do(c.r[1].client(), "POST", "https://"+hostA+"/b", strings.NewReader(body), bearer(keyA))
+	check(t, "at home", got.status, 200)
+	if got.body != body {
+		t.Errorf("%d bytes came back of %d", len(got.body), len(body))
+	}
+}
+
 // A large body is not sent before somebody wants it, so it can be sent elsewhere.
 func TestForwardRetriesLargeBody(t *testing.T) {
 	c := newCluster(t, 3)

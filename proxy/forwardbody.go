@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/polygate/polygate/internal/fault"
 )
 
 // keptBody is how much of a request's body is kept while it is forwarded, so that it can be sent again.
@@ -21,6 +23,9 @@ type replay struct {
 	spent atomic.Bool
 }
 
+// errBodySpent is for a request whose body is gone before anybody did anything with it.
+var errBodySpent = fault.New(fault.Unavailable, "this tenant has just moved to another replica: try again").After(moveRetry)
+
 // attempt returns the body from its beginning; ok is false if that is gone.
 func (r *replay) attempt() (a *attempt, ok bool) {
 	if r.spent.Load() {
@@ -33,12 +38,14 @@ func (r *replay) attempt() (a *attempt, ok bool) {
 type attempt struct {
 	of   *replay
 	at   int // guarded by of.mu
+	read atomic.Bool
 	over atomic.Bool
 }
 
 // Read implements io.Reader.
 func (a *attempt) Read(p []byte) (int, error) {
 	r := a.of
+	a.read.Store(true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.over.Load() {

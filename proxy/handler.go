@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -268,9 +269,17 @@ func (f *flight) decide() (exchange.Decision, error) {
 func (f *flight) exchange() *exchange.Request {
 	return &exchange.Request{
 		ID: f.id, Method: f.r.Method, Path: f.place.path, Query: f.target.query, Header: exchange.Header(f.r.Header),
-		Body: &f.body, Length: f.r.ContentLength, Host: f.host, Base: f.base(),
+		Body: f.content(), Length: f.r.ContentLength, Host: f.host, Base: f.base(),
 		Remote: remoteAddr(f.r), Upgrade: f.upgrade, Visit: f.visit,
 	}
+}
+
+// content is the request's body, from its beginning even if another replica was sent some of it.
+func (f *flight) content() io.Reader {
+	if f.hop.here != nil {
+		return f.hop.here
+	}
+	return &f.body
 }
 
 // remoteAddr returns the address of the client's end of the connection; invalid if it has none.

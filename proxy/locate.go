@@ -145,6 +145,12 @@ const moveRetry = time.Second
 func (f *flight) tryHere() error {
 	f.leaveTransit()
 	f.hop.to = ""
+	if f.hop.body != nil { // another replica refused it, and may have been sent some of it
+		var ok bool
+		if f.hop.here, ok = f.hop.body.attempt(); !ok {
+			return errBodySpent
+		}
+	}
 	header := maps.Clone(f.r.Header) // the credential is taken out of the one that the gateway sees
 	err := f.serveHere()
 	if !f.untouched(err) {
@@ -161,5 +167,13 @@ func (f *flight) tryHere() error {
 // untouched says whether err means that the tenant is elsewhere and nothing of the request was done.
 func (f *flight) untouched(err error) bool {
 	_, ok := errors.AsType[*exchange.Elsewhere](err)
-	return ok && f.status == 0 && f.body.n.Load() == 0
+	return ok && f.status == 0 && !f.begun()
+}
+
+// begun says whether this replica's gateway has read of the body.
+func (f *flight) begun() bool {
+	if f.hop.here != nil {
+		return f.hop.here.read.Load()
+	}
+	return f.body.n.Load() > 0
 }
