@@ -237,13 +237,19 @@ func (r *replica) running() bool {
 	return r.cmd != nil
 }
 
-// tail returns the end of the process's log.
-func (r *replica) tail() []byte {
+// tail returns the end of the process's log, without the requests.
+func (r *replica) tail() string {
 	b, err := os.ReadFile(filepath.Join(r.dir, "log"))
 	if err != nil {
-		return []byte(err.Error())
+		return err.Error()
 	}
-	return b[max(0, len(b)-6000):]
+	var lines []string
+	for line := range strings.Lines(string(b[max(0, len(b)-1<<20):])) {
+		if !strings.Contains(line, `"msg":"request"`) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-20):], "")
 }
 
 // isReady asks the process whether it wants traffic.
@@ -301,7 +307,7 @@ func (f *fleet) awaitWhole(limit time.Duration) {
 		}
 	}
 	for _, r := range f.replicas {
-		err := r.awaitReady(time.Until(deadline))
+		err := r.awaitReady(max(time.Until(deadline), 5*time.Second))
 		for err == nil && !r.seesAll() {
 			if time.Now().After(deadline) {
 				err = errors.New(r.name + " does not see the other replicas")

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -244,9 +243,7 @@ func (l *load) examine(tenant int, what string, got answer) {
 		label = "no answer"
 	}
 	switch got.status {
-	case 0, 200, 201, 204, 404, 409, 412, 503, 429:
-	case 499, 500, 502, 504:
-		l.complain("%s of %s at %s, %s after the start: %d %.300s", what, tenantName(tenant), got.replica, time.Since(l.f.clock), got.status, got.body)
+	case 0, 200, 201, 204, 404, 409, 412, 429, 502, 503: // 502: the owner broke off, and nobody knows
 	default:
 		l.complain("%s of %s at %s, %s after the start: %d %.300s", what, tenantName(tenant), got.replica, time.Since(l.f.clock), got.status, got.body)
 	}
@@ -281,7 +278,6 @@ func (l *load) atFrozen(r *replica, seed uint64, patience time.Duration) {
 
 // readFinals reads every object once more, when all is quiet: what it says belongs to the histories.
 func (l *load) readFinals() {
-	rng := rand.New(rand.NewPCG(l.f.settings.seed, 1<<33))
 	l.each(len(l.histories), func(i int) {
 		h := l.histories[i]
 		collection := "servers"
@@ -300,7 +296,6 @@ func (l *load) readFinals() {
 		}
 		l.complain("%s of %s cannot be read in the end", h.name, tenantName(h.tenant))
 	})
-	_ = rng
 }
 
 // each calls do for 0 to n-1, some at a time.
@@ -420,5 +415,3 @@ func (f *fleet) checkServed(t *testing.T) {
 	})
 	l.checkAnswers(t)
 }
-
-var _ = context.Background
