@@ -4,6 +4,7 @@ GO ?= go
 PKGS := ./...
 FUZZTIME ?= 10s
 COUNT ?= 1
+CHAOS ?= 60m
 
 .DEFAULT_GOAL := help
 
@@ -35,7 +36,11 @@ arch: ## hold the import map and the shape of the packages
 bench: ## benchmarks of the request path, the registry and the audit chain
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem ./...
 
-e2e: build ## the official MCP conformance suite and other clients, through the running demo (needs npm)
+e2e: build ## the official MCP conformance suite and other clients, through the running demo (needs npm), and 15 minutes of faults
 	./.ci/e2e
+	$(MAKE) chaos CHAOS=15m
 
-.PHONY: help run build test race fuzz lint arch bench e2e
+chaos: ## faults under load against three replicas and three etcd members, for CHAOS (default 60m); see test/chaos
+	CGO_ENABLED=0 POLYGATE_CHAOS=$(CHAOS) $(GO) test -count=1 -v -timeout 24h ./test/chaos
+
+.PHONY: help run build test race fuzz lint arch bench e2e chaos

@@ -61,6 +61,9 @@ func (p *programs) remove() {
 
 func bin(t *testing.T, name string) string {
 	t.Helper()
+	if raceEnabled && testing.Short() {
+		t.Skip("the programs are not built with the race detector: this test runs without it")
+	}
 	builtPrograms.once.Do(builtPrograms.build)
 	if builtPrograms.err != nil {
 		t.Fatal(builtPrograms.err)
