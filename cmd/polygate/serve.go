@@ -16,8 +16,9 @@ func newServeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the gateway",
-		Long: `Run the gateway in the foreground, until SIGINT or SIGTERM: it then takes no new requests, gives those in flight
-limits.shutdown_grace, and ends with exit code 0. SIGHUP reads tenants.yaml and its catalogs again, as does a change of one
+		Long: `Run the gateway in the foreground, until SIGINT or SIGTERM. With other replicas it then drains, as the section drain of the
+configuration says: it is not ready any more, hands its tenants over and has streams come again elsewhere, while it serves on. Then, or
+alone at once, it takes no new requests, gives those in flight limits.shutdown_grace, and ends with exit code 0. SIGHUP reads tenants.yaml and its catalogs again, as does a change of one
 of these files. With --cluster the etcd inside this process is one member of those in etcd.embedded.cluster: start it on each of them; the first
 time, all must be there. The log goes to standard error, one JSON event per line.`,
 		Example: "  polygate serve --config polygate.yaml\n  polygate serve --cluster --config polygate.yaml",
