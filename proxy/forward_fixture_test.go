@@ -128,6 +128,21 @@ func (o *owners) at(replica, address string) {
 	o.address[replica] = address
 }
 
+// gone says that a replica is not live any more.
+func (o *owners) gone(replica string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.address, replica)
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+func (o *owners) change() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changed
+}
+
 func (o *owners) addressOf(replica string) (string, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -198,7 +213,7 @@ func newCluster(t testing.TB, n int, edits ...func(*Config)) *cluster {
 		among := func(cfg *Config) {
 			cfg.Replica = r.name
 			cfg.Peers = &PeerConfig{Listener: l, Identity: r.identity, Locate: r.locator, Handlers: map[string]peer.Handler{},
-				Address: c.owners.addressOf}
+				Address: c.owners.addressOf, Changed: c.owners.change}
 		}
 		r.front = newFront(t, append([]func(*Config){among}, edits...)...)
 		r.gateways.decide = r.owned(c.owners, describe)

@@ -100,6 +100,24 @@ func TestOwnerGone(t *testing.T) {
 	}
 }
 
+// What waits for a frozen replica ends as soon as its session does, and not only when its connection is given up.
+func TestOwnerFrozenAndNotLive(t *testing.T) {
+	w := &cable{}
+	c := newCluster(t, 2, cabled(w))
+	f := c.r[1]
+	cl := f.client()
+	if got := f.do(cl, "GET", "https://"+hostA+"/x", nil, bearer(keyA)); got.status != 200 {
+		t.Fatalf("before: %d %s", got.status, got.body)
+	}
+	w.ice.Store(true)
+	time.AfterFunc(100*time.Millisecond, func() { c.owners.gone("r0") })
+	began := time.Now()
+	got := f.do(cl, "GET", "https://"+hostA+"/x", nil, bearer(keyA))
+	if took := time.Since(began); got.status != 503 || took > time.Second {
+		t.Errorf("%d after %v, want 503 at once: %s", got.status, took, got.body)
+	}
+}
+
 // A message that was begun, and an answer that is a whole, are broken off: nobody takes a part for the whole.
 func TestOwnerGoneMidAnswer(t *testing.T) {
 	w := &cable{}

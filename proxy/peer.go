@@ -21,6 +21,9 @@ type PeerConfig struct {
 	Locate   Locator      // required
 	// Address returns where a live replica listens for the others; for calls. Required.
 	Address func(replica string) (address string, ok bool)
+	// Changed is closed when Address may answer otherwise: what is forwarded to a replica that is not live any more ends then.
+	// nil = it ends when the connection does.
+	Changed func() <-chan struct{}
 	// Handlers answer calls of other replicas, by the names of package peer. A name that is not there is not known.
 	Handlers map[string]peer.Handler
 	// Wait is how long a request waits while its tenant is on its way from one replica to another. 0 = 2s.

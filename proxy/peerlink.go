@@ -42,10 +42,12 @@ type links struct {
 
 	mu sync.RWMutex
 	of map[string]*link // guarded by mu; by replica
+
+	wires map[site]*wires // guarded by mu: the connections, those of earlier links too
 }
 
 func newLinks(self string, p *PeerConfig) *links {
-	l := &links{self: self, identity: p.Identity, dial: p.Dial, of: make(map[string]*link)}
+	l := &links{self: self, identity: p.Identity, dial: p.Dial, of: make(map[string]*link), wires: make(map[site]*wires)}
 	if l.dial == nil {
 		l.dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
 	}
@@ -61,6 +63,7 @@ type link struct {
 	streams          *http.Transport // HTTP/2
 	upgrades         *http.Transport // HTTP/1.1, a connection for each
 	used             atomic.Int64    // Unix seconds
+	wires            *wires
 }
 
 // unreachable is the error of a connection that could not be made: nothing was sent.
@@ -121,7 +124,7 @@ func (l *links) make(replica, address string) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("this replica has no certificate to show to others: %w", err)
 	}
-	k := &link{replica: replica, address: address, cert: cert, changed: changed}
+	k := &link{replica: replica, address: address, cert: cert, changed: changed, wires: l.wiresOf(replica, address)}
 	k.used.Store(time.Now().Unix())
 	k.streams, k.upgrades = l.transport(k, "h2"), l.transport(k, "http/1.1")
 	return k, nil
@@ -132,7 +135,7 @@ func (l *links) transport(k *link, proto string) *http.Transport {
 	config := k.tls(l.identity.Roots(), proto)
 	t := &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return l.connect(ctx, network, k.address, config)
+			return l.connect(ctx, network, k, config)
 		},
 		Protocols:              new(http.Protocols),
 		DisableCompression:     true,
@@ -142,7 +145,7 @@ func (l *links) transport(k *link, proto string) *http.Transport {
 		MaxResponseHeaderBytes: 512 << 10,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: peerWindow, MaxReceiveBufferPerConnection: peerStreams * peerWindow,
-			SendPingTimeout: peerPong, PingTimeout: peerPing, WriteByteTimeout: peerWrite,
+			SendPingTimeout: peerPing, PingTimeout: peerPong, WriteByteTimeout: peerWrite,
 		},
 	}
 	t.Protocols.SetHTTP2(proto == "h2")
@@ -151,13 +154,14 @@ func (l *links) transport(k *link, proto string) *http.Transport {
 }
 
 // connect makes a connection, whole with its handshake, so that an error of it is known to be one before any request.
-func (l *links) connect(ctx context.Context, network, addr string, config *tls.Config) (net.Conn, error) {
+func (l *links) connect(ctx context.Context, network string, k *link, config *tls.Config) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerConnect)
 	defer cancel()
-	c, err := l.dial(ctx, network, addr)
+	c, err := l.dial(ctx, network, k.address)
 	if err != nil {
 		return nil, &unreachable{err}
 	}
+	c = k.wires.add(c)
 	t := tls.Client(c, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		_ = c.Close()

@@ -101,6 +101,9 @@ func (s *Server) Run(ctx context.Context) error {
 		peer := s.peerServer(base)
 		servers = append(servers, peer)
 		defer s.peers.links.close()
+		if s.peers.Changed != nil {
+			all.Go(func() { s.watchPeers(sweep) })
+		}
 		all.Go(func() {
 			failed <- peer.ServeTLS(netutil.LimitListener(s.peers.Listener, s.limits.Connections), "", "")
 		})
