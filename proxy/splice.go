@@ -88,7 +88,7 @@ func ipOf(a net.Addr) netip.Addr {
 
 // run is the life of a connection that has its place.
 func (x *splice) run() {
-	defer x.s.splices.remove(x)
+	defer x.s.splices.running.Done()
 	if m := x.s.cfg.Metrics; m != nil {
 		m.SplicedBegin()
 	}
@@ -299,6 +299,9 @@ func (x *splice) end(err error, began bool) {
 	_ = x.client.Close()
 	if x.upstream != nil {
 		_ = x.upstream.Close()
+	}
+	if began { // before its place at the door, which the next one may be waiting for
+		x.s.splices.remove(x)
 	}
 	x.taken.leave()
 	x.report(err, began)

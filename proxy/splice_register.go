@@ -43,7 +43,7 @@ func (l *splices) add(x *splice, p *Passthrough) error {
 	return nil
 }
 
-// remove takes out what add put in.
+// remove takes out what add put in. What runs of it is waited for until running is told.
 func (l *splices) remove(x *splice) {
 	id := x.entry.Record.ID
 	l.mu.Lock()
@@ -53,7 +53,6 @@ func (l *splices) remove(x *splice) {
 		delete(l.of, id)
 	}
 	l.open--
-	l.running.Done()
 }
 
 // ofTenant returns the connections of one tenant.
