@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ type replica struct {
 	admin   string
 	metrics string
 	links   *etcdtest.Proxy // its way to etcd
+	under   []string        // a program with arguments that runs it; none = it runs by itself
 
 	mu       sync.Mutex    // guards what follows
 	cmd      *exec.Cmd     // nil while it does not run
@@ -64,6 +66,17 @@ type replica struct {
 // newFleet starts etcd and lays out the replicas' folders.
 func newFleet(t *testing.T, s settings) *fleet {
 	t.Helper()
+	f := emptyFleet(t, s)
+	f.etcd = etcdtest.Start(t, 3, etcdtest.Options{Heartbeat: 50 * time.Millisecond})
+	for i := range replicaCount {
+		f.replicas = append(f.replicas, f.layOut(fmt.Sprintf("r%d", i)))
+	}
+	return f
+}
+
+// emptyFleet has a program to run, and neither replicas nor an etcd.
+func emptyFleet(t *testing.T, s settings) *fleet {
+	t.Helper()
 	if s.dir == "" {
 		s.dir = t.TempDir()
 	}
@@ -76,19 +89,13 @@ func newFleet(t *testing.T, s settings) *fleet {
 		}
 	}
 	f := &fleet{t: t, settings: s, clock: time.Now(), keys: make([]string, s.tenants), done: make(chan struct{})}
-	f.etcd = etcdtest.Start(t, 3, etcdtest.Options{Heartbeat: 50 * time.Millisecond})
 	t.Cleanup(func() { close(f.done) })
-	for i := range replicaCount {
-		f.replicas = append(f.replicas, f.layOut(fmt.Sprintf("r%d", i)))
-	}
 	return f
 }
 
 func (f *fleet) layOut(name string) *replica {
-	r := &replica{
-		f: f, name: name, dir: filepath.Join(f.settings.dir, name), links: f.etcd.Proxy(),
-		public: etcdtest.FreeAddress(f.t), admin: etcdtest.FreeAddress(f.t), metrics: etcdtest.FreeAddress(f.t),
-	}
+	r := f.newReplica(name)
+	r.links = f.etcd.Proxy()
 	level := "info"
 	if f.settings.length > 20*time.Minute {
 		level = "warn"
@@ -114,6 +121,14 @@ quotas: {max_servers: 1000, requests_per_second: 0, burst: 0, max_concurrent_req
 log: {level: %[9]s}
 `, r.dir, r.public, r.admin, r.metrics, etcdtest.FreeAddress(f.t), name, f.settings.ttl, endpoints, level))
 	return r
+}
+
+// newReplica makes a replica without a configuration.
+func (f *fleet) newReplica(name string) *replica {
+	return &replica{
+		f: f, name: name, dir: filepath.Join(f.settings.dir, name),
+		public: etcdtest.FreeAddress(f.t), admin: etcdtest.FreeAddress(f.t), metrics: etcdtest.FreeAddress(f.t),
+	}
 }
 
 func (r *replica) write(name, content string) {
@@ -171,7 +186,8 @@ func (r *replica) launch() {
 	if err != nil {
 		r.f.t.Fatal(err)
 	}
-	cmd := exec.Command(r.f.settings.program, "serve", "--config", filepath.Join(r.dir, "polygate.yaml"))
+	args := append(slices.Clone(r.under), r.f.settings.program, "serve", "--config", filepath.Join(r.dir, "polygate.yaml"))
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, log, log
 	cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -52,6 +52,7 @@ func allFaults() []fault {
 		{"half-open to etcd", 2, (*nemesis).halfOpen},
 		{"deaf to etcd", 2, (*nemesis).deaf},
 		{"slow etcd", 2, (*nemesis).slow},
+		{"late to etcd", 2, (*nemesis).late},
 		{"kill etcd leader", 3, (*nemesis).killLeader},
 		{"kill etcd follower", 2, (*nemesis).killFollower},
 		{"kill all of etcd", 1, (*nemesis).killAllMembers},
@@ -228,6 +229,16 @@ func (n *nemesis) slow() string {
 	r, by, d := n.anyReplica(), n.between(50*time.Millisecond, 200*time.Millisecond), n.ttls(1, 2.5)
 	r.links.Slow(by, by/4)
 	n.pause(d)
+	r.links.Heal()
+	return fmt.Sprintf("%s by %s for %s", r.name, by.Round(time.Millisecond), d.Round(time.Millisecond))
+}
+
+// late has what a replica sends arrive when its lease is over: only the fence can refuse it then.
+func (n *nemesis) late() string {
+	r, by, d := n.anyReplica(), n.ttls(1.2, 2.5), n.ttls(1, 2)
+	r.links.Late(by)
+	n.pause(d)
+	n.pause(by) // what is on its way arrives
 	r.links.Heal()
 	return fmt.Sprintf("%s by %s for %s", r.name, by.Round(time.Millisecond), d.Round(time.Millisecond))
 }

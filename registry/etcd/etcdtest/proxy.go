@@ -90,6 +90,12 @@ func (p *Proxy) Slow(d, jitter time.Duration, links ...int) {
 	p.toxic(links, "latency", "downstream", map[string]int64{"latency": d.Milliseconds(), "jitter": jitter.Milliseconds()})
 }
 
+// Late delays requests by d: what was sent in time arrives when that time is over.
+func (p *Proxy) Late(d time.Duration, links ...int) {
+	p.t.Helper()
+	p.toxic(links, "latency", "upstream", map[string]int64{"latency": d.Milliseconds()})
+}
+
 // Refuse ends the connections and refuses new ones.
 func (p *Proxy) Refuse(links ...int) {
 	p.t.Helper()
