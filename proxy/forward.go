@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/net/http2"
 
@@ -19,12 +20,13 @@ import (
 
 // hop is a request's way between replicas.
 type hop struct {
-	from    *visitor       // who forwarded it here; nil for a client's own connection
-	to      string         // whom it was forwarded to; "" = nobody
-	passed  bool           // the other replica's answer is the client's
-	body    *replay        // what is forwarded of the body
-	here    *attempt       // the body for this replica's own gateway, once it was forwarded; nil = it was not
-	transit *guard.Transit // its place among this replica's requests; nil = none is held
+	from    *visitor             // who forwarded it here; nil for a client's own connection
+	to      string               // whom it was forwarded to; "" = nobody
+	passed  bool                 // the other replica's answer is the client's
+	body    *replay              // what is forwarded of the body
+	here    *attempt             // the body for this replica's own gateway, once it was forwarded; nil = it was not
+	transit *guard.Transit       // its place among this replica's requests; nil = none is held
+	upgrade atomic.Pointer[link] // over which it is, or becomes, a WebSocket; nil = it is none
 }
 
 // tryThere forwards the request. A *notServed error means that nothing of it was done and that it can be sent once more.
@@ -69,6 +71,8 @@ func (f *flight) ask(ctx context.Context, t *transfer, k *link) error {
 	way := k.streams
 	if f.upgrade != "" {
 		way = k.upgrades
+		f.hop.upgrade.Store(k)
+		defer f.hop.upgrade.Store(nil)
 	}
 	res, err := way.RoundTrip(out)
 	if err != nil {

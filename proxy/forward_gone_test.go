@@ -20,6 +20,7 @@ type cable struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	ice   atomic.Bool
+	full  atomic.Bool // nothing more can be written
 }
 
 // cabled makes the replicas' connections pass through w.
@@ -53,6 +54,15 @@ func (c *cabledConn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	return n, err
+}
+
+// Write implements net.Conn.
+func (c *cabledConn) Write(p []byte) (int, error) {
+	if c.w.full.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
 }
 
 // Close implements net.Conn.
@@ -176,26 +186,37 @@ func TestOwnerGoneBeforeAnswer(t *testing.T) {
 	}
 }
 
-// A WebSocket whose owner is gone is closed with 1012: come again.
+// A WebSocket whose owner is gone is closed with 1012: come again. So is one whose owner is frozen, once the others know, even
+// if it takes nothing of what the client says; and nothing is left of it.
 func TestOwnerGoneWebSocket(t *testing.T) {
-	w := &cable{}
-	c := newCluster(t, 2, cabled(w))
-	c.relayTo(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ws, err := websocket.Accept(w, r, nil)
-		if err != nil {
-			return
-		}
+	for _, frozen := range []bool{false, true} {
+		w := &cable{}
+		c := newCluster(t, 2, cabled(w))
+		c.relayTo(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ws, err := websocket.Accept(w, r, nil)
+			if err != nil {
+				return
+			}
+			defer ws.CloseNow()
+			_, _, _ = ws.Read(context.WithoutCancel(r.Context()))
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		ws := c.r[1].dialSocket(ctx, hostA)
 		defer ws.CloseNow()
-		_, _, _ = ws.Read(context.WithoutCancel(r.Context()))
-	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	ws := c.r[1].dialSocket(ctx, hostA)
-	defer ws.CloseNow()
-	w.cut()
-	_, _, err := ws.Read(ctx)
-	if code := websocket.CloseStatus(err); code != websocket.StatusServiceRestart {
-		t.Errorf("close status %d: %v", code, err)
+		if frozen {
+			w.ice.Store(true)
+			w.full.Store(true)
+			_ = ws.Write(ctx, websocket.MessageText, []byte("is anybody there?"))
+			c.owners.at("r0", "")
+		} else {
+			w.cut()
+		}
+		_, _, err := ws.Read(ctx)
+		if code := websocket.CloseStatus(err); code != websocket.StatusServiceRestart {
+			t.Errorf("frozen: %v: close status %d: %v", frozen, code, err)
+		}
+		eventually(t, "nothing is left", func() bool { return c.r[1].flights() == 0 })
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/fault"
 )
 
@@ -37,12 +38,35 @@ func (f *flight) passUpgrade(res *http.Response) error {
 	return f.join(client, there)
 }
 
+// endStranded tells WebSockets to come again whose replica has gone. HTTP/1.1 has no ping: one that is frozen keeps its
+// connections, and would keep its clients for as long as they like.
+func (s *Server) endStranded() {
+	if s.peers == nil {
+		return
+	}
+	stranded := func(f *flight) bool {
+		k := f.hop.upgrade.Load()
+		return k != nil && f.departed.Load() == 0 && !s.peers.live(k)
+	}
+	s.live.each(stranded, func(f *flight) {
+		f.depart(&exchange.Reconnect{After: moveRetry, Err: fault.New(fault.Unavailable, "the replica that served this tenant is gone: try again")})
+	})
+}
+
+// live says whether a link leads to a replica that there is.
+func (p *peers) live(k *link) bool {
+	at, ok := p.Address(k.replica)
+	return ok && at == k.address
+}
+
 // join copies both ways until the other replica's side has ended.
 func (f *flight) join(client *upgraded, there io.ReadWriteCloser) error {
 	stop := context.AfterFunc(f.ctx, func() { // one who is to come again is told to by client itself
 		if departing(f.ctx) == nil {
 			_ = there.Close()
+			return
 		}
+		time.AfterFunc(2*farewellTime, func() { _ = there.Close() }) // a replica that takes nothing keeps nobody waiting
 	})
 	defer stop()
 	done := make(chan struct{})

@@ -245,6 +245,7 @@ func (s *Server) sweep(ctx context.Context) {
 			f.lift()
 		})
 		s.endStale()
+		s.endStranded()
 		s.splices.sweep(clock.UnixNano(), &s.cfg.Passthrough)
 	}
 }
