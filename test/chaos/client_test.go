@@ -71,11 +71,10 @@ func tenantURL(tenant, path string, own bool) string {
 	return "https://localhost/tenant/" + tenant + path
 }
 
-// balanced sends a request as a tenant's admin to any replica that is ready; one in ten goes to any replica at all. Only
-// where a connection is refused, another is asked.
-func (f *fleet) balanced(rng *rand.Rand, patience time.Duration, tenant int, method, path string, body any) answer {
+// balanced sends a request as a tenant's admin to any replica that is ready, or blindly to any at all. Only where a
+// connection is refused, another is asked.
+func (f *fleet) balanced(rng *rand.Rand, blind bool, patience time.Duration, tenant int, method, path string, body any) answer {
 	order := rng.Perm(len(f.replicas))
-	blind := rng.IntN(10) == 0
 	for _, i := range order {
 		if r := f.replicas[i]; blind || r.ready.Load() {
 			if got := f.ask(r, patience, tenant, method, path, body, rng.IntN(10) == 0); !refused(got.err) {

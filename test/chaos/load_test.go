@@ -133,7 +133,7 @@ func (l *load) onObject(kind string, rng *rand.Rand, times int) (jobs []func(*ra
 		jobs = append(jobs, func(rng *rand.Rand) {
 			h := l.historyOf(o)
 			l.operate(h, o.kind, k, func(method, path string, body any) answer {
-				return l.f.balanced(rng, requestTimeout, h.tenant, method, path, body)
+				return l.f.balanced(rng, rng.IntN(10) == 0, requestTimeout, h.tenant, method, path, body)
 			})
 		})
 	}
@@ -199,7 +199,7 @@ func (l *load) noteChange(tenant string, got answer, acknowledged bool) {
 }
 
 func (l *load) whoami(rng *rand.Rand, tenant int) {
-	got := l.f.balanced(rng, requestTimeout, tenant, http.MethodGet, "/api/v1/whoami", nil)
+	got := l.f.balanced(rng, rng.IntN(10) == 0, requestTimeout, tenant, http.MethodGet, "/api/v1/whoami", nil)
 	l.examine(tenant, "whoami", got)
 	var who struct{ Tenant string }
 	if got.err == nil && got.status == 200 && (json.Unmarshal(got.body, &who) != nil || who.Tenant != tenantName(tenant)) {
@@ -209,7 +209,7 @@ func (l *load) whoami(rng *rand.Rand, tenant int) {
 
 func (l *load) list(rng *rand.Rand, tenant int) {
 	path := []string{"/api/v1/servers", "/servers", "/api/v1/bots", "/api/v1/keys", "/api/v1/usage"}[rng.IntN(5)]
-	got := l.f.balanced(rng, requestTimeout, tenant, http.MethodGet, path, nil)
+	got := l.f.balanced(rng, rng.IntN(10) == 0, requestTimeout, tenant, http.MethodGet, path, nil)
 	l.examine(tenant, "list "+path, got)
 	if got.err == nil && got.status == 200 && (path == "/api/v1/servers" || path == "/servers") && !hasCanary(got.body, tenant) {
 		l.complain("%s of %s lacks what was there from the start: %.300s", path, tenantName(tenant), got.body)
@@ -330,7 +330,7 @@ func (f *fleet) makeTenants() {
 		_ = json.Unmarshal(got.body, &k)
 		f.keys[i] = k.Key
 		f.must(201, func() answer {
-			return f.balanced(rng, requestTimeout, i, http.MethodPost, "/api/v1/servers", map[string]string{"name": "c-" + id + "-base", "url": "https://mcp.example.com/mcp"})
+			return f.balanced(rng, rng.IntN(10) == 0, requestTimeout, i, http.MethodPost, "/api/v1/servers", map[string]string{"name": "c-" + id + "-base", "url": "https://mcp.example.com/mcp"})
 		})
 	})
 	if f.t.Failed() {

@@ -63,7 +63,7 @@ func (p *probes) probe(tenant int) {
 		case <-tick.C:
 		}
 		call := time.Since(p.f.clock)
-		got := p.f.balanced(rng, probePatience, tenant, http.MethodGet, "/api/v1/servers/c-"+tenantName(tenant)+"-base", nil)
+		got := p.f.balanced(rng, false, probePatience, tenant, http.MethodGet, "/api/v1/servers/c-"+tenantName(tenant)+"-base", nil)
 		p.mu.Lock()
 		p.sent++
 		switch {
