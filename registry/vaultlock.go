@@ -120,6 +120,18 @@ func (v *Vault) TryLock(ctx context.Context, name string) (vault.Lock, bool, err
 	return l, ok, lockErr(name, err)
 }
 
+// Locked says whether anybody holds a lock, which may have changed when it returns.
+func (v *Vault) Locked(ctx context.Context, name string) (bool, error) {
+	if !segmentsOK(name, maxLockName) {
+		return false, fault.New(fault.Invalid, "%q cannot name a lock", name)
+	}
+	_, ok, err := v.store.get(ctx, lockKey(name))
+	if err != nil {
+		return false, fmt.Errorf("look at the lock %s: %w", name, err)
+	}
+	return ok, nil
+}
+
 func lockErr(name string, err error) error {
 	if err == nil {
 		return nil

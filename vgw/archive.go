@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -79,7 +80,9 @@ func exportServer(key *seal.DataKey, s tenant.Scope, o tenant.Object) (p Portabl
 func Import(key *seal.DataKey, s tenant.Scope, kind, id string, p Portable) (tenant.Write, error) {
 	w := tenant.Write{Kind: kind, ID: id, Value: p.Value}
 	switch kind {
-	case kindGrant, KindPolicy, kindPolicyInfo:
+	case kindGrant:
+		return w, checkGrant(id, p.Value)
+	case KindPolicy, kindPolicyInfo:
 		return w, nil
 	case kindServer:
 		return w, importServer(key, s, &w, p)
@@ -87,13 +90,28 @@ func Import(key *seal.DataKey, s tenant.Scope, kind, id string, p Portable) (ten
 	return w, fault.New(fault.Invalid, "the archive holds a %.64q, which this version does not know: use the version that wrote it", kind)
 }
 
+// checkGrant refuses a delegation that would keep the tenant's gateway from opening.
+func checkGrant(id string, value []byte) error {
+	var v grant
+	if err := json.Unmarshal(value, &v); err != nil || v.V < grantVersion || v.V > grantVersion+1 || v.ID != id {
+		return fault.Wrap(fault.Invalid, err, "the archive's delegation %.64q cannot be read", id)
+	}
+	return nil
+}
+
 func importServer(key *seal.DataKey, s tenant.Scope, w *tenant.Write, p Portable) error {
 	var v server
 	if err := json.Unmarshal(p.Value, &v); err != nil || v.Name != w.ID {
 		return fault.Wrap(fault.Invalid, err, "the archive's server %.64q cannot be read", w.ID)
 	}
-	if _, err := catalog.ParseURL(v.URL); err != nil {
-		return fault.Wrap(fault.Invalid, err, "the archive's server %.64q has no URL that can be served", w.ID)
+	have := catalog.Server{Name: v.Name, URL: v.URL, Headers: make(map[string]string), Timeout: time.Duration(v.Timeout) * time.Second}
+	for name, value := range p.Secrets {
+		if value != "" {
+			have.Headers[name] = value
+		}
+	}
+	if err := have.Check(); err != nil { // its words never hold a value
+		return fault.Wrap(fault.Invalid, err, "the archive's server %.64q cannot be served: %s", w.ID, fault.From(err).Detail)
 	}
 	v.Source, v.File, v.Digest = tenant.SourceAPI, "", ""
 	v.Headers = nil

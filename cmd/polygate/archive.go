@@ -283,9 +283,13 @@ func (a archives) Import(ctx context.Context, r io.Reader, as tenant.ID, entry a
 		as = m.record.ID
 	}
 	state, reason := m.prepare(as)
+	if err := m.check(); err != nil {
+		return nil, err
+	}
 	if err := m.restoreSecrets(as); err != nil {
 		return nil, err
 	}
+	entry.Tenant, entry.Resource = as, "tenant/"+string(as) // the request may not have named it
 	e, err := a.d.store.CreateTenant(ctx, m.record, entry)
 	if err != nil {
 		return nil, err
@@ -375,11 +379,33 @@ func (m *tenantImport) prepare(as tenant.ID) (tenant.State, string) {
 	return state, reason
 }
 
+// check refuses what the API would refuse, before anything is made: whoever had the archive may have changed it, and a host of the
+// platform's own would be served in place of the platform.
+func (m *tenantImport) check() error {
+	for _, h := range m.record.Hosts {
+		if err := m.d.reservedHost(h); err != nil {
+			return err
+		}
+	}
+	key := seal.NewDataKey() // for nothing but the attempt
+	for object, value := range m.objects {
+		kind, id, _ := strings.Cut(object, "/")
+		if err := tenant.CheckSegment(id); err != nil {
+			return fault.New(fault.Invalid, "the archive holds %.64q: %v", object, err)
+		}
+		if _, err := vgw.Import(key, tenant.Scope{}, kind, id, vgw.Portable{Value: value, Secrets: m.secretsOf(entryObject + object + "/")}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // restoreSecrets puts the secrets of the record in their places, sealed for this platform.
 func (m *tenantImport) restoreSecrets(as tenant.ID) error {
 	for _, s := range recordSecrets(m.record) {
 		*s.value = m.d.secrets.Seal(as, s.name, string(m.secrets["record/secret/"+s.name]))
 	}
+	dropHalves(m.record)
 	m.record.Keys = nil
 	if b, ok := m.secrets["record/keys"]; ok {
 		if err := json.Unmarshal(b, &m.record.Keys); err != nil {
@@ -397,6 +423,16 @@ func (m *tenantImport) restoreSecrets(as tenant.ID) error {
 		r.Authenticators[i].Source = tenant.SourceAPI
 	}
 	return nil
+}
+
+// dropHalves removes what is worth nothing without the secret that was left out, and is refused without it.
+func dropHalves(r *tenant.Record) {
+	if d := r.Dedicated; d != nil && d.Client.Key == "" {
+		d.Client.Chain = ""
+	}
+	if c := r.Certificates; c != nil && c.ACME != nil && c.ACME.EABKey == "" {
+		c.ACME.EABKeyID = ""
+	}
 }
 
 // fill writes what the tenant has beside its record.

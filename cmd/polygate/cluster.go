@@ -57,7 +57,7 @@ func (c *cluster) at(replica string, changed <-chan struct{}) proxy.Location {
 		return proxy.Location{Self: true, Changed: changed}
 	}
 	r, ok := c.index.Replica(replica)
-	if !ok || r.Address == "" {
+	if !ok || !knowsOthers(r) {
 		return proxy.Location{Moving: true, Changed: changed}
 	}
 	return proxy.Location{Replica: replica, Address: r.Address, Changed: changed}
@@ -66,8 +66,12 @@ func (c *cluster) at(replica string, changed <-chan struct{}) proxy.Location {
 // address returns where a live replica listens for the others.
 func (c *cluster) address(replica string) (string, bool) {
 	r, ok := c.index.Replica(replica)
-	return r.Address, ok && r.Address != ""
+	return r.Address, ok && knowsOthers(r)
 }
+
+// knowsOthers says whether a replica takes what others pass to it. One without listen.peer does not; nor does a version that knew one
+// replica alone, whose address is that of its clients. It did not say when it started.
+func knowsOthers(r registry.Replica) bool { return r.Address != "" && !r.Started.IsZero() }
 
 // prefer returns the replicas that a tenant without an owner may be on, the best first.
 func (c *cluster) prefer(id tenant.ID) []string {
@@ -82,7 +86,7 @@ func (c *cluster) nodes() []placement.Node {
 	all := c.index.Replicas()
 	nodes := make([]placement.Node, 0, len(all))
 	for _, r := range all {
-		if r.Address == "" && r.Name != c.self {
+		if !knowsOthers(r) && r.Name != c.self {
 			continue // nobody could forward to it
 		}
 		nodes = append(nodes, placement.Node{Name: r.Name, Capacity: r.Capacity, Tenants: c.index.OwnedCount(r.Name), Draining: r.Draining})
@@ -161,8 +165,8 @@ func (c *cluster) target(id tenant.ID, owner, to string) (string, error) {
 		return "", fault.New(fault.NotFound, "no live replica %.64q: see polygate replicas", to)
 	case r.Draining && to != owner:
 		return "", fault.New(fault.Conflict, "replica %s drains, and takes no tenants", to)
-	case r.Address == "" && to != c.self:
-		return "", fault.New(fault.Conflict, "replica %s has no listen.peer: nobody could pass requests to it", to)
+	case !knowsOthers(r) && to != c.self:
+		return "", fault.New(fault.Conflict, "replica %s has no listen.peer, or is of a version without it: nobody could pass requests to it", to)
 	}
 	return to, nil
 }

@@ -221,7 +221,7 @@ func (k *rekeyer) begin(ctx context.Context, to string, e audit.Entry) (rekeySta
 		return st, 0, fault.New(fault.Conflict, "kek_file of replica %s holds no key %.64q: put its line in the kek_file of every replica first", k.self, to)
 	}
 	if st.Phase == phaseWrap && st.To != to {
-		return st, 0, fault.New(fault.Conflict, "a change to the key %s has begun and not ended: end it first, with polygate secret rekey --key %s", st.To, st.To)
+		return st, 0, fault.New(fault.Conflict, "a change to the key %s has begun and not ended: end it first, with polygate secret rekey --to %s", st.To, st.To)
 	}
 	if err := k.tellAll(ctx, rekeyCall{Op: opPrepare, Key: to}); err != nil {
 		return st, 0, err
@@ -364,6 +364,10 @@ func (k *rekeyer) adopt(ctx context.Context) error {
 
 // Secrets implements admin.Secrets.
 func (k *rekeyer) Secrets(ctx context.Context) (admin.SecretStatus, error) {
+	running, err := k.store.Vault().Locked(ctx, rekeyLock) // before the record: who gives the lock back has written that
+	if err != nil {
+		return admin.SecretStatus{}, err
+	}
 	st, _, err := k.state(ctx)
 	if err != nil {
 		return admin.SecretStatus{}, err
@@ -394,21 +398,19 @@ func (k *rekeyer) Secrets(ctx context.Context) (admin.SecretStatus, error) {
 		out.Keys = append(out.Keys, admin.SecretKey{ID: id, Wraps: counts[id], InForce: id == check.ID, InFile: k.ring.Has(id)})
 	}
 	if st.V > 0 {
-		out.Rekey = &admin.RekeyStatus{To: st.To, State: k.stateName(st), Replica: st.Replica, Started: st.Started, Ended: st.Ended, Error: st.Error}
+		out.Rekey = &admin.RekeyStatus{To: st.To, State: stateName(st, running), Replica: st.Replica, Started: st.Started, Ended: st.Ended, Error: st.Error}
 	}
 	return out, nil
 }
 
-// stateName says what became of a change. Of another replica's, as long as it lives, nobody knows that it stopped but by its error.
-func (k *rekeyer) stateName(st rekeyState) string {
-	k.mu.Lock()
-	running := k.running
-	k.mu.Unlock()
+// stateName says what became of a change. It is under way as long as its lock is held, which goes with the session of a replica that
+// died.
+func stateName(st rekeyState, running bool) string {
 	switch {
 	case st.Phase == phaseDone:
 		return "done"
-	case st.Error != "", st.Replica == k.self && !running:
-		return "stopped"
+	case running:
+		return "running"
 	}
-	return "running"
+	return "stopped"
 }
