@@ -94,11 +94,8 @@ func (c *cluster) nodes() []placement.Node {
 	return nodes
 }
 
-// keeper returns who hands out the shares of a tenant's limits: its owner, else who would serve it.
+// keeper returns who hands out the shares of a tenant's limits: not its owner, so that the shares stay when it moves.
 func (c *cluster) keeper(id tenant.ID) string {
-	if o, ok := c.index.Owner(id); ok {
-		return o.Replica
-	}
 	if order := c.keeping(id); len(order) > 0 {
 		return order[0]
 	}

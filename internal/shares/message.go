@@ -14,11 +14,12 @@ const version = 1
 // maxItems bounds the tenants in one message, so that it stays below peer.MaxRequest.
 const maxItems = 4000
 
-// question is what a replica asks of another in one call: as of the keeper of some tenants, and how many replicas it counts.
+// question is what a replica asks of another in one call: as of the keeper of some tenants, and for room among the replicas.
 type question struct {
 	V     int    `json:"v"`
-	Run   string `json:"run"`          // of the asking replica
-	To    string `json:"to,omitempty"` // the run of the keeper that Lent is for; "" = it is not known, and nothing is lent
+	Run   string `json:"run"`           // of the asking replica
+	To    string `json:"to,omitempty"`  // the run of the keeper that Lent is for; "" = it is not known, and nothing is lent
+	Now   int64  `json:"now,omitempty"` // by the asking replica's clock
 	Items []item `json:"items"`
 	Wants []name `json:"wants,omitempty"` // tenants whose keeper the asking replica is, and whose limits the other should lend it
 }
@@ -39,8 +40,8 @@ type item struct {
 type answer struct {
 	V      int     `json:"v"`
 	Run    string  `json:"run"`
-	Stamp  int64   `json:"at"`    // by the keeper's clock
-	Count  int     `json:"count"` // see share.Census.Tell
+	Stamp  int64   `json:"at"`   // by the keeper's clock
+	Room   bool    `json:"room"` // see share.Census.Room
 	Grants []grant `json:"grants"`
 }
 
@@ -49,6 +50,7 @@ type grant struct {
 	Part share.Part `json:"p,omitempty"`
 	Odd  bool       `json:"o,omitempty"`
 	More bool       `json:"m,omitempty"` // somebody needs what is lent
+	All  bool       `json:"a,omitempty"` // and more than that
 }
 
 func (i *item) ask() share.Ask {

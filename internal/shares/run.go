@@ -3,6 +3,7 @@ package shares
 import (
 	"context"
 	"encoding/json"
+	"hash/fnv"
 	"math"
 	"slices"
 	"time"
@@ -15,6 +16,9 @@ import (
 // Run asks the keepers for what tenants want here, a few times a second, until ctx ends. A replica that is alone asks nobody.
 func (s *Shares) Run(ctx context.Context, g Guards) error {
 	defer s.calls.Wait()
+	s.mu.Lock()
+	s.guards = g
+	s.mu.Unlock()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last time.Time
@@ -38,11 +42,11 @@ func (s *Shares) Run(ctx context.Context, g Guards) error {
 // round asks each keeper once that is not being asked still. The order is what makes it safe: what is lent is missing to the
 // guards before it is offered, and what is in flight is read after that.
 func (s *Shares) round(ctx context.Context, g Guards) {
-	changed, divided := s.look()
+	mark, changed, divided := s.look()
 	if changed {
 		g.PartsChanged()
 	}
-	s.counted()
+	s.applied(mark)
 	var demands []guard.Demand
 	if divided {
 		demands = g.Demands(nil)
@@ -52,31 +56,36 @@ func (s *Shares) round(ctx context.Context, g Guards) {
 		g.PartChanged(n.ID, n.UID)
 	}
 	for _, c := range calls {
-		for i := range c.q.Items {
-			c.q.Items[i].InUse = inUse(g.InUse(c.q.Items[i].ID, c.q.Items[i].UID))
-		}
+		s.offer(g, c)
 		s.calls.Go(func() { s.exchange(ctx, g, c) })
+	}
+}
+
+// offer says what is in flight, once what is lent is missing to the guards.
+func (s *Shares) offer(g Guards, c *asking) {
+	for i := range c.q.Items {
+		c.q.Items[i].InUse = inUse(g.InUse(c.q.Items[i].ID, c.q.Items[i].UID))
 	}
 }
 
 // inUse may be more than the whole, of a limit that was lowered.
 func inUse(f float64) share.Part { return share.Part(min(f, 1000) * float64(share.Whole)) }
 
-// look sees how many replicas there are, whether the parts of all tenants are others by it, and whether this one has others
-// beside it.
-func (s *Shares) look() (changed, divided bool) {
+// look sees which replicas there are, whether the guards spend by other parts than those that follow, and whether this one
+// has others beside it.
+func (s *Shares) look() (mark int, changed, divided bool) {
 	live := s.replicas()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	changed = s.census.See(s.clock(), live)
-	return changed, s.census.Owned() < share.Whole
+	s.census.See(s.clock(), live)
+	return s.census.Mark(), s.census.Stale(), s.census.Owned() < share.Whole
 }
 
-// counted lets others know that the guards spend by the number of replicas that was seen last.
-func (s *Shares) counted() {
+// applied lets others know that the guards spend by the parts as they were at that mark.
+func (s *Shares) applied(mark int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tell = s.census.Tell(s.clock())
+	s.census.Applied(mark)
 }
 
 // asking is one call to be made.
@@ -94,13 +103,13 @@ func (s *Shares) questions(demands []guard.Demand) (calls []*asking, touched []n
 	to := map[string]*asking{}
 	if !s.census.Settled() {
 		for _, other := range s.census.Others() {
-			s.to(to, other) // it is told that we are there, and says how many it counts
+			s.to(to, other) // it is told that we are there, and says whether there is room
 		}
 	}
 	for n, a := range s.tenants {
 		touched = append(touched, n)
 		if owned < share.Whole && a.asks(now, owned) {
-			s.put(to, n, a, now, owned)
+			s.put(to, s.keeperOf(n, a, now), n, a, now, owned)
 		}
 	}
 	s.lenders(now, to)
@@ -112,9 +121,28 @@ func (s *Shares) questions(demands []guard.Demand) (calls []*asking, touched []n
 	return calls, touched
 }
 
-// put adds a tenant to the call to its keeper.
-func (s *Shares) put(to map[string]*asking, n name, a *account, now int64, owned share.Part) {
+// keeperOf returns whom to ask about a tenant: its keeper, or, where it needs nothing here, who wants what can be lent.
+func (s *Shares) keeperOf(n name, a *account, now int64) string {
+	if a.want.Need == 0 && a.wanted > now {
+		return a.by
+	}
 	keeper := s.cfg.Keeper(n.ID)
+	if s.failing[keeper] <= now {
+		return keeper
+	}
+	var best uint64
+	for _, name := range append([]string{s.cfg.Replica}, s.census.Others()...) { // all come to the same one
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(string(n.ID) + "\x00" + name))
+		if sum := h.Sum64(); sum >= best && s.failing[name] <= now {
+			best, keeper = sum, name
+		}
+	}
+	return keeper
+}
+
+// put adds a tenant to the call to a keeper.
+func (s *Shares) put(to map[string]*asking, keeper string, n name, a *account, now int64, owned share.Part) {
 	if keeper == "" {
 		return
 	}
@@ -125,6 +153,9 @@ func (s *Shares) put(to map[string]*asking, n name, a *account, now int64, owned
 	k, known := s.keepers[keeper]
 	if !known {
 		k.Name = keeper
+	}
+	if keeper == s.cfg.Replica {
+		k = share.Keeper{Peer: share.Peer{Name: keeper, Run: s.run}, Stamp: now, At: now}
 	}
 	ask := a.holder.Ask(now, k, owned, a.want)
 	s.census.Lend(a.holder.LentUntil())
@@ -139,7 +170,11 @@ func (s *Shares) to(calls map[string]*asking, replica string) *asking {
 		return nil
 	}
 	if calls[replica] == nil {
-		calls[replica] = &asking{keeper: replica, q: question{V: version, Run: s.run, To: s.keepers[replica].Run, Items: []item{}}}
+		run := s.keepers[replica].Run
+		if replica == s.cfg.Replica {
+			run = s.run
+		}
+		calls[replica] = &asking{keeper: replica, q: question{V: version, Run: s.run, To: run, Now: s.clock(), Items: []item{}}}
 	}
 	return calls[replica]
 }
@@ -235,7 +270,7 @@ func (s *Shares) take(call *asking, a *answer, err error) (changed []name) {
 	keeper := share.Peer{Name: call.keeper, Run: a.Run}
 	s.keepers[call.keeper] = share.Keeper{Peer: keeper, Stamp: a.Stamp, At: now}
 	if call.keeper != s.cfg.Replica {
-		s.census.Told(call.keeper, a.Count)
+		s.census.Told(call.keeper, a.Room)
 	}
 	for i := range call.q.Items {
 		it, g := &call.q.Items[i], a.Grants[i]
@@ -244,26 +279,31 @@ func (s *Shares) take(call *asking, a *answer, err error) (changed []name) {
 			continue
 		}
 		acc.holder.Take(now, keeper, it.Stamp, share.Grant{Part: g.Part, Odd: g.Odd})
-		if g.More {
-			acc.wanted = now + int64(share.Lease)
+		if acc.want.Scarce = g.All; g.More {
+			acc.wanted, acc.by = now+int64(share.Lease), call.keeper
 		}
 		changed = append(changed, it.name)
 	}
 	return changed
 }
 
-// report logs that a replica cannot be asked, once until it can.
+// retryAfter is when a replica that could not be asked is asked again. Another stands in for it meanwhile.
+const retryAfter = time.Second
+
+// report takes note whether a replica can be asked, and logs it when that changes.
 func (s *Shares) report(replica string, err error) {
-	if (err != nil) == s.failing[replica] {
-		return
-	}
+	_, failed := s.failing[replica]
 	if err == nil {
-		delete(s.failing, replica)
-		s.cfg.Logger.Info("a keeper of limits answers again", "replica", replica)
+		if delete(s.failing, replica); failed {
+			s.cfg.Logger.Info("a keeper of limits answers again", "replica", replica)
+		}
 		return
 	}
-	s.failing[replica] = true
-	if slices.Contains(s.census.Others(), replica) {
-		s.cfg.Logger.Warn("a keeper of limits cannot be asked: limits are divided evenly where it is one", "replica", replica, "error", err)
+	s.failing[replica] = s.clock() + int64(retryAfter)
+	if !slices.Contains(s.census.Others(), replica) {
+		delete(s.failing, replica)
+	} else if !failed {
+		s.hurry()
+		s.cfg.Logger.Warn("a keeper of limits cannot be asked: another stands in for it", "replica", replica, "error", err)
 	}
 }

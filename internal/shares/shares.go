@@ -29,8 +29,8 @@ type Config struct {
 	// Replicas returns the names of the live replicas, this one among them. nil or an empty answer = this one alone. It and
 	// Keeper answer from memory.
 	Replicas func() []string
-	// Keeper returns which replica keeps the shares of a tenant: its owner, else the one that placement prefers. "" = nobody
-	// now. Required where there are others.
+	// Keeper returns which replica keeps the shares of a tenant. It should be one that stays the same when the tenant moves.
+	// "" = nobody now. Required where there are others.
 	Keeper func(id tenant.ID) string
 	Caller peer.Caller   // required where there are others
 	Period time.Duration // between two rounds; 0 = 200 ms
@@ -40,7 +40,7 @@ type Config struct {
 // The times of the loop.
 const (
 	defaultPeriod = 200 * time.Millisecond
-	leastPeriod   = 100 * time.Millisecond // between two rounds, when the second is wanted at once
+	leastPeriod   = 50 * time.Millisecond  // between two rounds, when the second is wanted at once
 	callTimeout   = 800 * time.Millisecond // of one call; a grant that comes later is over
 )
 
@@ -53,12 +53,12 @@ type Shares struct {
 
 	mu      sync.Mutex
 	census  *share.Census
-	tell    int                     // the number of replicas that the guards spend by already
+	guards  Guards                  // nil before Run
 	tenants map[name]*account       // what tenants want here, and what is lent of their limits
 	books   map[name]*share.Book    // of the tenants whose keeper this replica is
 	keepers map[string]share.Keeper // by replica, as of its last answer
 	busy    map[string]bool         // replicas that are being asked
-	failing map[string]bool         // replicas that could not be asked, as was logged
+	failing map[string]int64        // replicas that could not be asked, and until when they are not asked again
 	faded   int64                   // when needs were read last
 
 	calls sync.WaitGroup
@@ -76,7 +76,8 @@ func nameOf(s tenant.Scope) name { return name{s.ID(), s.UID()} }
 type account struct {
 	want   share.Want
 	holder share.Holder
-	wanted int64 // until when its keeper wants what is lent
+	wanted int64  // until when a keeper wants what is lent
+	by     string // which
 }
 
 // New returns Shares of a replica that is alone until Run has seen others.
@@ -92,12 +93,12 @@ func New(cfg Config) *Shares {
 	}
 	s := &Shares{
 		cfg: cfg, born: time.Now(), poke: make(chan struct{}, 1), tenants: map[name]*account{}, books: map[name]*share.Book{},
-		keepers: map[string]share.Keeper{}, busy: map[string]bool{}, failing: map[string]bool{},
+		keepers: map[string]share.Keeper{}, busy: map[string]bool{}, failing: map[string]int64{},
 	}
 	s.run = runName(s.born)
 	s.census = share.NewCensus(cfg.Replica, s.clock())
 	s.census.See(s.clock(), s.replicas())
-	s.tell = s.census.Tell(s.clock())
+	s.census.Applied(s.census.Mark())
 	return s
 }
 

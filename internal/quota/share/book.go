@@ -30,6 +30,9 @@ type granted struct {
 	until int64
 }
 
+// counts says whether requests that came in by the grant may be in flight still. That they are not, the next ask says.
+func (g *granted) counts(now int64) bool { return g.until+int64(Grace) > now }
+
 // Ask answers a replica's ask while it counts that many replicas. ok is false for one that comes too late, after others of
 // the same replica: its sender listens to no answer any more.
 func (b *Book) Ask(now int64, from Peer, a Ask, count int) (g Grant, ok bool) {
@@ -96,7 +99,7 @@ func (c *account) settle(have int64) {
 // outstanding returns what the replica may be spending of what was lent.
 func (c *account) outstanding(now int64) (p Part) {
 	for _, g := range []granted{c.held, c.pending} {
-		if g.until > now {
+		if g.counts(now) {
 			p = max(p, g.Part)
 		}
 	}
@@ -193,7 +196,7 @@ func (b *Book) odd(now int64, me *account, count int) bool {
 }
 
 func (c *account) isOdd(now int64) bool {
-	return c.held.Odd && c.held.until > now || c.pending.Odd && c.pending.until > now
+	return c.held.Odd && c.held.counts(now) || c.pending.Odd && c.pending.counts(now)
 }
 
 // over says whether the replica has more in flight than it may have without rounding up.
@@ -213,6 +216,15 @@ func (b *Book) Wants(now int64) bool {
 	return slices.ContainsFunc(b.of, func(c *account) bool { return c.heard(now) && c.ask.Need > 0 })
 }
 
+// Scarce says whether what was lent is less than what is needed.
+func (b *Book) Scarce(now int64) bool {
+	pool := Part(0)
+	for _, c := range b.of {
+		pool += c.loans.at(now + int64(Lease+Grace))
+	}
+	return b.level(now, pool) < Whole
+}
+
 // Hears says whether a replica has asked of late.
 func (b *Book) Hears(now int64, replica string) bool {
 	return slices.ContainsFunc(b.of, func(c *account) bool { return c.peer.Name == replica && c.seen > now-int64(Lease) })
@@ -221,7 +233,7 @@ func (b *Book) Hears(now int64, replica string) bool {
 // Idle forgets the accounts that are over, and says whether none is left.
 func (b *Book) Idle(now int64) bool {
 	b.of = slices.DeleteFunc(b.of, func(c *account) bool {
-		return !c.heard(now) && c.loans.until() < now && c.held.until <= now && c.pending.until <= now
+		return !c.heard(now) && c.loans.until() < now && !c.held.counts(now) && !c.pending.counts(now)
 	})
 	return len(b.of) == 0
 }

@@ -2,93 +2,152 @@ package share
 
 import "slices"
 
-// Census is how many replicas there are, as one of them sees it. What each owns is the whole divided by that number, so
-// none may reckon with fewer than there are:
+// Census is whom one replica counts. It owns the whole divided by their number and its own, so what must hold is: whoever
+// owns a part is counted by everybody else who owns one, until all that it lent is over.
 //
-//   - one that is gone counts for a Window longer: by then it has stopped by its own clock, and what it lent is over;
-//   - one that is new owns nothing until all others have told it that they count at least as many as it does, which they say
-//     only when nothing is lent or in flight any more by a smaller number. Nor does it before what those lent is over who
-//     went just before it came. It lives on grants until then.
+// Of any two replicas that are in the registry, the later one saw the earlier at its first look. So the later one owns
+// nothing until all that it sees have told it that they count it (Room), which they do from its first question on, whether
+// their own view shows it yet or not, and say when nothing is lent or in flight any more that was reckoned without it. Nor
+// does it before what those lent is over who went before its first look. It lives on grants until then.
 //
-// After a Window and a Loan it owns its part even if others say nothing: by then they have seen it or have stopped.
+// After a Window and a Loan it owns its part even if others say nothing: by then they have seen it, or have stopped.
 type Census struct {
 	self    string
-	born    int64
-	hold    int64 // until when one that is gone may have lent something
+	born    int64 // when it began to ask for room
+	looked  bool
 	settled bool
-	seen    []sighting
-	others  []string
-	told    map[string]int
+	last    int64 // when it looked last
+	lost    bool  // it was not in the registry when it looked last
+	mates   map[string]*mate
+	others  []string // in the registry
 
-	lentUntil  int64 // until when something is lent
-	tight      int   // by which number of replicas, at least, if that was before the number grew; 0 = the number now
-	tightUntil int64
+	lentUntil int64 // until when something is lent
+	mark      int   // rises when somebody is counted who was not, or what is owned changes
+	applied   int   // the mark by which the guards spend
 }
 
-type sighting struct {
-	count int
-	last  int64
+// mate is another replica that is counted.
+type mate struct {
+	live  bool  // in the registry
+	until int64 // counted until then at least
+	room  int64 // until when something may be in use that was reckoned without it
+	mark  int
+	ours  bool // it told that it counts this replica
 }
 
 // NewCensus begins at now.
 func NewCensus(self string, now int64) *Census {
-	return &Census{self: self, born: now, told: map[string]int{}}
+	return &Census{self: self, born: now, mates: map[string]*mate{}}
 }
 
-// See takes the names of the live replicas, and says whether what each owns is another number by it.
-func (c *Census) See(now int64, live []string) (changed bool) {
-	before, owned := c.Count(), c.Owned()
-	gone := slices.ContainsFunc(c.others, func(name string) bool { return !slices.Contains(live, name) })
-	if gone || before == 0 && len(live) > 1 {
-		c.hold = now + int64(Loan)
+// See takes the names of the replicas in the registry. A replica that was not among them, or did not look for so long that
+// others may have stopped counting it, is as good as a new one.
+func (c *Census) See(now int64, live []string) {
+	owned := c.Owned()
+	if in := slices.Contains(live, c.self); !in {
+		c.lost = true // it keeps what it has: without a session it serves little, or as it was told to
+		return
 	}
+	if c.looked && len(c.mates) > 0 && (c.lost || now-c.last > int64(Window)/2) {
+		c.renew(now)
+	}
+	c.lost, c.last = false, now
 	c.others = slices.DeleteFunc(slices.Clone(live), func(name string) bool { return name == c.self })
-	n := len(c.others) + 1
-	c.seen = slices.DeleteFunc(c.seen, func(s sighting) bool { return s.count == n || s.last < now-int64(Window) })
-	c.seen = append(c.seen, sighting{n, now})
-	if before > 0 && c.Count() > before && c.settled {
-		if c.tightUntil < now || c.tight > before {
-			c.tight = before
+	for name, m := range c.mates {
+		if m.live && !slices.Contains(c.others, name) {
+			m.live, m.until = false, max(m.until, now+int64(Loan))
 		}
-		c.tightUntil = max(c.lentUntil, now+int64(Grace))
+		if !m.live && m.until < now {
+			delete(c.mates, name)
+		}
 	}
-	for name := range c.told {
-		if !slices.Contains(c.others, name) {
-			delete(c.told, name)
-		}
+	for _, name := range c.others {
+		c.count(now, name).live = true
 	}
 	c.settle(now)
-	return c.Owned() != owned
+	c.looked = true
+	if c.Owned() != owned {
+		c.mark++
+	}
+}
+
+// renew begins anew: others may not count this replica any more.
+func (c *Census) renew(now int64) {
+	c.born, c.settled, c.looked = now, false, false
+	for _, m := range c.mates {
+		m.ours = false
+	}
+}
+
+// count returns the mate of that name, who is counted from now on.
+func (c *Census) count(now int64, name string) *mate {
+	m := c.mates[name]
+	if m == nil {
+		c.mark++
+		m = &mate{mark: c.mark, room: max(c.lentUntil, now+int64(Grace))}
+		if !c.settled {
+			m.room = c.lentUntil
+		}
+		c.mates[name] = m
+	}
+	return m
+}
+
+// Heard takes note that a replica asks. It is counted until the view must show it.
+func (c *Census) Heard(now int64, from string) {
+	if from != c.self {
+		m := c.count(now, from)
+		m.until = max(m.until, now+int64(Window+Loan))
+	}
 }
 
 func (c *Census) settle(now int64) {
-	if c.settled {
-		return
+	switch age := now - c.born; {
+	case c.settled:
+	case !c.looked && len(c.mates) == 0: // whoever comes will ask
+		c.settled = true
+	case age > int64(Window+Loan):
+		c.settled = true
+	case age > int64(Loan):
+		c.settled = !slices.ContainsFunc(c.others, func(name string) bool { return !c.mates[name].ours })
 	}
-	c.settled = now-c.born >= int64(Window+Loan) || now >= c.hold && !slices.ContainsFunc(c.others, func(name string) bool { return c.told[name] < len(c.others)+1 })
 }
 
 // Settled says whether this replica owns its part.
 func (c *Census) Settled() bool { return c.settled }
 
-// Others returns the names of the other live replicas.
+// Others returns the names of the other replicas in the registry.
 func (c *Census) Others() []string { return c.others }
 
-// Told takes what another replica answered to a question of ours about the number of replicas.
-func (c *Census) Told(from string, count int) { c.told[from] = count }
-
-// Count returns the number of replicas to reckon with.
-func (c *Census) Count() (n int) {
-	for _, s := range c.seen {
-		n = max(n, s.count)
-	}
-	return n
+// Room says whether a replica is counted, and nothing is in use any more that was reckoned without it.
+func (c *Census) Room(now int64, name string) bool {
+	m := c.mates[name]
+	return m != nil && m.room < now && m.mark <= c.applied
 }
 
-// Tell returns the number that nothing of ours is reckoned below.
-func (c *Census) Tell(now int64) int {
-	if now <= c.tightUntil {
-		return min(c.tight, c.Count())
+// Told takes another replica's answer to a question of ours about room.
+func (c *Census) Told(from string, room bool) {
+	if m := c.mates[from]; m != nil && room {
+		m.ours = true
+	}
+}
+
+// Mark returns what stands for the parts as they are now; see Applied.
+func (c *Census) Mark() int { return c.mark }
+
+// Applied takes note that the guards spend by the parts as they were at that mark.
+func (c *Census) Applied(mark int) { c.applied = max(c.applied, mark) }
+
+// Stale says whether the guards spend by other parts.
+func (c *Census) Stale() bool { return c.applied < c.mark }
+
+// Count returns the number of replicas to reckon with.
+func (c *Census) Count() int { return len(c.mates) + 1 }
+
+// Quorum is Count for a replica that counts all who may have lent something; a new one does not, and has no majority.
+func (c *Census) Quorum() int {
+	if !c.settled {
+		return 1 << 20
 	}
 	return c.Count()
 }
@@ -98,7 +157,7 @@ func (c *Census) Lend(until int64) { c.lentUntil = max(c.lentUntil, until) }
 
 // Owned returns the part that is this replica's own.
 func (c *Census) Owned() Part {
-	if !c.settled || c.Count() == 0 {
+	if !c.settled {
 		return 0
 	}
 	return Whole / Part(c.Count())

@@ -21,6 +21,7 @@ type held struct {
 type Want struct {
 	Need, InUse Part
 	Smallest    int
+	Scarce      bool // the keeper has less than others need: no more is kept than must be
 }
 
 // Keeper is the keeper of a tenant as a replica knows it by the keeper's last answer.
@@ -71,13 +72,21 @@ func (h *Holder) lend(now int64, owned Part, w Want) Part {
 	return max(amount, before-step)
 }
 
-// keep returns what a replica keeps of its own part: what it needs and a quarter more, unless that is too little to let one
-// request in. Then the keeper can do more with it, by giving all of it to one replica.
+// keep returns what a replica keeps of its own part: what it needs and a quarter more; and where others do not need it, half
+// of it, so that a tenant that moves here finds something. What is too little to let one request in is not kept: the keeper
+// can do more with it, by giving all of it to one replica.
 func keep(owned Part, w Want) Part {
 	least := owned / reserve
 	kept := w.Need + w.Need/4 + step - 1
-	kept = min(max(kept-kept%step, least), owned)
-	if w.Smallest > 0 && kept*Part(w.Smallest) < Whole {
+	kept -= kept % step
+	place := Part(0)
+	if w.Smallest > 0 {
+		place = Whole/Part(w.Smallest) + 1
+	}
+	if !w.Scarce {
+		kept = max(kept, owned/2, place)
+	}
+	if kept = min(max(kept, least), owned); w.Smallest > 0 && kept < place {
 		return least
 	}
 	return kept
