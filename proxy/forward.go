@@ -29,6 +29,14 @@ type hop struct {
 	upgrade atomic.Pointer[link] // over which it is, or becomes, a WebSocket; nil = it is none
 }
 
+// added is how many fields the replica that forwarded a request has put into its header: those of a trace.
+func (h *hop) added() int {
+	if h.from == nil {
+		return 0
+	}
+	return 2
+}
+
 // tryThere forwards the request. A *notServed error means that nothing of it was done and that it can be sent once more.
 func (f *flight) tryThere(loc Location) error {
 	if err := f.enterTransit(); err != nil {

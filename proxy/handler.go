@@ -141,7 +141,7 @@ func (f *flight) judge() (in signals, err error) {
 		return in, fault.New(fault.Invalid, "Host and :authority differ") // HTTP/2 may carry both (RFC 9113 §8.3.1)
 	}
 	f.host, f.name = withPort(host, port), host
-	if err := f.s.limits.judgeSize(r); err != nil {
+	if err := f.s.limits.judgeSize(r, f.hop.added()); err != nil {
 		return in, err
 	}
 	if f.target, err = splitTarget(r.RequestURI, r.Host); err != nil {

@@ -59,8 +59,8 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// judgeSize applies the bounds that net/http has not.
-func (l *Limits) judgeSize(r *http.Request) error {
+// judgeSize applies the bounds that net/http has not. more is how many fields may be there beyond the client's own.
+func (l *Limits) judgeSize(r *http.Request, more int) error {
 	if len(r.RequestURI) > l.URI {
 		return fault.New(fault.URITooLong, "the request target is longer than %d bytes", l.URI)
 	}
@@ -68,7 +68,7 @@ func (l *Limits) judgeSize(r *http.Request) error {
 	for _, v := range r.Header {
 		fields += len(v)
 	}
-	if fields > l.HeaderFields {
+	if fields > l.HeaderFields+more {
 		return fault.New(fault.HeaderTooLarge, "the request has more than %d header fields", l.HeaderFields)
 	}
 	cookies := 0

@@ -82,6 +82,9 @@ func (f *flight) ownerOnly() bool {
 
 // serveAtOwner serves the request where its tenant is. While that changes it waits, and asks again where it is safe.
 func (f *flight) serveAtOwner() error {
+	if err := f.judgeChain(); err != nil {
+		return err
+	}
 	p, s := f.s.peers, search{}
 	for {
 		loc := p.Locate.Locate(f.place.entry.Scope)

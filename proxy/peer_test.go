@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -350,6 +351,30 @@ func TestForwardClientCertificates(t *testing.T) {
 	c.r[0].silently("team-a", nil)
 	got = c.r[1].visit(hostA, keyA, with(tls.VersionTLS13, ca.client(t)))
 	check(t, "the owner demands none", got.status, 421)
+}
+
+// A chain that no passport has room for is refused by each replica alike, the owner too; one that fits passes everywhere.
+func TestForwardLongChains(t *testing.T) {
+	ca := newIssuer(t)
+	c := newCluster(t, 2)
+	for _, r := range c.r {
+		r.gateways.decide = r.owned(c.owners, describe)
+		r.demand("team-a", &tenant.TLS{ClientCA: ca.rootPEM()})
+	}
+	big, err := ca.issue(slices.Repeat([]string{strings.Repeat("long.", 40) + "example"}, 80)...) // 16 KiB and more
+	if err != nil {
+		t.Fatal(err)
+	}
+	for leaf, want := range map[*tls.Certificate]int{big: 431, new(ca.client(t)): 200} {
+		cert := *leaf
+		cert.Certificate = append(slices.Clone(cert.Certificate), big.Certificate...)
+		for _, r := range c.r {
+			got := r.visit(hostA, keyA, with(tls.VersionTLS13, cert))
+			if got.status != want {
+				t.Errorf("%s: %d, %v, want %d", r.name, got.status, got.err, want)
+			}
+		}
+	}
 }
 
 // Calls arrive, once each, with their errors as they were.

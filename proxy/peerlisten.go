@@ -47,7 +47,9 @@ func newPeers(c *Config, l *slog.Logger) *peers {
 func (s *Server) peerServer(base context.Context) *http.Server {
 	srv := s.httpServer(base, http.HandlerFunc(s.servePeer))
 	srv.TLSConfig = s.peers.listenTLS()
-	srv.MaxHeaderBytes = s.limits.HeaderBytes + 32*s.limits.HeaderFields + maxPassport // what was let in fits, and what we add
+	// What was let in fits, and what we add: net/http lets in 4 KiB more over HTTP/1.1, and over HTTP/2 each field counts for 32
+	// more bytes, and each cookie is a field.
+	srv.MaxHeaderBytes = s.limits.HeaderBytes + 4<<10 + 36*(s.limits.HeaderFields+s.limits.Cookies) + maxPassport
 	srv.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          peerStreams,
 		MaxReadFrameSize:              frameSize,
@@ -218,13 +220,8 @@ func (f *flight) passport(to string, now time.Time) (*passport, error) {
 		return nil, fault.New(fault.Internal, "a request without TLS is not forwarded")
 	}
 	p.SNI, p.TLS = strings.ToLower(f.r.TLS.ServerName), f.r.TLS.Version
-	size := 0
 	for _, c := range f.r.TLS.PeerCertificates {
 		p.Chain = append(p.Chain, c.Raw)
-		size += len(c.Raw)
-	}
-	if size > maxChain {
-		return nil, fault.New(fault.HeaderTooLarge, "the client's certificates have more than %d bytes: send fewer intermediates", maxChain)
 	}
 	if a := f.admission; a != nil {
 		p.Admitted = &passportAdmission{passportTenant{a.scope.ID(), a.scope.UID()}, a.sum()}
@@ -233,6 +230,22 @@ func (f *flight) passport(to string, now time.Time) (*passport, error) {
 		p.Host = &passportTenant{c.entry.Record.ID, c.entry.Scope.UID()}
 	}
 	return p, nil
+}
+
+// judgeChain refuses what no passport has room for, at the owner too: whether a request is served does not depend on where it
+// lands.
+func (f *flight) judgeChain() error {
+	if f.r.TLS == nil {
+		return nil
+	}
+	size := 0
+	for _, c := range f.r.TLS.PeerCertificates {
+		size += len(c.Raw)
+	}
+	if size > maxChain {
+		return fault.New(fault.HeaderTooLarge, "the client's certificates have more than %d bytes: send fewer intermediates", maxChain)
+	}
+	return nil
 }
 
 // passportsKey is the context key of a client connection's *passports.

@@ -58,7 +58,7 @@ func (s *Server) redirect(r *http.Request) (string, error) {
 	if _, ok := s.cfg.Directory.ByHost(host); !ok && !s.cfg.shared(host) {
 		return "", fault.New(fault.Misdirected, "host %s on the plain listener", host)
 	}
-	if err := s.limits.judgeSize(r); err != nil {
+	if err := s.limits.judgeSize(r, 0); err != nil {
 		return "", err
 	}
 	if !strings.HasPrefix(r.RequestURI, "/") {
