@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/polygate/polygate/internal/archive"
@@ -19,6 +21,7 @@ const restoreKey = "c/restore"
 const (
 	restoreOps   = 100
 	restoreBytes = 1 << 20
+	restorePoll  = 250 * time.Millisecond // before a watch that broke off begins anew
 )
 
 // restoreMark is the value of restoreKey.
@@ -75,6 +78,33 @@ func (s *Store) CheckRestored(ctx context.Context) error {
 		return unfinished(kv)
 	}
 	return nil
+}
+
+// AwaitRestored returns when a restore that another process carries out comes to its end, from now on. It is for the other members
+// of an embedded cluster, of which a majority has to run while one restores.
+func (s *Store) AwaitRestored(ctx context.Context) error {
+	res, err := s.read(ctx, Range{Key: restoreKey})
+	if err != nil {
+		return fmt.Errorf("look for a restore: %w", err)
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	var ended atomic.Bool
+	for !ended.Load() && ctx.Err() == nil {
+		_ = s.backend.Watch(watching, res.Revision+1, []string{restoreKey}, func(b Batch) { // where it breaks off, it begins anew
+			if slices.ContainsFunc(b.Events, func(e Event) bool { return e.Delete && e.KV.Key == restoreKey }) {
+				ended.Store(true)
+				stop()
+			}
+		})
+		if !ended.Load() {
+			pause(ctx, restorePoll)
+		}
+	}
+	if ended.Load() {
+		return nil
+	}
+	return fault.From(ctx.Err())
 }
 
 func unfinished(kv KV) error {

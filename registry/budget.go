@@ -39,8 +39,8 @@ var ErrStored = errors.New("over the tenant's budget of stored bytes")
 // ErrStoreFull is wrapped in the refusal of a tenant's change because the store has no more room than its reserve.
 var ErrStoreFull = fmt.Errorf("the store has no room but its reserve: %w", ErrRejected)
 
-// Statuser is what a Backend may be besides: one that can tell how full and how well its store is.
-type Statuser interface {
+// StatusReader is what a Backend may be besides: one that can tell how full and how well its store is.
+type StatusReader interface {
 	// Status asks the store. A member that does not answer is in Members with an Error; the error is that none does.
 	Status(ctx context.Context) (Status, error)
 }
@@ -123,7 +123,7 @@ func (s *Store) TenantBytes(id tenant.ID) (stored int64, known bool) {
 
 // run looks at the store every now and then until ctx ends.
 func (b *budgets) run(ctx context.Context) {
-	st, ok := b.store.backend.(Statuser)
+	st, ok := b.store.backend.(StatusReader)
 	tick := time.NewTicker(b.cfg.Sample)
 	defer tick.Stop()
 	for {
@@ -139,7 +139,7 @@ func (b *budgets) run(ctx context.Context) {
 	}
 }
 
-func (b *budgets) sample(ctx context.Context, from Statuser) {
+func (b *budgets) sample(ctx context.Context, from StatusReader) {
 	sctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	written := b.written.Load()

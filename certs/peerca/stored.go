@@ -132,7 +132,7 @@ func (r *authority) issue(replica string, now time.Time) (*tls.Certificate, erro
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, r.cert, key.Public(), r.key)
 	if err != nil {
-		return nil, fmt.Errorf("make the certificate of replica %s: %w: its name must be letters, digits, - and .", replica, err)
+		return nil, fmt.Errorf("make the certificate of replica %s: %w: its name must be letters, digits, dashes and dots", replica, err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {

@@ -143,7 +143,7 @@ func (a *Reader) field(limit uint64) ([]byte, error) {
 		return nil, a.damaged("a part of it is too long")
 	}
 	var b bytes.Buffer
-	got, err := io.CopyN(&b, a.in, int64(n)) //nolint:gosec // bounded by limit
+	got, err := io.CopyN(&b, a.in, int64(n))
 	a.sum.Write(b.Bytes())
 	a.at += got
 	if err != nil {

@@ -177,7 +177,7 @@ func (e *Embedded) MemberRemove(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	list, err := b.client.MemberList(ctx)
 	if err != nil {
 		return fmt.Errorf("list the members of etcd: %w", classify(err))
@@ -202,7 +202,7 @@ func (e *Embedded) MemberAdd(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	u := e.cluster.url(address)
 	if _, err := b.client.MemberAdd(ctx, []string{u.String()}); err != nil {
 		return fmt.Errorf("add a member at %s to etcd: %w", address, classify(err))

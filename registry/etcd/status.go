@@ -21,9 +21,9 @@ const statusTimeout = 2 * time.Second
 // assumedQuota is etcd's quota where nobody set one; members before 3.6 do not tell theirs.
 const assumedQuota = 2 << 30
 
-var _ registry.Statuser = (*Backend)(nil)
+var _ registry.StatusReader = (*Backend)(nil)
 
-// Status implements registry.Statuser. All members are asked at once.
+// Status implements registry.StatusReader. All members are asked at once.
 func (b *Backend) Status(ctx context.Context) (registry.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
@@ -124,6 +124,15 @@ func alarmsOf(errs []string) []string {
 // defragments every member, one after the other, and takes back the NOSPACE alarm. Each member stops for as long as its
 // defragmentation takes, which is some seconds for a gigabyte.
 func (b *Backend) Recover(ctx context.Context) error {
+	if err := b.Shrink(ctx); err != nil {
+		return err
+	}
+	return b.Disarm(ctx)
+}
+
+// Shrink is Recover without the alarm. In an embedded cluster it reaches the own member alone, and the alarm is to be taken
+// back when all are done: one that is full raises it again.
+func (b *Backend) Shrink(ctx context.Context) error {
 	resp, err := b.client.Get(ctx, b.root)
 	if err != nil {
 		return fmt.Errorf("read the revision: %w", classify(err))
@@ -140,10 +149,11 @@ func (b *Backend) Recover(ctx context.Context) error {
 			return fmt.Errorf("defragment %s: %w", ep, classify(err))
 		}
 	}
-	return b.disarm(ctx)
+	return nil
 }
 
-func (b *Backend) disarm(ctx context.Context) error {
+// Disarm takes back the NOSPACE alarm.
+func (b *Backend) Disarm(ctx context.Context) error {
 	alarms, err := b.client.AlarmList(ctx)
 	if err != nil {
 		return fmt.Errorf("list the alarms: %w", classify(err))

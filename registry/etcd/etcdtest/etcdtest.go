@@ -93,7 +93,7 @@ func binary(t testing.TB) string {
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000)))
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000))) //nolint:gosec // a port to try
 		if ln, err := net.Listen("tcp", addr); err == nil {
 			_ = ln.Close()
 			return addr
@@ -133,7 +133,7 @@ func (c *Cluster) Launch(i int) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	m.cmd, m.log, m.done = exec.Command(c.binary, c.args(m)...), log, make(chan struct{})
+	m.cmd, m.log, m.done = exec.Command(c.binary, c.args(m)...), log, make(chan struct{}) //nolint:gosec // the etcd that go tool built
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is killed leaves no member behind
 	if err := m.cmd.Start(); err != nil {
@@ -247,7 +247,7 @@ func (m *member) tail() []byte {
 func (c *Cluster) Leader() int {
 	c.t.Helper()
 	client := c.Client()
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	deadline := time.After(readyTimeout)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
