@@ -80,4 +80,44 @@ func TestClusterProcess(t *testing.T) {
 	all[0].launch()
 	all[0].waitReady(60 * time.Second)
 	sees(all[0], "after")
+	all[0].must("backup", "--file", "all.backup")
+	all[1].must("tenant", "delete", "before", "--yes")
+	restoreCluster(t, all)
+	sees(all[1], "before")
+}
+
+// restoreCluster stops all members, and restores a backup at the first while the others lend theirs.
+func restoreCluster(t *testing.T, all []*gateway) {
+	t.Helper()
+	for _, g := range all {
+		g.kill()
+	}
+	args := []string{"restore", "--config", "polygate.yaml"}
+	lenders := make(chan error, 2)
+	for _, g := range all[1:] {
+		cmd := g.command(args...)
+		cmd.Stdout, cmd.Stderr = &output{}, &output{}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		go func() { lenders <- cmd.Wait() }()
+	}
+	await(t, 40*time.Second, "the restore", func() error { // the leases of the killed end first
+		if b, err := all[0].command(append(args, "--force", "--file", "all.backup")...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, b)
+		}
+		return nil
+	})
+	for range 2 {
+		if err := <-lenders; err != nil {
+			t.Errorf("a member that was lent ended with %v", err)
+		}
+	}
+	for _, g := range all {
+		g.launch()
+	}
+	for _, g := range all {
+		g.waitReady(60 * time.Second)
+	}
 }

@@ -7,7 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,21 +31,29 @@ etcd of its own. Stop all replicas first.
 
 The whole backup is checked before anything is written. Where the restore is broken off, no replica starts, and the same command goes
 on with it. A registry that holds data is left alone, unless --force erases it first. kek_file must hold the key that the backup's
-secrets are sealed with.`,
-		Example: "  polygate restore --config polygate.yaml --file polygate.backup",
+secrets are sealed with.
+
+Where replicas are members of one embedded etcd (etcd.embedded.cluster), more than half of them have to take part: run the command
+without --file on the others, which lend their members until the restore ends.`,
+		Example: "  polygate restore --config polygate.yaml --file polygate.backup\n  polygate restore --config polygate.yaml   # on the other members of a cluster",
 		Args:    cobra.NoArgs,
 	}
 	c.Flags().StringVarP(&path, "config", "c", "polygate.yaml", "the platform's configuration `file`")
-	c.Flags().StringVarP(&file, "file", "f", "", "the `file` to read; - is standard input (required)")
+	c.Flags().StringVarP(&file, "file", "f", "", "the `file` to read; - is standard input (required, but for other members of a cluster)")
 	c.Flags().BoolVar(&force, "force", false, "erase what the registry holds")
-	_ = c.MarkFlagRequired("file")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.LoadPlatform(path)
 		if err != nil {
 			return reportConfig(cmd.ErrOrStderr(), err)
 		}
 		r := &restorer{cfg: cfg, force: force, out: cmd.ErrOrStderr()}
-		return r.run(cmd.Context(), file, cmd.InOrStdin())
+		switch {
+		case file != "":
+			return r.run(cmd.Context(), file, cmd.InOrStdin())
+		case len(cfg.Etcd.Embedded.Cluster.Members) == 0:
+			return usage("--file is missing: name the backup")
+		}
+		return r.lend(cmd.Context())
 	}
 	return c
 }
@@ -72,7 +83,7 @@ func (r *restorer) run(ctx context.Context, file string, stdin io.Reader) (err e
 	if _, err := backup.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	d := newDaemon(r.cfg, io.Discard, newLogger(config.Log{Level: slog.LevelError.String(), Format: "text"}, r.out))
+	d := r.daemon()
 	defer func() { err = errors.Join(err, d.parts.stop()) }()
 	store, err := r.open(ctx, d)
 	if err != nil {
@@ -90,7 +101,35 @@ func (r *restorer) run(ctx context.Context, file string, stdin io.Reader) (err e
 	if err != nil {
 		return plain(err)
 	}
+	if len(r.cfg.Etcd.Embedded.Cluster.Members) > 0 {
+		_ = sleep(ctx, lendPause)
+	}
 	_, err = fmt.Fprintf(r.out, "restored %d keys of %s (sha256 %s)\n", m.End.Entries, stamp(m.Created), m.End.Sum)
+	return err
+}
+
+func (r *restorer) daemon() *daemon {
+	return newDaemon(r.cfg, io.Discard, newLogger(config.Log{Level: slog.LevelError.String(), Format: "text"}, r.out))
+}
+
+// lendPause is how long the member that restored stays, for the others to hear of the end.
+const lendPause = 2 * time.Second
+
+// lend runs this machine's member of the cluster while another one restores.
+func (r *restorer) lend(ctx context.Context) (err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	d := r.daemon()
+	defer func() { err = errors.Join(err, d.parts.stop()) }()
+	store, err := r.open(ctx, d)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.out, "member %s is up, until a restore that another member runs with --file has ended\n", r.cfg.Replica.Name)
+	if err := store.AwaitRestored(ctx); err != nil {
+		return plain(err)
+	}
+	_, err = fmt.Fprintln(r.out, "restored by another member")
 	return err
 }
 
