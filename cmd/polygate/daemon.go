@@ -214,6 +214,9 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the registry is not ready after %s: %w", patience, cmp.Or(d.store.Healthy(), ctx.Err()))
 	}
+	if err := d.checkVersions(ctx); err != nil {
+		return err
+	}
 	return d.checkKEK(ctx)
 }
 

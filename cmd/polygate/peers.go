@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -39,6 +40,38 @@ func (d *daemon) advertised() (string, error) {
 	}
 	_, port, err := net.SplitHostPort(addr)
 	return net.JoinHostPort(host, port), err
+}
+
+// checkVersions refuses to run beside a replica of a version that knew one replica alone: it records what others commit in its own
+// audit log too, and then anchors nothing more. One that ended without a word has its lease's time.
+func (d *daemon) checkVersions(ctx context.Context) error {
+	if !d.among() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*d.cfg.Replica.TTL)
+	defer cancel()
+	for {
+		changed := d.store.Index().Changed() // before the look
+		name := beforePeers(d.store.Index().Replicas())
+		if name == "" {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("replica %s is of a version that cannot run beside others: stop it, then start this one", name)
+		}
+	}
+}
+
+// beforePeers returns a replica of a version that knew one replica alone, "" = there is none. It did not say when it started.
+func beforePeers(all []registry.Replica) string {
+	for _, r := range all {
+		if r.Started.IsZero() {
+			return r.Name
+		}
+	}
+	return ""
 }
 
 // openPeers makes this replica known to the others by a certificate of their common authority.
