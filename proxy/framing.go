@@ -85,7 +85,7 @@ func (g *grpcFraming) pass(p []byte) (last int) {
 	for i := 0; i < len(p); {
 		if g.left > 0 {
 			k := min(int(g.left), len(p)-i)
-			g.left -= uint32(k) //nolint:gosec // at most left
+			g.left -= uint32(k)
 			i += k
 		} else {
 			k := copy(g.head[g.n:], p[i:])
@@ -124,7 +124,7 @@ func (s *socketFraming) pass(p []byte) (last int) {
 		if s.left > 0 {
 			k := min(s.left, uint64(len(p)-i))
 			s.left -= k
-			i += int(k) //nolint:gosec // at most len(p)
+			i += int(k)
 		} else {
 			s.head[s.n] = p[i]
 			s.n++

@@ -23,7 +23,7 @@ import (
 // they are a client's words, which nobody looks at and which go no further (see reserved).
 const (
 	ownPrefix       = "Polygate-"
-	passportHeader  = "Polygate-Passport"
+	passportHeader  = "Polygate-Passport" //nolint:gosec // a header's name
 	requestIDHeader = "Polygate-Request-Id"
 	expectHeader    = "Polygate-Expect"  // Expect is the forwarding replica's, not the client's
 	refusalHeader   = "Polygate-Refusal" // in an answer: nothing of the request was done, and why
@@ -80,7 +80,7 @@ type passportAdmission struct {
 }
 
 // passportContext separates a signature of a passport from everything else that the key signs.
-const passportContext = "polygate passport v1\x00"
+const passportContext = "polygate passport v1\x00" //nolint:gosec // no secret
 
 // sign writes p with the key of cert.
 func (p *passport) sign(cert *tls.Certificate) (string, error) {

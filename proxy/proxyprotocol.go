@@ -169,11 +169,11 @@ func readV1(r io.Reader, b []byte) ([]byte, error) {
 
 // readV2 reads what the length says.
 func readV2(r io.Reader, b []byte) ([]byte, error) {
-	b = b[:16]
+	b = b[:16] //nolint:gosec // its capacity is the buffer's that readAnnouncement made
 	if _, err := io.ReadFull(r, b[12:]); err != nil {
 		return nil, err
 	}
-	n := int(binary.BigEndian.Uint16(b[14:]))
+	n := int(binary.BigEndian.Uint16(b[14:])) //nolint:gosec // see above
 	if n > maxAnnouncementV2 {
 		return nil, fmt.Errorf("%w: it is longer than %d bytes", errBadAnnouncement, maxAnnouncementV2)
 	}

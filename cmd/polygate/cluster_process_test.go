@@ -58,7 +58,7 @@ func TestClusterProcess(t *testing.T) {
 		await(t, 20*time.Second, "tenant "+id, func() error {
 			got := g.operator(g.client(), "POST", "/api/v1/tenants", map[string]string{"id": id})
 			if got.Err != nil || got.Status != http.StatusCreated && got.Status != http.StatusConflict {
-				return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+				return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 			}
 			return nil
 		})
@@ -67,7 +67,7 @@ func TestClusterProcess(t *testing.T) {
 		t.Helper()
 		await(t, 20*time.Second, "sight of tenant "+id, func() error {
 			if got := g.operator(g.client(), "GET", "/api/v1/tenants/"+id, nil); got.Status != http.StatusOK {
-				return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+				return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 			}
 			return nil
 		})

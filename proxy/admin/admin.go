@@ -133,6 +133,8 @@ type Config struct {
 	Archives Archives
 	// Secrets changes the key-encryption key. Optional: without it, it stays as it is (503).
 	Secrets Secrets
+	// Storage is the etcd under the registry. Optional: without it, it is not looked after here (503).
+	Storage Storage
 	// Certificates keeps the certificates of hosts. Optional: without it, they cannot be seen or changed here (503).
 	Certificates Certificates
 

@@ -71,7 +71,7 @@ func (f *fixture) config() admin.Config {
 		Token:          func() tenant.Hash { return tenant.HashKey(token) },
 		Hosts:          []string{"admin.localhost", "127.0.0.1"},
 		Tenants:        f.store, Index: f.store, Heads: f.store, Counts: f.servers,
-		BaseDomain: "localhost", Seal: sealing, Certificates: f.certs, Cluster: newReplicas(), Archives: &archives{}, Secrets: &secretKeys{},
+		BaseDomain: "localhost", Seal: sealing, Certificates: f.certs, Cluster: newReplicas(), Archives: &archives{}, Secrets: &secretKeys{}, Storage: &stores{},
 		Guards: guard.NewSet(guard.Config{Recorder: f.records, Replica: "r1"}),
 		Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
 	}

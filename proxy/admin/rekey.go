@@ -12,7 +12,7 @@ import (
 )
 
 // allSecrets is where the keys that wrap the platform's secrets are.
-const allSecrets = "/api/v1/secrets"
+const allSecrets = "/api/v1/secrets" //nolint:gosec // a path
 
 // Secrets knows what the key-encryption keys wrap, and changes from one to another. It is safe for concurrent use.
 type Secrets interface {

@@ -104,7 +104,7 @@ func TestReplicas(t *testing.T) {
 	f.shows(200, "GET", "/api/v1/status", "", "tenants", "1")
 	var actions []string
 	for _, e := range all.entries {
-		actions = append(actions, string(e.Action)+" "+e.Resource)
+		actions = append(actions, e.Action+" "+e.Resource)
 	}
 	want := "replica.drain replica/r2, replica.drain replica/r2, tenant.move tenant/team-a, tenant.move tenant/team-a"
 	if got := strings.Join(actions, ", "); got != want {

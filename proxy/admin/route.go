@@ -59,7 +59,7 @@ func (s *Server) table() []Route {
 		{http.MethodGet, "/api/v1/openapi.json", authz.OpenAPIRead, "read the description of this API", s.openAPI},
 		{http.MethodGet, "/api/v1/audit/heads", authz.AuditRead, "read the anchored heads of all audit chains", s.auditHeads},
 		{http.MethodGet, one + "/hosts", authz.HostList, "list a tenant's hosts, and those that it asked for", s.listHosts},
-	}, s.replicaRoutes(one), s.archiveRoutes(one), s.secretRoutes(), s.certificateRoutes(one+"/certificates", "a tenant's certificate"), s.certificateRoutes(platformCertificates, "a certificate of the platform's own"))
+	}, s.replicaRoutes(one), s.archiveRoutes(one), s.secretRoutes(), s.storeRoutes(), s.certificateRoutes(one+"/certificates", "a tenant's certificate"), s.certificateRoutes(platformCertificates, "a certificate of the platform's own"))
 }
 
 // certificateRoutes are the same for those of a tenant and the platform's own.

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -153,7 +154,7 @@ func (h *history) sorted() []op {
 // judge says what an answer means for an object.
 func judge(kind opKind, a answer) outcome {
 	switch {
-	case a.err == errNobody:
+	case errors.Is(a.err, errNobody):
 		return refusal
 	case a.err != nil || a.status >= 500:
 		return unknown

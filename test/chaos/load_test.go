@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -237,7 +238,7 @@ func (l *load) examine(tenant int, what string, got answer) {
 	}
 	label := fmt.Sprintf("%d", got.status)
 	switch {
-	case got.err == errNobody:
+	case errors.Is(got.err, errNobody):
 		label = "no replica ready"
 	case got.err != nil:
 		label = "no answer"

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -46,7 +47,7 @@ func (l *load) putRecord(rng *rand.Rand, tenant int) {
 	got := l.f.anyOperator(rng, http.MethodPut, path, map[string]string{"display_name": p.name}, "If-Match", p.condition)
 	l.examine(tenant, "operator's change", got)
 	switch {
-	case got.err == errNobody:
+	case errors.Is(got.err, errNobody):
 		return
 	case got.err != nil || got.status >= 500:
 		p.outcome = unknown
