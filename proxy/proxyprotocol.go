@@ -169,7 +169,7 @@ func readV1(r io.Reader, b []byte) ([]byte, error) {
 
 // readV2 reads what the length says.
 func readV2(r io.Reader, b []byte) ([]byte, error) {
-	b = b[:16] //nolint:gosec // its capacity is the buffer's that readAnnouncement made
+	b = b[:16] //nolint:gosec // there is room for a header of version 1, which is longer
 	if _, err := io.ReadFull(r, b[12:]); err != nil {
 		return nil, err
 	}
