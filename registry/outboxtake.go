@@ -196,7 +196,7 @@ func (o *Outbox) Forget(ctx context.Context, ids map[string]bool) error {
 }
 
 // Writers returns the replicas that have written a chain of this name, and "" if it was written before chains had the names of
-// replicas.
+// replicas; and those without a session that have left entries of it which nobody has taken over yet: they are in no log.
 func (o *Outbox) Writers(ctx context.Context, chain string) (out []string, err error) {
 	names, err := o.store.replicasBelow(ctx, prefixHeads)
 	if err == nil && len(names) > maxWriters {
@@ -216,6 +216,36 @@ func (o *Outbox) Writers(ctx context.Context, chain string) (out []string, err e
 	}
 	for i, name := range names {
 		if _, ok := found[keys[i]]; ok {
+			out = append(out, name)
+		}
+	}
+	left, err := o.leftBehind(ctx, chain)
+	if err != nil {
+		return nil, fmt.Errorf("look who has left entries of the audit chain %s: %w", chain, err)
+	}
+	for _, name := range left {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// leftBehind returns the replicas without a session that have entries of a chain.
+func (o *Outbox) leftBehind(ctx context.Context, chain string) (out []string, err error) {
+	names, err := o.store.replicasBelow(ctx, prefixAudit)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if _, live := o.store.index.Replica(name); live || name == o.store.cfg.Replica {
+			continue
+		}
+		res, err := o.store.read(ctx, Range{Prefix: entriesOf(name) + chain + "/", Limit: 1})
+		if err != nil {
+			return nil, err
+		}
+		if len(res.KVs) > 0 {
 			out = append(out, name)
 		}
 	}

@@ -3,6 +3,7 @@ package registry_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,6 +86,9 @@ func TestOutboxTakeOver(t *testing.T) {
 	}
 	dead.Stop()
 	registrytest.Eventually(t, "the session is over", func() bool { _, live := r2.Index().Replica("dead"); return !live })
+	if got, err := o2.Writers(t.Context(), "_platform"); err != nil || !slices.Equal(got, []string{"dead"}) {
+		t.Errorf("Writers while its entries are in no log: %v, %v; want the dead one", got, err)
+	}
 	if n, err := o2.TakeOver(t.Context(), time.Hour); err != nil || n != 1 {
 		t.Errorf("TakeOver with patience: %d, %v; want the one that names no replica", n, err)
 	}
@@ -95,6 +99,9 @@ func TestOutboxTakeOver(t *testing.T) {
 	}
 	if got := pendingIDs(t, o2); len(got) != 61 || got[0] != unnamed || got[60] != want[59] {
 		t.Errorf("r2 has %d entries, want 61 in the order in which they were committed", len(got))
+	}
+	if got, err := o2.Writers(t.Context(), "_platform"); err != nil || len(got) != 0 {
+		t.Errorf("Writers once all was taken over: %v, %v; want none", got, err)
 	}
 	if got := pendingIDs(t, o); len(got) != 0 {
 		t.Errorf("the dead one still has %v", got)
