@@ -108,10 +108,13 @@ func row(what string, list []time.Duration) {
 		fmt.Printf("%-52s none\n", what)
 		return
 	}
-	at := func(q float64) time.Duration { return list[min(len(list)-1, int(q*float64(len(list))))] }
-	unit := time.Millisecond
-	if at(1) < 100*time.Millisecond {
-		unit = 10 * time.Microsecond
+	at := func(q float64) string {
+		d := list[min(len(list)-1, int(q*float64(len(list))))]
+		unit := time.Duration(1)
+		for unit*1000 < d {
+			unit *= 10
+		}
+		return d.Round(unit).String()
 	}
-	fmt.Printf("%-52s n %-5d p50 %-9s p90 %-9s p99 %-9s max %s\n", what, len(list), at(0.5).Round(unit), at(0.9).Round(unit), at(0.99).Round(unit), at(1).Round(unit))
+	fmt.Printf("%-52s n %-5d p50 %-9s p90 %-9s p99 %-9s max %s\n", what, len(list), at(0.5), at(0.9), at(0.99), at(1))
 }
