@@ -39,9 +39,10 @@ type replica struct {
 
 // process is a program that is started again and again with the same arguments.
 type process struct {
-	args []string
-	log  string
-	cmd  *exec.Cmd
+	args  []string
+	log   string
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process that was started last has ended
 }
 
 func (p *process) start() error {
@@ -53,14 +54,23 @@ func (p *process) start() error {
 	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:gosec // the programs to measure are named by the flags
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return p.cmd.Start()
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	p.ended = ended
+	go func(cmd *exec.Cmd) {
+		_ = cmd.Wait()
+		close(ended)
+	}(p.cmd)
+	return nil
 }
 
 func (p *process) kill() {
-	if p.cmd != nil {
+	if p.ended != nil {
 		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
-		p.cmd = nil
+		<-p.ended
+		p.ended = nil
 	}
 }
 
@@ -210,10 +220,21 @@ func await(limit time.Duration, ask func() error) error {
 }
 
 func (r *replica) awaitReady(limit time.Duration) error {
-	if err := await(limit, func() error { return get("http://" + r.metrics + "/readyz") }); err != nil {
-		return fmt.Errorf("%s is not ready, see %s: %w", r.name, r.log, err)
+	ended := false
+	err := await(limit, func() error {
+		select {
+		case <-r.ended:
+			ended = true
+			return nil
+		default:
+			return get("http://" + r.metrics + "/readyz")
+		}
+	})
+	if err == nil && !ended {
+		return nil
 	}
-	return nil
+	log, _ := os.ReadFile(r.log)
+	return fmt.Errorf("%s is not ready (ended: %v): %v\n%s", r.name, ended, err, log[max(0, len(log)-1000):])
 }
 
 // send makes one request and returns the body of a good answer.
