@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -233,8 +234,11 @@ func (r *replica) awaitReady(limit time.Duration) error {
 	if err == nil && !ended {
 		return nil
 	}
+	if ended {
+		err = errors.New("it ended")
+	}
 	log, _ := os.ReadFile(r.log)
-	return fmt.Errorf("%s is not ready (ended: %v): %v\n%s", r.name, ended, err, log[max(0, len(log)-1000):])
+	return fmt.Errorf("%s is not ready: %w\n%s", r.name, err, log[max(0, len(log)-1000):])
 }
 
 // send makes one request and returns the body of a good answer.
