@@ -43,6 +43,7 @@ func (d *daemon) openBackend(ctx context.Context) (registry.Backend, error) {
 		return nil, err
 	}
 	d.parts.onStop("etcd client", backend.Close)
+	d.etcd = &storage{d, backend, server}
 	return backend, nil
 }
 
@@ -94,6 +95,7 @@ func (d *daemon) openExternal(ctx context.Context) (registry.Backend, error) {
 		return nil, err
 	}
 	d.parts.onStop("etcd client", backend.Close)
+	d.etcd = &storage{d: d, backend: backend}
 	return backend, backend.Check(ctx)
 }
 

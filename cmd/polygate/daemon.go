@@ -54,6 +54,7 @@ type daemon struct {
 	kek      *seal.Keyring
 	token    tenant.Hash
 	secret   []byte // the platform's own, in the registry under the key-encryption key
+	etcd     *storage
 	store    *registry.Store
 	outbox   *registry.Outbox
 	drain    *audit.Drain
@@ -352,7 +353,7 @@ func (d *daemon) openAdmin(ctx context.Context) error {
 		Audits: d.audits, OpenAPI: openapi.Admin(), Ceilings: d.cfg.Quotas.Ceilings.Tenant(),
 		Declared: d.declared, StateDeclared: d.stateDeclared, BaseDomain: d.cfg.BaseDomain, Certificates: d.certs, Cluster: d.cluster, Numbers: d.numbers,
 		Seal:     func(id tenant.ID, name, plain string) (string, error) { return d.secrets.Seal(id, name, plain), nil },
-		Archives: archives{d}, Secrets: d.rekey,
+		Archives: archives{d}, Secrets: d.rekey, Storage: d.etcd,
 		Reserved: slices.Concat(d.cfg.SharedHosts, d.cfg.Admin.Hosts), Logger: d.log.With("part", "admin"),
 	})
 	if err != nil {

@@ -73,7 +73,7 @@ Settings of the client commands, each also a flag, and in profiles (see polygate
   POLYGATE_CA           a PEM file with the certificate authority to trust, in place of the system's
 
 Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
-		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newStatusCommand(),
+		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newEtcdCommand(), newStatusCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
 		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"

@@ -16,6 +16,7 @@ const (
 	Shares = "shares" // parts of tenants' limits
 	Usage  = "usage"  // what a replica counted, for numbers of the whole
 	Audit  = "audit"  // records of one tenant in the replica's log
+	Defrag = "defrag" // defragment the replica's member of the embedded etcd
 	Rekey  = "rekey"  // wrap what the replica owns with another key-encryption key
 )
 
