@@ -78,9 +78,6 @@ func (c *cluster) prefer(id tenant.ID) []string {
 	return placement.Prefer(string(id), c.nodes(), c.cfg.Overload)
 }
 
-// keeping is prefer without a bound: it does not change with how many tenants each replica has.
-func (c *cluster) keeping(id tenant.ID) []string { return placement.Prefer(string(id), c.nodes(), 0) }
-
 // nodes returns the replicas as placement sees them.
 func (c *cluster) nodes() []placement.Node {
 	all := c.index.Replicas()
@@ -94,13 +91,8 @@ func (c *cluster) nodes() []placement.Node {
 	return nodes
 }
 
-// keeper returns who hands out the shares of a tenant's limits: not its owner, so that the shares stay when it moves.
-func (c *cluster) keeper(id tenant.ID) string {
-	if order := c.keeping(id); len(order) > 0 {
-		return order[0]
-	}
-	return c.self
-}
+// keeper leaves it to the shares who hands them out: they choose alike, and not the owner, so that they stay when it moves.
+func (c *cluster) keeper(tenant.ID) string { return "" }
 
 // Replicas implements admin.Cluster.
 func (c *cluster) Replicas() []admin.Replica {

@@ -86,6 +86,7 @@ func (t *callers) enter(k *ticket, now int64, p *tenant.Principal, addr netip.Ad
 	if p.Kind != tenant.KindKey && p.Kind != tenant.KindBot && p.Kind != tenant.KindUser {
 		return r, 0 // nobody in particular
 	}
+	k.key = nil // of an earlier try
 	k.whoRate, k.keyRate = l.PerPrincipal.Rate, l.PerKey.Rate
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,7 +99,6 @@ func (t *callers) enter(k *ticket, now int64, p *tenant.Principal, addr netip.Ad
 	}
 	if r = k.spend(now, l); r.refused {
 		k.drop()
-		k.who.refused++
 		return r, t.evicted
 	}
 	k.who.requests++
@@ -156,6 +156,16 @@ func (t *callers) leave(k *ticket) {
 	k.drop()
 }
 
+// refuse counts a refusal of a request whose ticket came to nothing.
+func (t *callers) refuse(k *ticket) {
+	if k.who == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k.who.refused++
+}
+
 // undo takes back a request that a wider bound refused: it costs its caller nothing.
 func (t *callers) undo(k *ticket) {
 	if k.who == nil {
@@ -166,7 +176,6 @@ func (t *callers) undo(k *ticket) {
 	k.drop()
 	k.who.tat = quota.Refund(k.who.tat, k.whoRate)
 	k.who.requests--
-	k.who.refused++
 	if k.key != nil {
 		k.key.tat = quota.Refund(k.key.tat, k.keyRate)
 	}

@@ -29,8 +29,13 @@ type Guard struct {
 
 	policy atomic.Pointer[loaded] // nil = none is loaded
 
-	partMu sync.Mutex // serializes changes of the part
-	read   reading    // of the one goroutine that asks for demands
+	partMu sync.Mutex    // serializes changes of the part
+	wake   chan struct{} // closed when the part changes; guarded by partMu; nil = nobody waits
+
+	waiting       atomic.Int64  // requests that wait for a larger part now
+	waits, gaveUp atomic.Uint64 // how many waited, and how many of them in vain
+
+	read reading // of the one goroutine that asks for demands
 
 	requests          atomic.Uint64
 	bytesIn, bytesOut atomic.Uint64
@@ -150,28 +155,42 @@ const (
 
 // Enter begins the visit of one request: it spends one request of the budgets of the caller's key, the principal and the
 // tenant, and takes one place of each of them and of the replica. Over any of them, the error is fault.RateLimited with
-// RetryAfter set, and nothing is spent. The caller must Leave the visit when the request ends.
+// RetryAfter set, and nothing is spent; where it is this replica's part that refuses, a larger one is waited for, see
+// Config.Patience. The caller must Leave the visit when the request ends.
 func (g *Guard) Enter(p tenant.Principal, r Request) (*Visit, error) {
 	v := &Visit{guard: g, principal: p, request: r}
 	if g.scope.ID() == "" { // operators are few and trusted: no quota
 		return v, nil
 	}
-	now := g.set.cfg.Now()
-	l := g.settings.Load().at(now)
-	no, evicted := g.callers.enter(&v.ticket, now.UnixNano(), &v.principal, r.Remote, l)
-	if evicted > 0 {
-		g.meter().Evicted(evicted)
+	no := v.try()
+	if no.refused {
+		no = g.orWait(no, v.try)
 	}
 	if no.refused {
-		return nil, g.refuse(no)
-	}
-	if no = v.enter(now, l); no.refused {
-		g.callers.undo(&v.ticket)
+		g.callers.refuse(&v.ticket)
 		return nil, g.refuse(no)
 	}
 	g.requests.Add(1)
 	v.entered = true
 	return v, nil
+}
+
+// try takes what the caller and the tenant have, or nothing.
+func (v *Visit) try() (no refusal) {
+	g := v.guard
+	now := g.set.cfg.Now()
+	l := g.settings.Load().at(now)
+	no, evicted := g.callers.enter(&v.ticket, now.UnixNano(), &v.principal, v.request.Remote, l)
+	if evicted > 0 {
+		g.meter().Evicted(evicted)
+	}
+	if no.refused {
+		return no
+	}
+	if no = v.enter(now, l); no.refused {
+		g.callers.undo(&v.ticket)
+	}
+	return no
 }
 
 // enter takes what the tenant as a whole has. The rate comes last, so that what is refused for another reason spends none.
@@ -287,23 +306,34 @@ func (v *Visit) Stream() error {
 	if !v.entered {
 		return nil
 	}
+	no := v.openStream()
+	if no.refused {
+		no = v.guard.orWait(no, v.openStream)
+	}
+	if no.refused {
+		return v.guard.refuse(no)
+	}
+	return nil
+}
+
+func (v *Visit) openStream() (no refusal) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.stream != noStream {
-		return nil
+		return no
 	}
 	g, l := v.guard, v.guard.limits()
 	if !g.streams.Enter(l.MaxStreams) {
-		return g.refuse(refusal{true, quota.TenantStreams, time.Second})
+		return refusal{true, quota.TenantStreams, time.Second}
 	}
 	if v.streamPlace = g.set.streams.Enter(&g.streamShare); v.streamPlace == quota.NoPlace {
 		g.streams.Leave()
-		return g.refuse(refusal{true, quota.PoolStreams, time.Second})
+		return refusal{true, quota.PoolStreams, time.Second}
 	}
 	g.set.requests.Leave(&g.requestShare, v.place)
 	v.place, v.stream = quota.NoPlace, openStream
 	g.meter().Streams(1)
-	return nil
+	return no
 }
 
 // EndStream ends the stream before the visit ends.

@@ -44,6 +44,9 @@ type Config struct {
 	Part func(s tenant.Scope) Part
 	// Wanting is told when a limit refuses of which this replica has a part only. It must not block. nil = nobody is told.
 	Wanting func(s tenant.Scope)
+	// Patience is how long a request waits for a larger part, where the part at hand refuses it; 0 = 750 ms, below 0 = not
+	// at all. Nobody waits where this replica has the whole, or without Wanting.
+	Patience time.Duration
 
 	Meter      func(s tenant.Scope) Meter // counts for the metrics; asked once per guard, at first need; nil = nobody counts
 	TableBytes int64                      // bound of one tenant's table of callers; 0 = 1 MiB
@@ -65,6 +68,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = defaultInFlight
+	}
+	if c.Patience == 0 {
+		c.Patience = defaultPatience
 	}
 	if c.TableBytes == 0 {
 		c.TableBytes = defaultTableBytes

@@ -146,6 +146,7 @@ func (g *Guard) repart() {
 		if !grows {
 			g.rescale(now, from, &next.limits)
 		}
+		g.woken()
 		return
 	}
 }
@@ -238,23 +239,26 @@ func (g *Guard) demand(now time.Time) (d Demand, any bool) {
 	if !l.limited() {
 		return d, false
 	}
-	old := g.read
-	g.read = reading{at: now, requests: g.requests.Load(), bytes: g.bytesIn.Load() + g.bytesOut.Load(), refused: g.dividedRefusals()}
+	old, read := g.read, reading{at: now, requests: g.requests.Load(), bytes: g.bytesIn.Load() + g.bytesOut.Load(), refused: g.dividedRefusals()}
 	elapsed := 1.0
 	if !old.at.IsZero() {
 		elapsed = max(now.Sub(old.at), shortest).Seconds()
 	}
+	if now.Sub(old.at) >= shortest { // else the next reading is of this time too
+		g.read = read
+	}
 	d = Demand{Scope: g.scope, Smallest: l.smallest(), InUse: g.inUse(l)}
-	d.Need = max(d.InUse, ratio(float64(g.read.requests-old.requests)/elapsed, l.Rate.PerSecond), ratio(float64(g.read.bytes-old.bytes)/elapsed, l.Bytes.PerSecond))
-	if refused := g.read.refused - old.refused; refused > 0 { // more than it has, and nobody knows how much more
-		d.Need = max(d.Need, 2*s.shareAt(now), ratio(float64(g.read.requests-old.requests+refused)/elapsed, l.Rate.PerSecond))
+	d.Need = max(d.InUse, ratio(float64(read.requests-old.requests)/elapsed, l.Rate.PerSecond), ratio(float64(read.bytes-old.bytes)/elapsed, l.Bytes.PerSecond))
+	if refused := int64(read.refused - old.refused); refused > 0 { // more than it has, and nobody knows how much more
+		d.Need = max(d.Need, 1.5*s.shareAt(now), ratio((float64(read.requests-old.requests)+float64(refused))/elapsed, l.Rate.PerSecond))
 	}
 	d.Need = min(d.Need, 1)
-	return d, d.Need > 0 || g.read.requests != old.requests
+	return d, d.Need > 0 || read.requests != old.requests
 }
 
-// dividedRefusals counts what was refused for limits that replicas divide.
+// dividedRefusals counts what was refused for limits that replicas divide, once each, from when it began to wait.
 func (g *Guard) dividedRefusals() (n uint64) {
+	n = g.waits.Load() - g.gaveUp.Load()
 	for r := range quota.PoolRequests {
 		n += g.refused[r].Load()
 	}

@@ -23,6 +23,7 @@ type divided struct {
 func newDivided(p Part) *divided {
 	d := &divided{world: newWorld(Limits{}), part: p}
 	d.cfg.Part = func(tenant.Scope) Part { d.mu.Lock(); defer d.mu.Unlock(); return d.part }
+	d.cfg.Patience = -1
 	d.cfg.Wanting = func(tenant.Scope) { d.told++ }
 	return d
 }
@@ -187,8 +188,8 @@ func TestDemands(t *testing.T) {
 		t.Errorf("ten in a second: %+v, want %+v", got, want)
 	}
 	d.enter(t, e, user(1), 1000)
-	if got := demand(time.Second); math.Abs(got.Need-0.5) > 1e-9 {
-		t.Errorf("refused at a quarter: %+v, want twice of it", got)
+	if got := demand(time.Second); math.Abs(got.Need-0.375) > 1e-9 {
+		t.Errorf("refused at a quarter: %+v, want half as much again", got)
 	}
 	v := d.visit(t, e, user(1))
 	if err := v.Stream(); err != nil {

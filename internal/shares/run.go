@@ -35,8 +35,18 @@ func (s *Shares) Run(ctx context.Context, g Guards) error {
 		}
 		last = time.Now()
 		s.round(ctx, g)
-		timer.Reset(s.cfg.Period)
+		timer.Reset(s.pause())
 	}
+}
+
+// pause returns when the next round is due: soon, while a grant is held that another may wait for.
+func (s *Shares) pause() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holding {
+		return s.cfg.Period / 2
+	}
+	return s.cfg.Period
 }
 
 // round asks each keeper once that is not being asked still. The order is what makes it safe: what is lent is missing to the
@@ -106,8 +116,10 @@ func (s *Shares) questions(demands []guard.Demand) (calls []*asking, touched []n
 			s.to(to, other) // it is told that we are there, and says whether there is room
 		}
 	}
+	s.holding = false
 	for n, a := range s.tenants {
 		touched = append(touched, n)
+		s.holding = s.holding || a.holder.Holds(now)
 		if owned < share.Whole && a.asks(now, owned) {
 			s.put(to, s.keeperOf(n, a, now), n, a, now, owned)
 		}
@@ -121,13 +133,15 @@ func (s *Shares) questions(demands []guard.Demand) (calls []*asking, touched []n
 	return calls, touched
 }
 
-// keeperOf returns whom to ask about a tenant: its keeper, or, where it needs nothing here, who wants what can be lent.
+// keeperOf returns whom to ask about a tenant: its keeper, or, where it needs nothing here, who wants what can be lent. The
+// keeper is the one that all replicas come to by themselves, so that who stands in for one that cannot be asked stays the
+// keeper when that one is gone.
 func (s *Shares) keeperOf(n name, a *account, now int64) string {
 	if a.want.Need == 0 && a.wanted > now {
 		return a.by
 	}
 	keeper := s.cfg.Keeper(n.ID)
-	if s.failing[keeper] <= now {
+	if keeper != "" && s.failing[keeper] <= now {
 		return keeper
 	}
 	var best uint64
@@ -181,7 +195,7 @@ func (s *Shares) to(calls map[string]*asking, replica string) *asking {
 
 // asks says whether there is something to say to the keeper. Who is far from its limits costs no messages.
 func (a *account) asks(now int64, owned share.Part) bool {
-	if a.wanted > now {
+	if a.wanted > now || a.holder.Holds(now) {
 		return true
 	}
 	own := a.holder.Own(now, owned)
@@ -279,12 +293,24 @@ func (s *Shares) take(call *asking, a *answer, err error) (changed []name) {
 			continue
 		}
 		acc.holder.Take(now, keeper, it.Stamp, share.Grant{Part: g.Part, Odd: g.Odd})
-		if acc.want.Scarce = g.All; g.More {
+		if acc.scarce(now, g.All); g.More {
 			acc.wanted, acc.by = now+int64(share.Lease), call.keeper
 		}
 		changed = append(changed, it.name)
 	}
 	return changed
+}
+
+// scarceFor is for how long a tenant must need more than was lent before replicas lend nearly all.
+const scarceFor = time.Second
+
+func (a *account) scarce(now int64, yes bool) {
+	if !yes {
+		a.scarceSince = 0
+	} else if a.scarceSince == 0 {
+		a.scarceSince = now
+	}
+	a.want.Scarce = yes && now-a.scarceSince >= int64(scarceFor)
 }
 
 // retryAfter is when a replica that could not be asked is asked again. Another stands in for it meanwhile.

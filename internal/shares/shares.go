@@ -29,8 +29,8 @@ type Config struct {
 	// Replicas returns the names of the live replicas, this one among them. nil or an empty answer = this one alone. It and
 	// Keeper answer from memory.
 	Replicas func() []string
-	// Keeper returns which replica keeps the shares of a tenant. It should be one that stays the same when the tenant moves.
-	// "" = nobody now. Required where there are others.
+	// Keeper returns which replica keeps the shares of a tenant. nil, or "", which is better: one that all replicas choose
+	// alike, which stays when the tenant moves, and whose successor is known before it is gone.
 	Keeper func(id tenant.ID) string
 	Caller peer.Caller   // required where there are others
 	Period time.Duration // between two rounds; 0 = 200 ms
@@ -59,6 +59,7 @@ type Shares struct {
 	keepers map[string]share.Keeper // by replica, as of its last answer
 	busy    map[string]bool         // replicas that are being asked
 	failing map[string]int64        // replicas that could not be asked, and until when they are not asked again
+	holding bool                    // a grant is held
 	faded   int64                   // when needs were read last
 
 	calls sync.WaitGroup
@@ -78,6 +79,8 @@ type account struct {
 	holder share.Holder
 	wanted int64  // until when a keeper wants what is lent
 	by     string // which
+
+	scarceSince int64 // since when it needs more than was lent; 0 = it does not
 }
 
 // New returns Shares of a replica that is alone until Run has seen others.

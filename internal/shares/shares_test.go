@@ -19,9 +19,10 @@ import (
 
 // world is a platform of replicas in one process, joined by a network of memory. It lives in a synctest bubble.
 type world struct {
-	t       *testing.T
-	quotas  tenant.Quotas
-	latency time.Duration
+	t        *testing.T
+	quotas   tenant.Quotas
+	latency  time.Duration
+	patience time.Duration // see guard.Config; below 0 = none
 
 	mu     sync.Mutex
 	nodes  map[string]*node // guarded by mu, as all below
@@ -51,7 +52,7 @@ type nobody struct{}
 func (nobody) Record(audit.Entry) {}
 
 func newWorld(t *testing.T, n int, q tenant.Quotas) *world {
-	w := &world{t: t, quotas: q, latency: time.Millisecond, nodes: map[string]*node{}, cut: map[string]bool{}, keeper: "r0"}
+	w := &world{t: t, quotas: q, latency: time.Millisecond, patience: -1, nodes: map[string]*node{}, cut: map[string]bool{}, keeper: "r0"}
 	for i := range n {
 		w.start(fmt.Sprint("r", i))
 	}
@@ -68,7 +69,7 @@ func (w *world) start(name string) *node {
 		Replicas: func() []string { w.mu.Lock(); defer w.mu.Unlock(); return slices.Clone(w.live) },
 		Keeper:   func(tenant.ID) string { w.mu.Lock(); defer w.mu.Unlock(); return w.keeper },
 	})
-	n.guards = guard.NewSet(guard.Config{Recorder: nobody{}, Part: n.shares.Part, Wanting: n.shares.Wanting})
+	n.guards = guard.NewSet(guard.Config{Recorder: nobody{}, Part: n.shares.Part, Wanting: n.shares.Wanting, Patience: w.patience})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -95,7 +96,9 @@ func (w *world) kill(name string, ttl time.Duration) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.live = slices.DeleteFunc(w.live, func(l string) bool { return l == name })
-		w.keeper = w.live[0]
+		if w.keeper != "" {
+			w.keeper = w.live[0]
+		}
 	})
 }
 
@@ -139,7 +142,10 @@ func (c caller) Call(ctx context.Context, replica, _ string, body []byte) ([]byt
 	c.w.calls++
 	n, cut := c.w.nodes[replica], c.w.cut[replica] || c.w.cut[c.from]
 	c.w.mu.Unlock()
-	if n == nil || cut {
+	if n == nil {
+		return nil, fault.New(fault.Unavailable, "%s is dead: connection refused", replica)
+	}
+	if cut {
 		<-ctx.Done()
 		return nil, fault.New(fault.Unavailable, "no way to %s: %v", replica, io.ErrUnexpectedEOF)
 	}

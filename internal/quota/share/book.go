@@ -113,7 +113,7 @@ func (c *account) outstanding(now int64) (p Part) {
 func (c *account) heard(now int64) bool { return c.seen > now-int64(Loan) }
 
 // target returns what me should have of the pool: the needs of the smallest first, and what nobody needs in equal parts
-// among those who need anything, for bursts.
+// among those who need anything, for bursts. Where the tenant is far from its limits, half of that stays for who comes next.
 func (b *Book) target(now int64, me *account, pool Part, odd bool) Part {
 	if me.ask.Need == 0 {
 		return 0
@@ -137,7 +137,11 @@ func (b *Book) target(now int64, me *account, pool Part, odd bool) Part {
 		}
 		return mine
 	}
-	return mine + max(0, pool-sum)/needy
+	spare := max(0, pool-sum)
+	if !b.Scarce(now) {
+		spare /= 2
+	}
+	return mine + spare/needy
 }
 
 // whole rounds a part of few places down to what lets requests in; the replica that rounds up takes what is left over.
@@ -216,13 +220,16 @@ func (b *Book) Wants(now int64) bool {
 	return slices.ContainsFunc(b.of, func(c *account) bool { return c.heard(now) && c.ask.Need > 0 })
 }
 
-// Scarce says whether what was lent is less than what is needed.
+// Scarce says whether the tenant comes near its limits, or needs more than was lent.
 func (b *Book) Scarce(now int64) bool {
-	pool := Part(0)
+	var need, pool Part
 	for _, c := range b.of {
+		if c.heard(now) {
+			need += c.ask.Need
+		}
 		pool += c.loans.at(now + int64(Lease+Grace))
 	}
-	return b.level(now, pool) < Whole
+	return need > Whole/4*3 || b.level(now, pool) < Whole
 }
 
 // Hears says whether a replica has asked of late.

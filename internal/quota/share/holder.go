@@ -69,6 +69,9 @@ func (h *Holder) lend(now int64, owned Part, w Want) Part {
 		return before
 	}
 	h.shrunk = now
+	if back := before - 4*step; !w.Scarce {
+		return max(amount, back)
+	}
 	return max(amount, before-step)
 }
 
@@ -90,6 +93,11 @@ func keep(owned Part, w Want) Part {
 		return least
 	}
 	return kept
+}
+
+// Holds says whether the replica holds a grant: it goes on asking until that is given back.
+func (h *Holder) Holds(now int64) bool {
+	return h.grant.until > now && (h.grant.Part > 0 || h.grant.Odd)
 }
 
 // Take takes the answer of keeper k to the ask of that stamp. A greater grant of another keeper stays till it ends.

@@ -398,7 +398,7 @@ func TestSharesFollowDemand(t *testing.T) {
 		least []float64
 	}{
 		{"nobody", []float64{0, 0, 0}, []float64{0.03, 0.03, 0.03}},
-		{"one alone", []float64{0, 1, 0}, []float64{0.03, 0.90, 0.03}},
+		{"one alone", []float64{0, 1, 0}, []float64{0.03, 0.87, 0.03}},
 		{"it moves", []float64{0, 0, 1}, []float64{0.03, 0.03, 0.90}},
 		{"all want all", []float64{1, 1, 1}, []float64{0.30, 0.30, 0.30}},
 		{"the small first", []float64{0.1, 0.2, 1}, []float64{0.1, 0.2, 0.63}},
