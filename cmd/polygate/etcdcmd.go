@@ -22,7 +22,11 @@ func newEtcdCommand() *cobra.Command {
 tells "polygate status".`,
 		Example: "  polygate etcd member list\n  polygate etcd defrag",
 	}
-	member := &cobra.Command{Use: "member", Short: "The members of the embedded cluster"}
+	member := &cobra.Command{
+		Use: "member", Short: "The members of the embedded cluster",
+		Long:    "The members of the embedded etcd cluster. One that lost its data folder is removed and added again before its replica is started.",
+		Example: "  polygate etcd member remove replica-2\n  polygate etcd member add replica-2.example.com:2380",
+	}
 	member.AddCommand(
 		a.etcdCommand("list", "List the members", "List the members as the cluster knows them. One without a name was added, and has not been started yet.",
 			"  polygate etcd member list", cobra.NoArgs, http.MethodGet),

@@ -69,14 +69,16 @@ func (s *storage) AddMember(ctx context.Context, address string, e audit.Entry) 
 
 // RemoveMember implements admin.Storage.
 func (s *storage) RemoveMember(ctx context.Context, which string, e audit.Entry) error {
-	if err := s.cluster(); err != nil {
-		return err
+	if s.member == nil {
+		return s.cluster()
 	}
 	all := s.member.MemberList()
 	i := memberAt(all, which)
 	switch {
 	case which == "" || i < 0:
 		return fault.New(fault.NotFound, "etcd has no member %.80q: see polygate etcd member list", which)
+	case s.cluster() != nil:
+		return s.cluster()
 	case all[i].Name == s.d.cfg.Replica.Name:
 		return fault.New(fault.Conflict, "member %s is this replica's own: ask another replica to remove it", which)
 	}
@@ -91,6 +93,7 @@ func (s *storage) RemoveMember(ctx context.Context, which string, e audit.Entry)
 
 // Defrag implements admin.Storage. Of an embedded cluster each replica has its own member, one after the other.
 func (s *storage) Defrag(ctx context.Context, e audit.Entry) error {
+	full := s.d.store.Record(ctx, e) // a store that is full takes it afterwards
 	if err := s.shrink(ctx); err != nil {
 		return err
 	}
@@ -108,6 +111,9 @@ func (s *storage) Defrag(ctx context.Context, e audit.Entry) error {
 	}
 	if err := errors.Join(left...); err != nil {
 		return fault.Wrap(fault.Unavailable, err, "not every member was defragmented, and one that is full raises the alarm again: see polygate etcd member list, start what is away, and try again")
+	}
+	if full == nil {
+		return nil
 	}
 	return s.d.store.Record(ctx, e)
 }

@@ -22,8 +22,8 @@ type Storage interface {
 	AddMember(ctx context.Context, address string, e audit.Entry) error
 	// RemoveMember takes one out, by name or address.
 	RemoveMember(ctx context.Context, which string, e audit.Entry) error
-	// Defrag compacts the history, defragments every member, and takes back the NOSPACE alarm. The entry is recorded after that:
-	// a store that is full would not take it before.
+	// Defrag compacts the history, defragments every member, and takes back the NOSPACE alarm. A store that is full takes the
+	// entry only after that.
 	Defrag(ctx context.Context, e audit.Entry) error
 }
 
