@@ -197,7 +197,14 @@ func (c *cluster) moveHere(ctx context.Context, s tenant.Scope, to string) error
 	if to == c.self {
 		return c.mux.Adopt(ctx, e)
 	}
-	return c.mux.Move(ctx, s.ID(), to)
+	err := c.mux.Move(ctx, s.ID(), to)
+	if o, owned := c.index.Owner(s.ID()); errors.Is(err, vgw.ErrNotOpen) && owned && o.Replica == c.self {
+		if err := c.mux.Adopt(ctx, e); err != nil { // it was given to us a moment ago, and is not open yet
+			return err
+		}
+		return c.mux.Move(ctx, s.ID(), to)
+	}
+	return err
 }
 
 // handleMove answers peer.Move.
