@@ -48,7 +48,7 @@ func (c *Census) See(now int64, live []string) {
 		c.lost = true // it keeps what it has: without a session it serves little, or as it was told to
 		return
 	}
-	if c.looked && len(c.mates) > 0 && (c.lost || now-c.last > int64(Window)/2) {
+	if c.looked && (c.lost || now-c.last > int64(Window)/2) {
 		c.renew(now)
 	}
 	c.lost, c.last = false, now
