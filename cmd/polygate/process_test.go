@@ -127,14 +127,22 @@ tenants:
   - {id: team-b, display_name: Team B}
 `
 
+// givenPorts are the addresses that freePort gave: the system gives one again that nobody listens on yet.
+var givenPorts sync.Map
+
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		_ = ln.Close()
+		if _, again := givenPorts.LoadOrStore(addr, true); !again {
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func (g *gateway) write(name, content string) {
