@@ -174,6 +174,7 @@ func (e *Embedded) Backend(root string) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(v3client.New(e.etcd.Server), root, 0)
+	b.defrag = e.etcd.Server.Defragment
 	if e.cluster != nil {
 		b.leads, b.fellows = e.leads, e.fellows
 	}

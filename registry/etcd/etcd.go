@@ -47,6 +47,9 @@ type Backend struct {
 	tls     *tls.Config
 	leads   func() bool                             // of a member in this process: whether it knows a leader; nil = calls fail without
 	fellows func(context.Context) []registry.Member // of a member in this process: how the others are; nil = there are none
+
+	// defrag defragments the embedded server: a client in its process would make it panic. nil = ask the members.
+	defrag func() error
 }
 
 var _ registry.Backend = (*Backend)(nil)

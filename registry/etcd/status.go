@@ -140,11 +140,13 @@ func (b *Backend) Shrink(ctx context.Context) error {
 	if _, err := b.client.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(classify(err), registry.ErrCompacted) {
 		return fmt.Errorf("compact: %w", classify(err))
 	}
-	endpoints := b.client.Endpoints()
-	if len(endpoints) == 0 {
-		endpoints = []string{""}
+	if b.defrag != nil {
+		if err := b.defrag(); err != nil {
+			return fmt.Errorf("defragment: %w", classify(err))
+		}
+		return nil
 	}
-	for _, ep := range endpoints {
+	for _, ep := range b.client.Endpoints() {
 		if _, err := b.client.Defragment(ctx, ep); err != nil {
 			return fmt.Errorf("defragment %s: %w", ep, classify(err))
 		}
