@@ -9,7 +9,7 @@ import (
 
 // leastSilence is how long a watch may be silent at least: word of progress comes every ProgressEvery, and is late where
 // the processor is busy.
-const leastSilence = 3 * ProgressEvery
+const leastSilence = 5 * ProgressEvery
 
 // freshness is what Fresh needs, in nanoseconds since a moment of the monotonic clock; 0 = never. It is kept beside the
 // session and the follower, so that asking takes no lock.
@@ -33,7 +33,7 @@ func (f *freshness) lost(margin time.Duration) {
 }
 
 // Fresh returns nil while what this replica has in memory can be acted on: its session is live, or its lease would have
-// run out no longer than grace ago; and the watch was heard of within a TTL (at least 3 s) and grace. Otherwise it returns
+// run out no longer than grace ago; and the watch was heard of within a TTL (at least 5 s) and grace. Otherwise it returns
 // a fault.Unavailable: suspensions and revocations may have been missed. It asks nobody and takes no lock, so that every
 // request can be asked about. A claim has its own context, which ends before.
 func (s *Store) Fresh(grace time.Duration) error {

@@ -218,7 +218,7 @@ func (s *Shares) demand(demands []guard.Demand) {
 	}
 	for _, d := range demands {
 		a := s.account(nameOf(d.Scope))
-		a.want.Need = max(a.want.Need, partOf(d.Need))
+		a.want.Need = max(a.want.Need, s.lendable(d.Need))
 		a.want.InUse, a.want.Smallest = inUse(d.InUse), d.Smallest
 	}
 }

@@ -129,17 +129,31 @@ func (s *Shares) Part(scope tenant.Scope) guard.Part {
 	owned := s.census.Owned()
 	a := s.tenants[nameOf(scope)]
 	if a == nil {
-		return guard.Part{Share: portion(owned)}
+		return guard.Part{Share: s.whole(owned)}
 	}
 	p := a.holder.Share(s.clock(), owned)
-	part := guard.Part{Share: portion(p.Part), Odd: p.Odd}
+	part := guard.Part{Share: s.whole(p.Part), Odd: p.Odd}
 	if p.Until > 0 {
-		part.Until, part.After = s.time(p.Until), portion(p.After)
+		part.Until, part.After = s.time(p.Until), s.whole(p.After)
 	}
 	return part
 }
 
-func portion(p share.Part) float64 { return float64(p) / float64(share.Whole) }
+// standing is the part of each limit that is not lent: an equal share of it is every replica's all the time. With it, a tenant
+// far from its limits is not refused by a replica that has just come, or whose grant is on its way.
+const standing = 1.0 / 16
+
+// whole returns the part of a limit that a part of what is lent comes to, with the standing share. The sum over all replicas is
+// the whole at most, but for the moment in which they do not agree yet how many there are: a sixteenth of one's share more.
+// s.mu is held.
+func (s *Shares) whole(p share.Part) float64 {
+	return standing/float64(max(s.census.Count(), len(s.census.Others())+1)) + (1-standing)*float64(p)/float64(share.Whole)
+}
+
+// lendable is the inverse for what a tenant needs here.
+func (s *Shares) lendable(need float64) share.Part {
+	return partOf((need - standing/float64(max(s.census.Count(), 1))) / (1 - standing))
+}
 
 func partOf(f float64) share.Part { return share.Part(min(max(f, 0), 1) * float64(share.Whole)) }
 
