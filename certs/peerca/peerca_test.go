@@ -209,7 +209,10 @@ func TestSealed(t *testing.T) {
 	a := w.open(t, "a")
 	for key, kv := range registrytest.Dump(t, w.backend) {
 		for _, r := range a.stored.Authorities {
-			secret := r.key.D.Bytes()
+			secret, err := r.key.Bytes()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if bytes.Contains(kv.Value, secret) || bytes.Contains(kv.Value, []byte(base64.StdEncoding.EncodeToString(r.Key)[:40])) {
 				t.Errorf("%s holds the authority's key in the clear", key)
 			}

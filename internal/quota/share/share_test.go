@@ -18,15 +18,13 @@ const ms = int64(time.Millisecond)
 // world is a platform of replicas that share one tenant's limits, in virtual time. Its network loses, delays and turns
 // around what it is given; its clocks differ.
 type world struct {
-	now      int64 // true time
-	limit    int   // of concurrency
-	all      []*replica
-	members  []membership
-	mail     []*letter
-	lossy    bool
-	maxDelay int64
-	born     int
-	full     float64 // sum of the parts at all checks
+	now     int64 // true time
+	limit   int   // of concurrency
+	all     []*replica
+	members []membership
+	mail    []*letter
+	born    int
+	full    float64 // sum of the parts at all checks
 }
 
 // membership is the names of the live replicas since a time.
