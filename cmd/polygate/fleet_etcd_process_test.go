@@ -41,7 +41,7 @@ func TestX45CutFromEtcd(t *testing.T) {
 	await(t, 10*time.Second, "the cut replica to stop", func() error {
 		got := f.ask(cut, "t0", "GET", "/api/v1/servers", nil)
 		if got.Status != 503 {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 		}
 		if got.Header.Get("Retry-After") == "" || bytes.Contains(got.Body, []byte("context")) {
 			t.Errorf("no plain word: %v %s", got.Header, got.Body)
@@ -51,7 +51,7 @@ func TestX45CutFromEtcd(t *testing.T) {
 	})
 	await(t, 10*time.Second, "the other to serve", func() error {
 		if got := f.ask(other, "t0", "POST", "/api/v1/servers", aServer("meanwhile")); got.Status != 201 && got.Status != 409 {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 		}
 		return nil
 	})
@@ -63,7 +63,7 @@ func TestX45CutFromEtcd(t *testing.T) {
 	wires.Heal()
 	await(t, 15*time.Second, "the cut replica to be well", func() error {
 		if got := f.ask(cut, "t0", "GET", "/api/v1/servers", nil); got.Status != 200 || !bytes.Contains(got.Body, []byte("meanwhile")) {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 		}
 		return nil
 	})
@@ -99,7 +99,7 @@ func TestX46QuorumLost(t *testing.T) {
 	began = time.Now()
 	await(t, 20*time.Second, "the replica to be well", func() error {
 		if got := f.ask(cl, "t0", "POST", "/api/v1/servers", aServer("after")); got.Status != 201 && got.Status != 409 {
-			return fmt.Errorf("%d %s %v", got.Status, got.Body, got.Err)
+			return fmt.Errorf("%d %s: %w", got.Status, got.Body, got.Err)
 		}
 		return nil
 	})

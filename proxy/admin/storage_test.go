@@ -58,7 +58,7 @@ func TestStore(t *testing.T) {
 	f.shows(200, "POST", "/api/v1/store/defrag", "", "items", "[]")
 	var got []string
 	for _, e := range st.entries {
-		got = append(got, string(e.Action)+" "+e.Resource)
+		got = append(got, e.Action+" "+e.Resource)
 	}
 	if want := "replica.drain store/r2.example:2380, replica.drain store/r2.example:2380, replica.drain store"; strings.Join(got, ", ") != want {
 		t.Errorf("recorded %s\nwant %s", got, want)
