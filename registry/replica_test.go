@@ -158,7 +158,7 @@ func TestFresh(t *testing.T) {
 			}
 			at = append(at, time.Since(cut))
 		}
-		if at[0] < ttl/2 || at[0] > ttl || at[1] < grace+ttl/2 || at[1] > grace+ttl {
+		if at[0] < ttl/2 || at[0] > ttl+registry.ProgressEvery || at[1] < grace+ttl/2 || at[1] > grace+ttl+registry.ProgressEvery {
 			t.Errorf("cut off, it was fresh for %v, with a grace of %v for %v", at[0], grace, at[1])
 		}
 		faulty.Hang(false)

@@ -339,8 +339,9 @@ func TestX44FrozenOwner(t *testing.T) {
 		t.Error("the woken replica has the tenant: nobody gave it")
 	}
 	for i := range 8 {
-		if name := fmt.Sprintf(`"late%d"`, i); bytes.Contains(two.Body, []byte(name)) != accepted[fmt.Sprint(i)] {
-			t.Errorf("%s: in the store %v, acknowledged %v", name, !accepted[fmt.Sprint(i)], accepted[fmt.Sprint(i)])
+		// One that was not acknowledged may have been served by the new owner, with its answer lost.
+		if name := fmt.Sprintf(`"late%d"`, i); accepted[fmt.Sprint(i)] && !bytes.Contains(two.Body, []byte(name)) {
+			t.Errorf("%s was acknowledged, and is not in the store", name)
 		}
 	}
 	t.Logf("away for %s; %d of 8 late requests were served by the new owner", away, len(accepted))

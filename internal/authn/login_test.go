@@ -356,7 +356,7 @@ func TestLoginCallbackForged(t *testing.T) {
 		if got := b.cookies(hostA)[authn.SessionCookie]; (got != "") != (c.want == 303) {
 			t.Errorf("%s: session cookie %q", c.name, got)
 		}
-		for _, foreign := range []string{"script", "555", "boom", "secret text", "nonsense"} {
+		for _, foreign := range []string{"script", "+1 555", "boom", "secret text", "nonsense"} {
 			if strings.Contains(body, foreign) {
 				t.Errorf("%s: the answer repeats %q", c.name, foreign)
 			}
