@@ -240,7 +240,7 @@ func TestSR3StreamsEndWithTheDelegation(t *testing.T) {
 			synctest.Wait()
 			got := ""
 			for _, r := range streams {
-				if r.Live.Err() == nil {
+				if !ends(r.Live) {
 					got += "alive "
 				} else {
 					got += "ended "
@@ -308,7 +308,7 @@ func TestSR3RevocationAgainstRequests(t *testing.T) {
 		wg.Go(func() { w.must(t, "team-a", admin, del("/api/v1/grants/"+grant["id"].(string)), 204) })
 		wg.Wait()
 		for _, r := range streams {
-			if r.Live.Err() == nil {
+			if !ends(r.Live) {
 				t.Fatal("a stream goes on after its delegation was revoked")
 			}
 			r.Done(exchange.Outcome{Status: 200, Err: errors.New("cut")})
