@@ -351,9 +351,38 @@ func TestX44FrozenOwner(t *testing.T) {
 			t.Errorf("r%d ended with %d after %s\n%s", i, code, time.Since(began), g.log)
 		}
 	}
+	if f.gs[at].serversMade()["before"] != fmt.Sprintf("r%d", at) || f.gs[1-at].serversMade()["meanwhile"] != fmt.Sprintf("r%d", 1-at) {
+		t.Errorf("the logs do not tell who made what: %v, %v", f.gs[0].serversMade(), f.gs[1].serversMade())
+	}
+	for i, g := range f.gs {
+		for name, by := range g.serversMade() {
+			if strings.HasPrefix(name, "late") && by == fmt.Sprintf("r%d", at) {
+				t.Errorf("%s was made by the frozen replica, after its claim (in the log of r%d)", name, i)
+			}
+		}
+	}
 }
 
-// TestX59RollingRestart restarts three replicas, one after the other, under load and with streams open. No request fails.
+// serversMade returns the servers whose creation is in the replica's audit log, with the replica that committed it.
+func (g *gateway) serversMade() map[string]string {
+	g.t.Helper()
+	b, err := os.ReadFile(filepath.Join(g.dir, "data", "audit.jsonl"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	made := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		var l struct {
+			Entry struct{ Action, Outcome, Resource, Replica string }
+		}
+		if json.Unmarshal([]byte(line), &l) == nil && l.Entry.Action == "server.create" && l.Entry.Outcome == "ok" {
+			made[strings.TrimPrefix(l.Entry.Resource, "server/")] = l.Entry.Replica
+		}
+	}
+	return made
+}
+
+// TestX59RollingRestart restarts three replicas, one after the other, under load. No request fails.
 func TestX59RollingRestart(t *testing.T) {
 	_, etcd := fleetEtcd(t, 1)
 	f := newFleet(t, 3, etcd, fleetTenants(6), "drain: {delay: 300ms, streams: 500ms, timeout: 15s}\nquotas: {requests_per_second: 10000, burst: 10000}\n")
