@@ -55,8 +55,8 @@ func newKEK(key []byte) *KEK {
 	return &KEK{id: hex.EncodeToString(sum[:6]), aead: newAEAD(key)}
 }
 
-// LoadKEK reads the key-encryption key from a file that only its owner can read. A missing file is fs.ErrNotExist.
-func LoadKEK(path string) (*KEK, error) {
+// readKeyFile reads a file of keys, which only its owner may be able to read.
+func readKeyFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("key-encryption key: %w", err)
@@ -68,6 +68,15 @@ func LoadKEK(path string) (*KEK, error) {
 	b, err := io.ReadAll(io.LimitReader(f, maxKEKFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("key-encryption key: %w", err)
+	}
+	return b, nil
+}
+
+// LoadKEK reads the key-encryption key from a file that only its owner can read. A missing file is fs.ErrNotExist.
+func LoadKEK(path string) (*KEK, error) {
+	b, err := readKeyFile(path)
+	if err != nil {
+		return nil, err
 	}
 	key, err := parseKEK(b)
 	if err != nil {

@@ -3,7 +3,6 @@ package seal
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -78,17 +77,9 @@ func CreateKeyring(path string) (*Keyring, error) {
 }
 
 func loadKeys(path string) ([]*KEK, error) {
-	f, err := os.Open(path)
+	b, err := readKeyFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("key-encryption key: %w", err)
-	}
-	defer f.Close()
-	if err := checkMode(f, path); err != nil {
 		return nil, err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKEKFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("key-encryption key: %w", err)
 	}
 	keys, err := parseKeys(b)
 	if err != nil {
