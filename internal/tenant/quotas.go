@@ -4,16 +4,22 @@ import "github.com/polygate/polygate/internal/fault"
 
 // Quotas bound a tenant. A zero field means that the platform's default applies.
 type Quotas struct {
-	MaxServers            int     `json:"max_servers,omitempty"`             // MCP servers in the catalog
-	MaxConcurrentRequests int     `json:"max_concurrent_requests,omitempty"` // requests and streams in flight
-	RequestsPerSecond     float64 `json:"requests_per_second,omitempty"`     // sustained rate
-	Burst                 int     `json:"burst,omitempty"`                   // requests at once above the rate; 0 = one second's worth
-	MaxStreams            int     `json:"max_streams,omitempty"`             // event streams and WebSockets open
-	BytesPerSecond        int64   `json:"bytes_per_second,omitempty"`        // of bodies, both ways together, sustained
-	BytesBurst            int64   `json:"bytes_burst,omitempty"`             // bytes at once above that rate; 0 = one second's worth
-	MaxStoredBytes        int64   `json:"max_stored_bytes,omitempty"`        // of what the registry keeps of the tenant
-	PerPrincipal          Share   `json:"per_principal,omitzero"`            // of each user, bot or key among the tenant's
-	PerKey                Share   `json:"per_key,omitzero"`                  // of each key
+	MaxServers            int     `json:"max_servers,omitempty"`              // MCP servers in the catalog
+	MaxConcurrentRequests int     `json:"max_concurrent_requests,omitempty"`  // requests and streams in flight
+	RequestsPerSecond     float64 `json:"requests_per_second,omitempty"`      // sustained rate
+	Burst                 int     `json:"burst,omitempty"`                    // requests at once above the rate; 0 = one second's worth
+	MaxStreams            int     `json:"max_streams,omitempty"`              // event streams and WebSockets open
+	BytesPerSecond        int64   `json:"bytes_per_second,omitempty"`         // of bodies, both ways together, sustained
+	BytesBurst            int64   `json:"bytes_burst,omitempty"`              // bytes at once above that rate; 0 = one second's worth
+	MaxStoredBytes        int64   `json:"max_stored_bytes,omitempty"`         // of what the registry keeps of the tenant
+	MaxSandboxes          int     `json:"max_sandboxes,omitempty"`            // that exist, stopped ones included
+	SandboxCPU            int64   `json:"sandbox_cpu_millis,omitempty"`       // thousandths of a core, of all that are live together
+	SandboxMemory         int64   `json:"sandbox_memory_bytes,omitempty"`     // likewise
+	SandboxStorage        int64   `json:"sandbox_storage_bytes,omitempty"`    // likewise
+	SandboxGPUs           int     `json:"sandbox_gpus,omitempty"`             // likewise
+	SandboxLifetime       int64   `json:"sandbox_lifetime_seconds,omitempty"` // of one start
+	PerPrincipal          Share   `json:"per_principal,omitzero"`             // of each user, bot or key among the tenant's
+	PerKey                Share   `json:"per_key,omitzero"`                   // of each key
 }
 
 // Share bounds one of a tenant's callers. A zero field means that the platform's default applies.
@@ -34,6 +40,12 @@ func (q Quotas) validate() error {
 		{"bytes_per_second", float64(q.BytesPerSecond), 1e12},
 		{"bytes_burst", float64(q.BytesBurst), 1e12},
 		{"max_stored_bytes", float64(q.MaxStoredBytes), 1e12},
+		{"max_sandboxes", float64(q.MaxSandboxes), 1e4},
+		{"sandbox_cpu_millis", float64(q.SandboxCPU), 1e9},
+		{"sandbox_memory_bytes", float64(q.SandboxMemory), 1e15},
+		{"sandbox_storage_bytes", float64(q.SandboxStorage), 1e15},
+		{"sandbox_gpus", float64(q.SandboxGPUs), 1e5},
+		{"sandbox_lifetime_seconds", float64(q.SandboxLifetime), 1e9},
 	} {
 		if err := inRange(f.name, f.v, f.max); err != nil {
 			return err

@@ -84,8 +84,11 @@ type Record struct {
 	Authenticators []Authenticator `json:"authenticators,omitempty"`  // who vouches for users; none = keys alone get in
 	AllowedOrigins []string        `json:"allowed_origins,omitempty"` // web origins beside the tenant's own that may call it from a browser
 	Policy         *PolicyRef      `json:"policy,omitempty"`          // the policy in force; nil = none
-	Revoked        []Revocation    `json:"revoked,omitempty"`         // credentials that ended before their time
-	NotBefore      time.Time       `json:"not_before,omitzero"`       // users' credentials issued before it are refused
+	Sandboxes      *Sandboxes      `json:"sandboxes,omitempty"`       // what its sandboxes may be; nil = the platform's defaults
+	// Awake says that the tenant has work that goes on without requests (sandboxes): some replica keeps its gateway open.
+	Awake     bool         `json:"awake,omitempty"`
+	Revoked   []Revocation `json:"revoked,omitempty"`   // credentials that ended before their time
+	NotBefore time.Time    `json:"not_before,omitzero"` // users' credentials issued before it are refused
 	// SessionsNotBefore is NotBefore of browser sessions alone.
 	SessionsNotBefore time.Time `json:"sessions_not_before,omitzero"`
 
@@ -195,6 +198,7 @@ func (r *Record) Clone() *Record {
 		p := *r.Passthrough
 		c.Passthrough = &p
 	}
+	c.Sandboxes = r.Sandboxes.Clone()
 	if r.TLS != nil {
 		t := *r.TLS
 		c.TLS = &t
@@ -269,7 +273,7 @@ func (r *Record) Validate(baseDomain string) error {
 		return err
 	}
 	for _, check := range []func() error{
-		r.checkTLS, r.checkBots, r.checkKeys, r.checkAuthenticators, r.checkMembers, r.checkOrigins, r.checkPolicy, r.checkRevoked,
+		r.checkTLS, r.checkBots, r.checkKeys, r.checkAuthenticators, r.checkMembers, r.checkOrigins, r.checkPolicy, r.checkRevoked, r.checkSandboxes,
 	} {
 		if err := check(); err != nil {
 			return err
