@@ -76,6 +76,15 @@ const (
 	HostCreate        Action = "host.create" // ask for a custom host
 	HostVerify        Action = "host.verify" // look for the proof that it is the tenant's
 	HostDelete        Action = "host.delete"
+
+	SandboxList   Action = "sandbox.list" // one's own and what was delegated; all of them for an admin
+	SandboxRead   Action = "sandbox.read" // also its events, and to wait for a state
+	SandboxCreate Action = "sandbox.create"
+	SandboxStart  Action = "sandbox.start"
+	SandboxStop   Action = "sandbox.stop"
+	SandboxDelete Action = "sandbox.delete"
+	SandboxExec   Action = "sandbox.exec"      // by its owner or a delegation alone: an admin has to delegate it to himself, which is recorded
+	SandboxLogs   Action = "sandbox.logs.read" // likewise
 )
 
 // The actions of platform operators.
@@ -95,6 +104,7 @@ const (
 	TenantMove    Action = "tenant.move"   // to another replica
 	TenantExport  Action = "tenant.export" // an archive of one tenant
 	TenantImport  Action = "tenant.import"
+	TenantHarden  Action = "tenant.harden" // put an adopted namespace in the shape of one of ours
 	BackupCreate  Action = "backup.create" // an archive of everything
 	BackupRestore Action = "backup.restore"
 	SecretRekey   Action = "secret.rekey" // wrap every secret with another key-encryption key
@@ -107,6 +117,10 @@ const (
 	CatalogApply   Action = "catalog.apply" // a reload made a tenant's servers be what its file says
 	// CertificateIssue is a certificate that was ordered, or the failure of it.
 	CertificateIssue Action = "certificate.issue"
+	// SandboxTransition is a sandbox that came into another state, or whose use was added up.
+	SandboxTransition Action = "sandbox.transition"
+	NamespaceUpdate   Action = "namespace.update" // a tenant's namespace was brought in shape
+	NamespaceDelete   Action = "namespace.delete" // what a deleted tenant left in a cluster was removed
 )
 
 // Class says how a refusal is shown, so that it tells no more than it must (design, step 3).
@@ -193,7 +207,7 @@ func Decide(q Question) Verdict {
 		return Verdict{true, "authenticated"}
 	}
 	need := Needs(q.Action)
-	if need != tenant.NoRole && q.Principal.Role >= need && (!OwnerOnly(q.Action) || owns(q) || q.Principal.Role >= tenant.Admin) {
+	if need != tenant.NoRole && q.Principal.Role >= need && (!OwnerOnly(q.Action) || owns(q) || q.Principal.Role >= tenant.Admin && !Private(q.Action)) {
 		return Verdict{true, ruleOf(q.Principal.Role)}
 	}
 	if id, ok := delegated(q); ok {
@@ -243,12 +257,22 @@ func delegated(q Question) (id string, ok bool) {
 func AnyPrincipal(a Action) bool { return a == Whoami || a == SessionCreate || a == SessionDelete }
 
 // OwnerOnly says whether a, on an object, is for its owner and the tenant's admins alone, whatever the role.
-func OwnerOnly(a Action) bool { return a == GrantCreate || a == GrantDelete }
+func OwnerOnly(a Action) bool {
+	switch a {
+	case GrantCreate, GrantDelete, SandboxRead, SandboxStart, SandboxStop, SandboxDelete:
+		return true
+	}
+	return Private(a)
+}
+
+// Private says whether a is for the object's owner and those to whom it was delegated, and not for admins: what comes to light
+// there may be somebody's credentials and work (S-R3).
+func Private(a Action) bool { return a == SandboxExec || a == SandboxLogs }
 
 // Delegable says whether an owner may delegate a. What would hand on the right to hand on is not.
 func Delegable(a Action) bool {
 	switch a {
-	case ServerRead, MCPRead, MCPCall:
+	case ServerRead, MCPRead, MCPCall, SandboxRead, SandboxStart, SandboxStop, SandboxDelete, SandboxExec, SandboxLogs:
 		return true
 	}
 	return false
@@ -268,9 +292,9 @@ func MayGrant(who tenant.Principal, role tenant.Role) bool {
 func Needs(a Action) tenant.Role {
 	switch a {
 	case Whoami, MetricsRead, ServerList, ServerRead, MCPRead, RelayRead, AuditList, UsageRead, OpenAPIRead, GrantList, PolicyExplain,
-		CertificateList, CertificateRead, HostList, HostRead:
+		CertificateList, CertificateRead, HostList, HostRead, SandboxList, SandboxRead, SandboxLogs:
 		return tenant.Viewer
-	case MCPCall, RelayWrite, GrantCreate, GrantDelete:
+	case MCPCall, RelayWrite, GrantCreate, GrantDelete, SandboxCreate, SandboxStart, SandboxStop, SandboxDelete, SandboxExec:
 		return tenant.Editor
 	case ServerCreate, ServerDelete, KeyList, KeyCreate, KeyRevoke, MemberList, MemberRead, MemberCreate, MemberUpdate, MemberDelete,
 		MemberRevoke, BotList, BotRead, BotCreate, BotDelete, AuthenticatorList, AuthenticatorRead, AuthenticatorCreate,
@@ -285,7 +309,7 @@ func operatorMay(a Action) bool {
 	switch a {
 	case TenantCreate, TenantUpdate, TenantSuspend, TenantResume, TenantDelete, KeyCreate, KeyRevoke, MemberCreate, MemberUpdate, MemberDelete,
 		CertificateUpdate, CertificateRenew, CertificateRevoke, CertificateDelete, HostVerify,
-		ReplicaDrain, TenantMove, TenantExport, TenantImport, BackupCreate, BackupRestore, SecretRekey:
+		ReplicaDrain, TenantMove, TenantExport, TenantImport, TenantHarden, BackupCreate, BackupRestore, SecretRekey:
 		return true
 	}
 	return auditorMay(a)

@@ -73,6 +73,14 @@ host.read            read    -    -    yes    yes    yes   -       -         yes
 host.create          mutate  -    -    -      -      yes   -       -         -       -        yes
 host.verify          mutate  -    -    -      -      yes   -       -         -       yes      yes
 host.delete          mutate  -    -    -      -      yes   -       -         -       -        yes
+sandbox.list         list    -    -    yes    yes    yes   -       -         -       -        yes
+sandbox.read         read    -    -    -      -      yes   -       -         -       -        yes
+sandbox.create       mutate  -    -    -      yes    yes   -       -         -       -        yes
+sandbox.start        mutate  -    -    -      -      yes   -       -         -       -        yes
+sandbox.stop         mutate  -    -    -      -      yes   -       -         -       -        yes
+sandbox.delete       mutate  -    -    -      -      yes   -       -         -       -        yes
+sandbox.exec         mutate  -    -    -      -      -     -       -         -       -        yes
+sandbox.logs.read    read    -    -    -      -      -     -       -         -       -        yes
 tenant.list          list    -    -    -      -      -     -       -         yes     yes      yes
 tenant.read          read    -    -    -      -      -     -       -         yes     yes      yes
 tenant.create        mutate  -    -    -      -      -     -       -         -       yes      yes
@@ -87,6 +95,7 @@ replica.drain        mutate  -    -    -      -      -     -       -         -  
 tenant.move          mutate  -    -    -      -      -     -       -         -       yes      yes
 tenant.export        mutate  -    -    -      -      -     -       -         -       yes      yes
 tenant.import        mutate  -    -    -      -      -     -       -         -       yes      yes
+tenant.harden        mutate  -    -    -      -      -     -       -         -       yes      yes
 backup.create        mutate  -    -    -      -      -     -       -         -       yes      yes
 backup.restore       mutate  -    -    -      -      -     -       -         -       yes      yes
 secret.rekey         mutate  -    -    -      -      -     -       -         -       yes      yes
@@ -94,6 +103,9 @@ tenant.conflict      mutate  -    -    -      -      -     -       -         -  
 datakey.create       mutate  -    -    -      -      -     -       -         -       -        yes
 catalog.apply        mutate  -    -    -      -      -     -       -         -       -        yes
 certificate.issue    mutate  -    -    -      -      -     -       -         -       -        yes
+sandbox.transition   mutate  -    -    -      -      -     -       -         -       -        yes
+namespace.update     mutate  -    -    -      -      -     -       -         -       -        yes
+namespace.delete     mutate  -    -    -      -      -     -       -         -       -        yes
 no.such              mutate  -    -    -      -      -     -       -         -       -        yes
 `
 
@@ -298,7 +310,7 @@ func TestA8Classes(t *testing.T) {
 		switch _, verb, _ := strings.Cut(a, "."); {
 		case strings.HasSuffix(verb, "list"):
 			want = List
-		case verb == "read":
+		case verb == "read" || strings.HasSuffix(verb, ".read"):
 			want = Read
 		}
 		if got := ClassOf(Action(a)); got != want {

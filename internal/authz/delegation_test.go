@@ -131,3 +131,29 @@ func granted(q Question) bool {
 	}
 	return false
 }
+
+// TestSR3Sandboxes: a sandbox is its owner's. An admin may see, stop and delete it, and looks into it only by a delegation,
+// which is on record; an editor who knows its id may do nothing.
+func TestSR3Sandboxes(t *testing.T) {
+	object := Object{Type: "sandbox", ID: "x1", Owner: "user:corp/owner"}
+	owner, editor, admin := of(tenant.KindUser, tenant.Editor), of(tenant.KindUser, tenant.Editor), of(tenant.KindUser, tenant.Admin)
+	owner.ID, editor.ID, admin.ID = "corp/owner", "corp/ed", "corp/ann"
+	for _, a := range []Action{SandboxRead, SandboxStart, SandboxStop, SandboxDelete, SandboxExec, SandboxLogs} {
+		ask := func(p tenant.Principal, grants ...Grant) bool {
+			return Decide(Question{Principal: p, Action: a, In: in, Object: object, Grants: grants, Now: now()}).Allow
+		}
+		looks := a == SandboxExec || a == SandboxLogs
+		delegation := Grant{ID: "g", To: "user:corp/ann", Action: a, Type: "sandbox", Object: "x1", Until: now().Add(time.Hour)}
+		for what, c := range map[string]struct{ got, want bool }{
+			"its owner":               {ask(owner), true},
+			"an editor":               {ask(editor), false},
+			"an admin":                {ask(admin), !looks},
+			"an admin it is given to": {ask(admin, delegation), true},
+			"an editor, of another's": {ask(editor, delegation), false},
+		} {
+			if c.got != c.want {
+				t.Errorf("%s, %s: %t, want %t", a, what, c.got, c.want)
+			}
+		}
+	}
+}
