@@ -141,6 +141,8 @@ type Outcome struct {
 type Serve struct {
 	// Handle owns the exchange until it returns. ctx ends with the request, the principal's credential and the claim.
 	Handle func(ctx context.Context, s Stream) error
+	// WebSocket, where set, is in place of Handle: the request, whose Upgrade is "websocket", becomes one.
+	WebSocket *WebSocket
 }
 
 // Stream is the open exchange of a Serve.
