@@ -132,7 +132,7 @@ func TestX59H2Load(t *testing.T) {
 
 // While a replica drains, each answer asks for its connection to be given up, and streams are let alone for their time.
 func TestDrainAnswers(t *testing.T) {
-	f := newFront(t, func(c *Config) { c.DrainStreams = 2 * time.Second })
+	f := newFront(t, func(c *Config) { c.DrainStreams = 30 * time.Second })
 	up := &events{next: make(chan string)}
 	f.withUpstream(up)
 	_, r := f.sse(f.client(), hostD)
@@ -146,7 +146,7 @@ func TestDrainAnswers(t *testing.T) {
 		t.Errorf("HTTP/1.1: %+v", got)
 	}
 	f.wantGoaway()
-	up.next <- "still here"
+	give(t, up.next, "still here")
 	if got := event(t, r); got != "still here" {
 		t.Errorf("the stream got %q", got)
 	}

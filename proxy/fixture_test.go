@@ -244,7 +244,9 @@ func newFront(t testing.TB, edits ...func(*Config)) *front {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.stop = cancel
 	go func() { f.stopped <- f.Run(ctx) }()
+	hung := time.AfterFunc(3*time.Minute, cancel) // so that a test which waits for ever says where
 	t.Cleanup(func() {
+		hung.Stop()
 		cancel()
 		f.wait()
 		engine.Close()

@@ -78,7 +78,7 @@ func TestForwardStreams(t *testing.T) {
 	for i, proto := range []string{"", "h2"} {
 		res, r := f.sse(f.client(proto), hostA, bearer(keyA))
 		for _, v := range []string{"one", "two"} {
-			up.next <- v
+			give(t, up.next, v)
 			if got := event(t, r); got != v {
 				t.Errorf("event %q, want %q", got, v)
 			}

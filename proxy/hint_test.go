@@ -37,6 +37,15 @@ func (f *front) moving(url string) (leave func()) {
 	return func() { cancel(moved) }
 }
 
+// departs waits until a stream knows that it is to end.
+func (f *front) departs() {
+	f.t.Helper()
+	eventually(f.t, "a stream departs", func() (found bool) {
+		f.live.each(func(fl *flight) bool { return fl.departed.Load() != 0 }, func(*flight) { found = true })
+		return found
+	})
+}
+
 // A stream ends with a word, and in order, between two events: never in one, and never with a part of one.
 func TestX59EventStreamHint(t *testing.T) {
 	for _, proto := range []string{"", "h2"} {
@@ -64,7 +73,7 @@ func TestX59EventStreamHint(t *testing.T) {
 			_, r := f.sse(f.client(proto), hostA, bearer(keyA))
 			want := "^"
 			if pieces != nil {
-				next <- pieces[0]
+				give(t, next, pieces[0])
 				got := make([]byte, len(pieces[0])) // it is on its way through us
 				if _, err := io.ReadFull(r, got); err != nil {
 					t.Fatal(err)
@@ -74,7 +83,8 @@ func TestX59EventStreamHint(t *testing.T) {
 			}
 			leave()
 			if pieces != nil {
-				next <- pieces[1]
+				f.departs()
+				give(t, next, pieces[1])
 			}
 			rest, err := io.ReadAll(r)
 			if err != nil || !regexp.MustCompile(want+`retry: [12][0-9]{3}\n\n$`).Match(rest) {

@@ -59,6 +59,16 @@ func (f *front) sse(c *http.Client, host string, lines ...string) (*http.Respons
 	return res, r
 }
 
+// give hands a value to an upstream, which may be gone.
+func give(t testing.TB, to chan<- string, v string) {
+	t.Helper()
+	select {
+	case to <- v:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("nobody takes %q", v)
+	}
+}
+
 func event(t testing.TB, r *bufio.Reader) string {
 	t.Helper()
 	line, err := r.ReadString('\n')
@@ -77,7 +87,7 @@ func TestStreaming(t *testing.T) {
 	for i, proto := range []string{"", "h2"} {
 		res, r := f.sse(f.client(proto), hostD)
 		for _, v := range []string{"one", "two"} {
-			up.next <- v
+			give(t, up.next, v)
 			if got := event(t, r); got != v {
 				t.Errorf("event %q, want %q", got, v)
 			}
