@@ -44,7 +44,16 @@ func Default() *Platform {
 			IdleGatewayAfter:        10 * time.Minute,
 			ResidentCertificates:    10_000,
 		},
-		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100, MaxStoredBytes: 16 << 20}},
+		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100, MaxStoredBytes: 16 << 20,
+			MaxSandboxes: 20, SandboxCPU: 8000, SandboxMemory: 16 << 30, SandboxStorage: 50 << 30, SandboxLifetime: 24 * time.Hour}},
+		Sandboxes: Sandboxes{
+			Driver: DriverNone, Defaults: SandboxSize{CPU: 500, Memory: 512 << 20, Storage: 1 << 30},
+			StartTimeout: 10 * time.Minute, MaxSessions: 16, MaxExecOutput: 1 << 20,
+			Kube: SandboxKube{
+				Timeout: 10 * time.Second, QPS: 50, Burst: 100, NamespacePrefix: "polygate-", Instance: "default", AgentSandbox: "off",
+				DNS: KubePeers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}},
+			},
+		},
 		Authn:  Authn{TokenCacheBytes: 64 << 20},
 		Policy: Policy{EvalTimeout: 50 * time.Millisecond, MaxBundleBytes: 1 << 20, MaxModules: 200, MaxConcurrent: 8},
 		TLS:    TLS{MinVersion: "1.2", TicketRotation: 24 * time.Hour},
@@ -116,6 +125,7 @@ func (p *Platform) fill(dir string) {
 		}
 		p.Replica.Name = strings.ToLower(host)
 	}
+	p.Sandboxes.Process.Dir = or(p.Sandboxes.Process.Dir, filepath.Join(p.DataDir, "sandboxes"))
 	p.fillPeers()
 }
 

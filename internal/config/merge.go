@@ -48,6 +48,7 @@ func (t *Tenant) edited(cur *tenant.Record, now time.Time) *tenant.Record {
 	next.Mode, next.Dedicated, next.Passthrough = want.Mode, want.Dedicated, want.Passthrough
 	next.TLS, next.Certificates = want.TLS, mergeCertificates(want.Certificates, cur.Certificates)
 	next.Quotas, next.AllowedOrigins = want.Quotas, want.AllowedOrigins
+	next.Sandboxes = mergeSandboxes(want, cur)
 	mergeHosts(next, want.Hosts)
 	next.Bots = mergeBots(want.Bots, cur, now)
 	next.Keys = mergeKeys(want, next.Bots, cur, now)
@@ -60,6 +61,16 @@ func (t *Tenant) edited(cur *tenant.Record, now time.Time) *tenant.Record {
 		next.State, next.SuspendReason = tenant.StateActive, ""
 	}
 	return next
+}
+
+// mergeSandboxes returns the declared settings. That an adopted namespace was hardened is no declaration: it stays so, while it
+// is the same.
+func mergeSandboxes(want, cur *tenant.Record) *tenant.Sandboxes {
+	s, had := want.Sandboxes, cur.Sandboxes
+	if s != nil && had != nil && s.Adopted && had.Adopted && want.Namespace == cur.Namespace {
+		s.Hardened = had.Hardened
+	}
+	return s
 }
 
 // mergeHosts gives r the declared hosts, and those that the tenant proved to own. What waited for its proof and is declared

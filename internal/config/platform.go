@@ -26,6 +26,7 @@ type Platform struct {
 	Egress       Egress       `yaml:"egress"`
 	Limits       Limits       `yaml:"limits"`
 	Quotas       TenantQuotas `yaml:"quotas"` // of tenants that declare none of their own
+	Sandboxes    Sandboxes    `yaml:"sandboxes"`
 	Authn        Authn        `yaml:"authn"`
 	Policy       Policy       `yaml:"policy"`
 	TLS          TLS          `yaml:"tls"`

@@ -2,22 +2,29 @@ package config
 
 import (
 	"strings"
+	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
 )
 
 // Quotas bound one tenant. In polygate.yaml 0 means "no limit"; in tenants.yaml it means "as in polygate.yaml".
 type Quotas struct {
-	MaxServers            int     `yaml:"max_servers"`             // MCP servers in the catalog; default 50
-	MaxConcurrentRequests int     `yaml:"max_concurrent_requests"` // requests and streams in flight; default 200
-	RequestsPerSecond     float64 `yaml:"requests_per_second"`     // sustained; default 100
-	Burst                 int     `yaml:"burst"`                   // requests at once above the rate; default 200
-	MaxStreams            int     `yaml:"max_streams"`             // event streams and WebSockets open; default 100
-	BytesPerSecond        Size    `yaml:"bytes_per_second"`        // of bodies, both ways together, sustained; default 0 = no limit
-	BytesBurst            Size    `yaml:"bytes_burst"`             // bytes at once above that rate; default 0 = one second's worth
-	MaxStoredBytes        Size    `yaml:"max_stored_bytes"`        // that the registry keeps of the tenant: objects, certificates, record; default 16MiB
-	PerPrincipal          Share   `yaml:"per_principal"`           // of each user, bot or key among the tenant's
-	PerKey                Share   `yaml:"per_key"`                 // of each key
+	MaxServers            int           `yaml:"max_servers"`             // MCP servers in the catalog; default 50
+	MaxConcurrentRequests int           `yaml:"max_concurrent_requests"` // requests and streams in flight; default 200
+	RequestsPerSecond     float64       `yaml:"requests_per_second"`     // sustained; default 100
+	Burst                 int           `yaml:"burst"`                   // requests at once above the rate; default 200
+	MaxStreams            int           `yaml:"max_streams"`             // event streams and WebSockets open; default 100
+	BytesPerSecond        Size          `yaml:"bytes_per_second"`        // of bodies, both ways together, sustained; default 0 = no limit
+	BytesBurst            Size          `yaml:"bytes_burst"`             // bytes at once above that rate; default 0 = one second's worth
+	MaxStoredBytes        Size          `yaml:"max_stored_bytes"`        // that the registry keeps of the tenant: objects, certificates, record; default 16MiB
+	MaxSandboxes          int           `yaml:"max_sandboxes"`           // that exist, stopped ones included; default 20
+	SandboxCPU            Cores         `yaml:"sandbox_cpu"`             // cores of all that are not at rest together, such as 8 or 500m; default 8
+	SandboxMemory         Size          `yaml:"sandbox_memory"`          // likewise; default 16GiB
+	SandboxStorage        Size          `yaml:"sandbox_storage"`         // likewise; default 50GiB
+	SandboxGPUs           int           `yaml:"sandbox_gpus"`            // likewise, of those that sandboxes.gpus allows; default 0 = no limit
+	SandboxLifetime       time.Duration `yaml:"sandbox_lifetime"`        // of one start, whole seconds; default 24h
+	PerPrincipal          Share         `yaml:"per_principal"`           // of each user, bot or key among the tenant's
+	PerKey                Share         `yaml:"per_key"`                 // of each key
 }
 
 // Share bounds one of a tenant's callers, within what the tenant has as a whole.
@@ -44,6 +51,12 @@ func (q Quotas) Tenant() tenant.Quotas {
 		BytesPerSecond:        int64(q.BytesPerSecond),
 		BytesBurst:            int64(q.BytesBurst),
 		MaxStoredBytes:        int64(q.MaxStoredBytes),
+		MaxSandboxes:          q.MaxSandboxes,
+		SandboxCPU:            int64(q.SandboxCPU),
+		SandboxMemory:         int64(q.SandboxMemory),
+		SandboxStorage:        int64(q.SandboxStorage),
+		SandboxGPUs:           q.SandboxGPUs,
+		SandboxLifetime:       int64((q.SandboxLifetime + time.Second - 1) / time.Second),
 		PerPrincipal:          tenant.Share(q.PerPrincipal),
 		PerKey:                tenant.Share(q.PerKey),
 	}
@@ -116,7 +129,9 @@ func quotaFields(q *tenant.Quotas) []quotaField {
 	list := []quotaField{
 		{name: "max_servers", i: &q.MaxServers}, {name: "max_streams", i: &q.MaxStreams},
 		{name: "bytes_per_second", l: &q.BytesPerSecond}, {name: "bytes_burst", l: &q.BytesBurst},
-		{name: "max_stored_bytes", l: &q.MaxStoredBytes},
+		{name: "max_stored_bytes", l: &q.MaxStoredBytes}, {name: "max_sandboxes", i: &q.MaxSandboxes},
+		{name: "sandbox_cpu", l: &q.SandboxCPU}, {name: "sandbox_memory", l: &q.SandboxMemory}, {name: "sandbox_storage", l: &q.SandboxStorage},
+		{name: "sandbox_gpus", i: &q.SandboxGPUs}, {name: "sandbox_lifetime", l: &q.SandboxLifetime},
 	}
 	list = append(list, quotaField{name: "max_concurrent_requests", i: &q.MaxConcurrentRequests},
 		quotaField{name: "requests_per_second", f: &q.RequestsPerSecond}, quotaField{name: "burst", i: &q.Burst})

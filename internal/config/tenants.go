@@ -99,7 +99,17 @@ type tenantForm struct {
 	AllowedOrigins []string            `yaml:"allowed_origins"`
 	PolicyDir      string              `yaml:"policy_dir"`
 	Quotas         Quotas              `yaml:"quotas"`
+	Sandboxes      *sandboxesForm      `yaml:"sandboxes"`
 	CatalogFile    string              `yaml:"catalog_file"`
+}
+
+type sandboxesForm struct {
+	PodSecurity    string   `yaml:"pod_security"`
+	Network        string   `yaml:"network"`
+	Adopted        bool     `yaml:"adopted"`
+	Images         []string `yaml:"images"`
+	RuntimeClasses []string `yaml:"runtime_classes"`
+	Egress         []string `yaml:"egress"`
 }
 
 type dedicatedForm struct {
@@ -238,6 +248,12 @@ func (f *tenantForm) record(file string) *tenant.Record {
 	}
 	if d := f.Dedicated; d != nil {
 		rec.Dedicated = &tenant.Dedicated{Upstream: d.Upstream, Auth: tenant.UpstreamAuth(or(d.Auth, string(tenant.AuthUpstream))), Identity: d.Identity}
+	}
+	if s := f.Sandboxes; s != nil {
+		rec.Sandboxes = &tenant.Sandboxes{
+			PodSecurity: tenant.PodSecurity(s.PodSecurity), Network: tenant.NetworkMode(s.Network), Adopted: s.Adopted,
+			Images: listed(s.Images), RuntimeClasses: listed(s.RuntimeClasses), Egress: listed(s.Egress),
+		}
 	}
 	f.addKeys(rec)
 	return rec

@@ -68,6 +68,7 @@ func (p *Platform) problems() []problem {
 	p.Limits.check(&cs)
 	p.Admin.check(&cs)
 	p.Quotas.check(&cs)
+	p.Sandboxes.check(&cs)
 	p.Authn.check(&cs)
 	p.Policy.check(&cs)
 	p.TLS.check(&cs)

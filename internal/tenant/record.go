@@ -263,7 +263,7 @@ func (r *Record) Validate(baseDomain string) error {
 	if err := CheckName("suspend_reason", r.SuspendReason, true); err != nil {
 		return err
 	}
-	if err := checkNamespace(r.Namespace); err != nil {
+	if err := CheckNamespace(r.Namespace); err != nil {
 		return err
 	}
 	if err := r.checkMode(); err != nil {
@@ -298,7 +298,8 @@ func CheckName(field, s string, optional bool) error {
 	return nil
 }
 
-func checkNamespace(ns string) error {
+// CheckNamespace refuses what is no name for the namespace of a tenant: no DNS label, or one of the cluster's own. "" is none.
+func CheckNamespace(ns string) error {
 	if ns == "" {
 		return nil
 	}

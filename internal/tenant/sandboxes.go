@@ -91,7 +91,7 @@ func (r *Record) checkSandboxes() error {
 		}
 	}
 	for i, c := range s.RuntimeClasses {
-		if checkNamespace(c) != nil || c == "" {
+		if CheckNamespace(c) != nil || c == "" {
 			return fault.New(fault.Invalid, "sandboxes.runtime_classes[%d]: %q is not the name of a RuntimeClass", i, c)
 		}
 	}
