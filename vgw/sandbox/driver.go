@@ -19,9 +19,10 @@ type Drivers interface {
 
 // Tenant is all that a driver knows of the tenant that it is for. It is made from the routing record alone (X53).
 type Tenant struct {
-	Scope    tenant.Scope
-	Settings tenant.Sandboxes // of the record, the platform's defaults filled in
-	Quotas   tenant.Quotas    // likewise
+	Scope     tenant.Scope
+	Namespace string           // Record.Namespace; "" = the driver names one after the tenant
+	Settings  tenant.Sandboxes // of the record, the platform's defaults filled in
+	Quotas    tenant.Quotas    // likewise
 }
 
 // Task is one run as a driver makes it. Its fields are judged, the defaults filled in.
