@@ -45,6 +45,8 @@ func TestExampleIsTheDefault(t *testing.T) {
 		t.Errorf("tenants_file is %q: want it beside the file", got.TenantsFile)
 	}
 	got.TenantsFile, got.Egress.Allow = want.TenantsFile, want.Egress.Allow
+	got.Sandboxes.Images, got.Sandboxes.RuntimeClasses, got.Sandboxes.GPUs = nil, nil, nil // empty lists
+	got.Sandboxes.Kube.Gateway.Addresses, got.Sandboxes.Kube.DNS.Addresses = nil, nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example differs from the defaults:\n got %+v\nwant %+v", got, want)
 	}
@@ -134,7 +136,7 @@ func hasPath(doc any, path []string) bool {
 // TestFieldsSayTheirDefault holds that each setting's comment in the struct names its default, or that it is required.
 func TestFieldsSayTheirDefault(t *testing.T) {
 	var src strings.Builder
-	for _, file := range []string{"platform.go", "platform_identity.go", "platform_records.go", "platform_tls.go", "quotas.go"} {
+	for _, file := range []string{"platform.go", "platform_identity.go", "platform_records.go", "platform_sandboxes.go", "platform_tls.go", "quotas.go"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -152,8 +152,12 @@ func checkWhole(t *testing.T, d *config.Tenant, ca string) {
 	}
 	q := tenant.Quotas{
 		MaxServers: 20, MaxConcurrentRequests: 100, RequestsPerSecond: 50, Burst: 100, MaxStreams: 50, BytesPerSecond: 10 << 20, BytesBurst: 50 << 20, MaxStoredBytes: 4 << 20,
+		MaxSandboxes: 10, SandboxCPU: 4000, SandboxMemory: 8 << 30, SandboxStorage: 20 << 30, SandboxGPUs: 1, SandboxLifetime: 8 * 3600,
 		PerPrincipal: tenant.Share{MaxConcurrentRequests: 20, RequestsPerSecond: 10, Burst: 20},
 		PerKey:       tenant.Share{MaxConcurrentRequests: 20, RequestsPerSecond: 10, Burst: 20},
+	}
+	if s := r.Sandboxes; s == nil || s.PodSecurity != tenant.PodRestricted || s.Network != tenant.NetworkEnforce || s.Adopted || len(s.Images) != 1 || len(s.RuntimeClasses) != 1 || len(s.Egress) != 2 {
+		t.Errorf("sandboxes %+v", s)
 	}
 	if r.Quotas != q {
 		t.Errorf("quotas %+v", r.Quotas)

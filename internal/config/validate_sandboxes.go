@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
@@ -72,9 +71,4 @@ func checkSandboxSettings(cs *checks, at string, s tenant.Sandboxes) {
 	if err := r.Validate(""); err != nil {
 		cs.fail(at, "%s", fileFields(reason(err)))
 	}
-}
-
-// KubePeer returns the namespace and labels for people.
-func (p KubePeers) String() string {
-	return fmt.Sprintf("%s %v %v", p.Namespace, p.PodLabels, p.Addresses)
 }
