@@ -1,0 +1,4 @@
+package kube
+
+// served remembers what the cluster serves beside its core.
+type served struct{}
