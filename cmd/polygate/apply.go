@@ -200,7 +200,7 @@ func specOf(t *config.Tenant) *admin.TenantSpec {
 	spec := &admin.TenantSpec{
 		ID: string(r.ID), DisplayName: r.DisplayName, Namespace: r.Namespace, Mode: r.Mode, Dedicated: r.Dedicated,
 		Passthrough: r.Passthrough, TLS: r.TLS, Certificates: settingsOf(r.Certificates),
-		Hosts: r.Hosts, Quotas: r.Quotas, Origins: r.AllowedOrigins,
+		Hosts: r.Hosts, Quotas: r.Quotas, Origins: r.AllowedOrigins, Sandboxes: r.Sandboxes,
 	}
 	if t.StateDeclared {
 		spec.State, spec.SuspendReason = r.State, r.SuspendReason

@@ -48,9 +48,9 @@ func (a *admins) run(cmd *cobra.Command, do func(ctx context.Context, c *client)
 
 func newTenantCommand() *cobra.Command {
 	a := newAdmins()
-	cmd := commandGroup("tenant", "List, apply, suspend, resume, move and delete tenants",
+	cmd := commandGroup("tenant", "List, apply, suspend, resume, harden, move and delete tenants",
 		"Manage tenants through the operators' listener.\n\nTenants that the gateway's own tenants.yaml declares are changed there; suspend and resume work on every tenant.",
-		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantExport(), a.tenantImport(), a.tenantDelete(), a.tenantOwner(), a.tenantMove())
+		a.tenantList(), a.tenantGet(), a.tenantApply(), a.tenantSuspend(), a.tenantResume(), a.tenantHarden(), a.tenantExport(), a.tenantImport(), a.tenantDelete(), a.tenantOwner(), a.tenantMove())
 	cmd.Example = "  polygate tenant list\n  polygate tenant apply -f tenants.yaml"
 	a.bind(cmd)
 	return cmd
@@ -143,6 +143,7 @@ func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
 		fields = append(fields, [2]string{"Upstream", d.Upstream}, [2]string{"Auth", string(d.Auth)}, [2]string{"Identity", d.Identity})
 	}
 	fields = append(fields, tlsFields(t)...)
+	fields = append(fields, sandboxFields(t.Sandboxes)...)
 	fields = append(fields, [2]string{"Origins", strings.Join(t.AllowedOrigins, ", ")}, [2]string{"Authenticators", strings.Join(t.Authenticators, ", ")},
 		[2]string{"Quotas", quotaText(t.Quotas)}, [2]string{"Source", strings.TrimSpace(string(t.Source) + " " + t.File)},
 		[2]string{"Created", stamp(t.Created)}, [2]string{"Updated", stamp(t.Updated)}, [2]string{"Version", t.ResourceVersion}, [2]string{"UID", t.UID})
@@ -151,6 +152,24 @@ func (a *admins) show(cmd *cobra.Command, t *admin.Tenant) error {
 	}
 	fmt.Fprintln(cmd.OutOrStdout())
 	return printTable(cmd.OutOrStdout(), keyHead(), keyRows(t.Keys))
+}
+
+// sandboxFields shows what operators decided of a tenant's sandboxes.
+func sandboxFields(s *tenant.Sandboxes) [][2]string {
+	if s == nil {
+		return nil
+	}
+	shape := ""
+	switch {
+	case s.Observed():
+		shape = "adopted, left as it was found"
+	case s.Adopted:
+		shape = "adopted, hardened"
+	}
+	return [][2]string{
+		{"Pod security", string(s.PodSecurity)}, {"Network", string(s.Network)}, {"Shape", shape}, {"Images", strings.Join(s.Images, ", ")},
+		{"Runtime classes", strings.Join(s.RuntimeClasses, ", ")}, {"Egress", strings.Join(s.Egress, ", ")},
+	}
 }
 
 // quotaText names the quotas that a tenant has of its own.
@@ -169,6 +188,12 @@ func quotaText(q tenant.Quotas) string {
 	add("bytes_per_second", float64(q.BytesPerSecond))
 	add("bytes_burst", float64(q.BytesBurst))
 	add("max_stored_bytes", float64(q.MaxStoredBytes))
+	add("max_sandboxes", float64(q.MaxSandboxes))
+	add("sandbox_cpu_millis", float64(q.SandboxCPU))
+	add("sandbox_memory_bytes", float64(q.SandboxMemory))
+	add("sandbox_storage_bytes", float64(q.SandboxStorage))
+	add("sandbox_gpus", float64(q.SandboxGPUs))
+	add("sandbox_lifetime_seconds", float64(q.SandboxLifetime))
 	for _, s := range []struct {
 		of string
 		tenant.Share
@@ -203,6 +228,20 @@ func (a *admins) tenantResume() *cobra.Command {
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.one(cmd, args[0], http.MethodPost, "/resume", nil, a.say("resumed"))
+		},
+	}
+}
+
+func (a *admins) tenantHarden() *cobra.Command {
+	return &cobra.Command{
+		Use: "harden <tenant>", Short: "Bring an adopted namespace in shape, and keep it so",
+		Long: `Bring a tenant's adopted namespace in the shape of one that the gateway made: labels, Pod Security, ResourceQuota, LimitRange,
+NetworkPolicies; and put back what is changed of them. Until then an adopted namespace is left as it was found.
+What already runs there goes on; pods that the Pod Security level refuses cannot be made again.`,
+		Example: "  polygate tenant harden team-a",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.one(cmd, args[0], http.MethodPost, "/harden", nil, a.say("hardened"))
 		},
 	}
 }

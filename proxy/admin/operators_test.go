@@ -314,7 +314,7 @@ func TestX58EveryRoute(t *testing.T) {
 				t.Errorf("%s %s with %v: %d", route.Method, route.Pattern, header, got.status)
 			}
 		}
-		if body := route.Method == "POST" || route.Method == "PUT" || route.Method == "PATCH"; body && !strings.HasSuffix(route.Pattern, "/resume") {
+		if body := route.Method == "POST" || route.Method == "PUT" || route.Method == "PATCH"; body && !strings.HasSuffix(route.Pattern, "/resume") && !strings.HasSuffix(route.Pattern, "/harden") {
 			got := f.send(route.Method, fillPath(route.Pattern, "team-a"), `{"a":1}`, "Content-Type", "", "Content-Type", "text/plain")
 			if got.status != 415 {
 				t.Errorf("%s %s of a form: %d", route.Method, route.Pattern, got.status)

@@ -45,6 +45,7 @@ func (s *Server) table() []Route {
 		{http.MethodDelete, one, authz.TenantDelete, "erase a tenant with all its state", s.deleteTenant},
 		{http.MethodPost, one + "/suspend", authz.TenantSuspend, "stop serving a tenant, keeping its state", s.suspendTenant},
 		{http.MethodPost, one + "/resume", authz.TenantResume, "serve a suspended tenant again", s.resumeTenant},
+		{http.MethodPost, one + "/harden", authz.TenantHarden, "bring a tenant's adopted namespace in the shape of one of ours", s.hardenTenant},
 		{http.MethodGet, keys, authz.KeyList, "list a tenant's API keys", s.listKeys},
 		{http.MethodPost, keys, authz.KeyCreate, "create an API key, shown once", s.createKey},
 		{http.MethodGet, keys + "/{key}", authz.KeyList, "read an API key's name, role and hash", s.getKey},

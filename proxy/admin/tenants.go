@@ -181,7 +181,7 @@ func sameDeclared(a, b *tenant.Record) bool {
 	return a.DisplayName == b.DisplayName && a.Namespace == b.Namespace && a.State == b.State && a.SuspendReason == b.SuspendReason &&
 		a.Mode == b.Mode && reflect.DeepEqual(a.Dedicated, b.Dedicated) && slices.Equal(a.Hosts, b.Hosts) &&
 		reflect.DeepEqual(a.Passthrough, b.Passthrough) && reflect.DeepEqual(a.TLS, b.TLS) && reflect.DeepEqual(a.Certificates, b.Certificates) &&
-		a.Quotas == b.Quotas && slices.Equal(a.AllowedOrigins, b.AllowedOrigins) && slices.Equal(a.Keys, b.Keys)
+		a.Quotas == b.Quotas && reflect.DeepEqual(a.Sandboxes, b.Sandboxes) && slices.Equal(a.AllowedOrigins, b.AllowedOrigins) && slices.Equal(a.Keys, b.Keys)
 }
 
 func (s *Server) putTenant(c *call) (*answer, error) {
@@ -266,6 +266,9 @@ func (s *Server) checkServers(c *call, quota int) error {
 
 // apply sets what the spec declares in r.
 func (spec *TenantSpec) apply(r *tenant.Record, now time.Time, seal sealFunc) error {
+	if err := spec.applySandboxes(r); err != nil {
+		return err
+	}
 	r.DisplayName, r.Namespace, r.Quotas = spec.DisplayName, spec.Namespace, spec.Quotas
 	r.Mode = cmp.Or(spec.Mode, tenant.ModeVirtual)
 	r.AllowedOrigins = nil

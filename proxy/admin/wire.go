@@ -41,6 +41,7 @@ type Tenant struct {
 	Hosts           []string             `json:"hosts"`
 	ProvenHosts     []string             `json:"proven_hosts,omitempty"` // those of hosts that the tenant asked for and proved to own
 	Quotas          tenant.Quotas        `json:"quotas"`
+	Sandboxes       *tenant.Sandboxes    `json:"sandboxes,omitempty"`
 	AllowedOrigins  []string             `json:"allowed_origins,omitempty"`
 	Authenticators  []string             `json:"authenticators,omitempty"` // their names, which members are given roles by
 	Source          tenant.Source        `json:"source"`
@@ -152,6 +153,7 @@ type TenantSpec struct {
 	Hosts         []string             `json:"hosts,omitempty"`
 	ProvenHosts   *[]string            `json:"proven_hosts,omitempty"` // nil: they stay, whether hosts names them or not. Else those that it does not name are taken away
 	Quotas        tenant.Quotas        `json:"quotas,omitzero"`
+	Sandboxes     *tenant.Sandboxes    `json:"sandboxes,omitempty"`       // hardened is set by POST …/harden alone
 	Origins       []string             `json:"allowed_origins,omitempty"` // web origins beside its own that may call it from a browser
 	APIKeys       *[]KeySpec           `json:"api_keys,omitempty"`        // nil: the keys stay as they are. Those of bots always do
 }
@@ -181,7 +183,7 @@ func renderTenant(r *tenant.Record) Tenant {
 	t := Tenant{
 		ID: r.ID, UID: r.UID, DisplayName: r.DisplayName, Namespace: r.Namespace, State: r.State, AllowedOrigins: r.AllowedOrigins,
 		SuspendReason: r.SuspendReason, Mode: r.Mode, Dedicated: renderDedicated(r.Dedicated), Hosts: r.Hosts, Quotas: r.Quotas,
-		Passthrough: r.Passthrough, TLS: r.TLS, Certificates: renderSettings(r.Certificates), ProvenHosts: r.ProvenHosts,
+		Passthrough: r.Passthrough, TLS: r.TLS, Certificates: renderSettings(r.Certificates), ProvenHosts: r.ProvenHosts, Sandboxes: r.Sandboxes.Clone(),
 		Source: r.Source, File: r.File, Keys: make([]Key, len(r.Keys)), Created: r.Created, Updated: r.Updated,
 		ResourceVersion: strconv.FormatInt(r.Revision, 10),
 	}
