@@ -13,7 +13,9 @@ type Manager struct {
 }
 
 // Open reads the tenant's sandboxes, and goes on where the last owner left them. ctx is for the reading alone.
-func Open(ctx context.Context, c Config) (*Manager, error) { return &Manager{cfg: c.withDefaults()}, nil }
+func Open(ctx context.Context, c Config) (*Manager, error) {
+	return &Manager{cfg: c.withDefaults()}, nil
+}
 
 // Close ends the loop and waits for it. What runs in the cluster goes on, and so do exec and log streams: their callers end them.
 // The driver is closed when the last of them has ended.
