@@ -99,6 +99,9 @@ func (f *flight) bodyLeft() bool {
 
 // handle lets a handler of the gateway's run the exchange.
 func (f *flight) handle(d *exchange.Serve) error {
+	if d.WebSocket != nil {
+		return f.serveSocket(d.WebSocket)
+	}
 	f.duplex()
 	if f.upgrade == "" {
 		if err := f.visit.Stream(); err != nil {
