@@ -60,6 +60,7 @@ type Sandbox struct {
 	Updated   time.Time `json:"updated"`
 	Used      time.Time `json:"used,omitzero"`      // last exec or other session, coarse
 	Accounted time.Time `json:"accounted,omitzero"` // until when the run's use has been added to the tenant's periods
+	Billed    string    `json:"billed,omitempty"`   // the Nonce of the run that Accounted is of: a new run begins at its own start
 	Version   int64     `json:"version"`            // resource_version
 }
 
