@@ -137,6 +137,7 @@ func (d *Drivers) open(t sandbox.Tenant) (*driver, error) {
 	}
 	return &driver{
 		Drivers:   d,
+		place:     d.place(t),
 		tenant:    t,
 		namespace: d.config.namespace(t),
 		making:    newCircuit("pods of "+t.Scope.String(), d.config.Logger),
@@ -156,6 +157,7 @@ func (c Config) namespace(t sandbox.Tenant) string {
 // makes and asks for are fixed.
 type driver struct {
 	*Drivers
+	place     *place
 	tenant    sandbox.Tenant
 	namespace string
 	making    *circuit // of making pods: an admission webhook of one namespace that hangs must not cut off the others

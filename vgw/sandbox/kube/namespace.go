@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -13,14 +14,11 @@ import (
 	"github.com/polygate/polygate/vgw/sandbox"
 )
 
-// Labels of a tenant's namespace. The admission policy in deploy/kubernetes holds the gateway to namespaces that carry the first
-// three, and lets nobody but the namespace's own admin set the fourth.
+// Labels of a tenant's namespace, beside LabelInstance, LabelTenant and LabelTenantUID. The admission policy in deploy/kubernetes holds
+// the gateway to namespaces that carry those three.
 const (
-	labelInstance  = "polygate.dev/instance"   // whose it is of several installations on one cluster
-	labelTenant    = "polygate.dev/tenant"     // the tenant's id
-	labelTenantUID = "polygate.dev/tenant-uid" // tells the tenant from an earlier one of its id
-	labelAdopt     = "polygate.dev/adopt"      // set by a namespace's admin: the tenant that may have it
-	labelAdopted   = "polygate.dev/adopted"    // "true": it was there before, so it is never deleted
+	LabelAdopt   = LabelPrefix + "adopt"   // set by a namespace's admin, and by nobody else: the tenant that may have it
+	LabelAdopted = LabelPrefix + "adopted" // "true": it was there before, so it is never deleted
 )
 
 // Labels of Pod Security admission. The version is pinned to that of the library by which tests judge the pods that the gateway
@@ -30,16 +28,12 @@ const (
 	podSecurityVersion = "v1.37"
 )
 
-// fieldManager is who the cluster says has set the fields that the gateway owns.
-const fieldManager = "polygate"
-
 // site is what the objects of a namespace depend on beside its tenant: where the gateway is, and what it was told of the cluster.
 type site struct {
 	instance string
 	prefix   string // of namespaces that the gateway makes
-	gateway  peers
-	account  string // the gateway's ServiceAccount in gateway.namespace; "" = it comes with rights of its own, and needs no binding
-	dns      peers
+	gateway  Peers
+	dns      Peers
 	role     string // the ClusterRole that a tenant's namespace gives the gateway
 }
 
@@ -58,7 +52,7 @@ func (s site) namespaceOf(t sandbox.Tenant) (string, error) {
 		return "", fault.New(fault.Invalid, "namespace %s belongs to the cluster or to the gateway itself: name another one", name)
 	case !t.Settings.Adopted && !strings.HasPrefix(name, s.prefix):
 		return "", fault.New(fault.Invalid, "namespace %s does not begin with %s, so the gateway does not make it: leave namespace out, or adopt it "+
-			"(label it %s=%s, and set sandboxes.adopted)", name, s.prefix, labelAdopt, t.Scope.ID())
+			"(label it %s=%s, and set sandboxes.adopted)", name, s.prefix, LabelAdopt, t.Scope.ID())
 	}
 	return name, nil
 }
@@ -66,14 +60,14 @@ func (s site) namespaceOf(t sandbox.Tenant) (string, error) {
 // reserved says whether a namespace is one that no tenant can have. The admission policy has the same list.
 func (s site) reserved(name string) bool {
 	return name == "default" || name == "openshift" || strings.HasPrefix(name, "kube-") || strings.HasPrefix(name, "openshift-") ||
-		name == s.gateway.namespace || name == s.dns.namespace
+		name == s.gateway.Namespace || name == s.dns.Namespace
 }
 
 // namespace returns a tenant's namespace as it should be, as far as the gateway has a say in it.
 func (s site) namespace(name string, t sandbox.Tenant) *corev1.Namespace {
-	labels := map[string]string{labelInstance: s.instance, labelTenant: t.Scope.ID().String(), labelTenantUID: t.Scope.UID()}
+	labels := map[string]string{LabelInstance: s.instance, LabelTenant: t.Scope.ID().String(), LabelTenantUID: t.Scope.UID()}
 	if t.Settings.Adopted {
-		labels[labelAdopted] = "true"
+		labels[LabelAdopted] = "true"
 	}
 	if !t.Settings.Observed() {
 		maps.Copy(labels, podSecurity(t.Settings.PodSecurity))
@@ -82,6 +76,48 @@ func (s site) namespace(name string, t sandbox.Tenant) *corev1.Namespace {
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
 	}
+}
+
+// annotationFound remembers the Pod Security labels that an adopted namespace had before it was hardened, for when it is given back.
+const annotationFound = LabelPrefix + "found"
+
+// remembered returns the annotations to be written with a namespace's labels.
+func remembered(found *corev1.Namespace) map[string]string {
+	if found.Labels[LabelAdopted] == "" {
+		return nil
+	}
+	if was, ok := found.Annotations[annotationFound]; ok {
+		return map[string]string{annotationFound: was}
+	}
+	had := maps.Clone(found.Labels)
+	maps.DeleteFunc(had, func(k, _ string) bool { return !strings.HasPrefix(k, podSecurityPrefix) })
+	text, err := json.Marshal(had)
+	if err != nil { // strings are always encoded
+		return nil
+	}
+	return map[string]string{annotationFound: string(text)}
+}
+
+// givenBack returns the change of labels, nil = removed, that undoes what the gateway did to an adopted namespace.
+func givenBack(found *corev1.Namespace) map[string]any {
+	labels := map[string]any{LabelInstance: nil, LabelTenant: nil, LabelTenantUID: nil, LabelAdopted: nil}
+	was, hardened := found.Annotations[annotationFound]
+	if !hardened {
+		return labels
+	}
+	for k := range podSecurity("") {
+		labels[k] = nil
+	}
+	had := make(map[string]string)
+	if json.Unmarshal([]byte(was), &had) != nil {
+		return labels
+	}
+	for k, v := range had {
+		if strings.HasPrefix(k, podSecurityPrefix) {
+			labels[k] = v
+		}
+	}
+	return labels
 }
 
 // podSecurity returns the labels that enforce a level. What restricted would refuse is always audited and warned of.
@@ -111,7 +147,7 @@ const (
 func (s site) judge(name string, t sandbox.Tenant, found *corev1.Namespace) (verdict, error) {
 	if found == nil {
 		if t.Settings.Adopted {
-			return 0, fault.New(fault.Conflict, "namespace %s is to be adopted, but does not exist: make it, and label it %s=%s", name, labelAdopt, t.Scope.ID())
+			return 0, fault.New(fault.Conflict, "namespace %s is to be adopted, but does not exist: make it, and label it %s=%s", name, LabelAdopt, t.Scope.ID())
 		}
 		return makeIt, nil
 	}
@@ -119,15 +155,15 @@ func (s site) judge(name string, t sandbox.Tenant, found *corev1.Namespace) (ver
 	switch {
 	case found.DeletionTimestamp != nil:
 		return 0, fault.Wrap(fault.Unavailable, sandbox.ErrTerminating, "namespace %s is being deleted: sandboxes wait until it is gone", name)
-	case l[labelTenantUID] == "" && l[labelTenant] == "" && l[labelInstance] == "":
+	case l[LabelTenantUID] == "" && l[LabelTenant] == "" && l[LabelInstance] == "":
 		return takeIt, s.adoptable(name, t, l)
-	case l[labelInstance] != s.instance:
+	case l[LabelInstance] != s.instance:
 		return 0, fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s belongs to another installation of Polygate on this cluster: set sandboxes.kube.namespace_prefix", name)
-	case l[labelTenantUID] != t.Scope.UID() || l[labelTenant] != t.Scope.ID().String():
+	case l[LabelTenantUID] != t.Scope.UID() || l[LabelTenant] != t.Scope.ID().String():
 		return 0, fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s belongs to another tenant, or to an earlier one of this name and is not erased yet", name)
 	case t.Settings.Adopted:
 		return keepIt, s.adoptable(name, t, l)
-	case l[labelAdopted] != "":
+	case l[LabelAdopted] != "":
 		return 0, fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s was adopted, and the tenant's settings do not say so any more: set sandboxes.adopted", name)
 	}
 	return keepIt, nil
@@ -139,9 +175,9 @@ func (s site) adoptable(name string, t sandbox.Tenant, labels map[string]string)
 	switch {
 	case !t.Settings.Adopted:
 		return fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s exists and was not made by the gateway: have it adopted (label it %s=%s, and set sandboxes.adopted), or name another one",
-			name, labelAdopt, id)
-	case labels[labelAdopt] != id:
-		return fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s is not given to tenant %s: its admin has to label it %s=%s", name, id, labelAdopt, id)
+			name, LabelAdopt, id)
+	case labels[LabelAdopt] != id:
+		return fault.Wrap(fault.Conflict, sandbox.ErrNotOurs, "namespace %s is not given to tenant %s: its admin has to label it %s=%s", name, id, LabelAdopt, id)
 	}
 	return nil
 }

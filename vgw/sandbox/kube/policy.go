@@ -19,27 +19,17 @@ const (
 	policyEgress  = "polygate-egress"
 )
 
-// labelSandbox is on every pod that the gateway makes. Users' labels cannot be of its prefix.
-const labelSandbox = "polygate.dev/sandbox"
-
-// peers are whom a policy speaks of: pods of a namespace, and addresses of those that are no pods.
-type peers struct {
-	namespace string
-	podLabels map[string]string
-	addresses []netip.Prefix
-}
-
-// list returns them as a policy's peers. Both selectors are in one peer, so that both must match. Without a namespace no pod is meant:
+// list returns peers as a policy knows them. Both selectors are in one peer, so that both must match. Without a namespace no pod is meant:
 // an empty selector would mean all.
-func (p peers) list() []networkingv1.NetworkPolicyPeer {
+func (p Peers) list() []networkingv1.NetworkPolicyPeer {
 	var all []networkingv1.NetworkPolicyPeer
-	if p.namespace != "" {
+	if p.Namespace != "" {
 		all = append(all, networkingv1.NetworkPolicyPeer{
-			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: p.namespace}},
-			PodSelector:       &metav1.LabelSelector{MatchLabels: p.podLabels},
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: p.Namespace}},
+			PodSelector:       &metav1.LabelSelector{MatchLabels: p.PodLabels},
 		})
 	}
-	for _, a := range p.addresses {
+	for _, a := range p.Addresses {
 		all = append(all, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: a.Masked().String()}})
 	}
 	return all
@@ -71,20 +61,20 @@ func (s site) policies(namespace string, t sandbox.Tenant) []*networkingv1.Netwo
 func (s site) policy(namespace, name string, t sandbox.Tenant, spec networkingv1.NetworkPolicySpec) *networkingv1.NetworkPolicy {
 	return &networkingv1.NetworkPolicy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
-		ObjectMeta: s.meta(namespace, name, t),
+		ObjectMeta: s.meta(namespace, name, t.Scope.ID().String(), t.Scope.UID()),
 		Spec:       spec,
 	}
 }
 
 // meta is that of all objects which the gateway keeps in a tenant's namespace.
-func (s site) meta(namespace, name string, t sandbox.Tenant) metav1.ObjectMeta {
+func (s site) meta(namespace, name, id, uid string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{
-		labelInstance: s.instance, labelTenant: t.Scope.ID().String(), labelTenantUID: t.Scope.UID(),
+		LabelManagedBy: manager, LabelInstance: s.instance, LabelTenant: id, LabelTenantUID: uid,
 	}}
 }
 
 func sandboxPods() metav1.LabelSelector {
-	return metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: labelSandbox, Operator: metav1.LabelSelectorOpExists}}}
+	return metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: LabelSandbox, Operator: metav1.LabelSelectorOpExists}}}
 }
 
 // names lets sandboxes ask the cluster's DNS.

@@ -20,7 +20,7 @@ const quotaName = "polygate"
 func (s site) quota(namespace string, t sandbox.Tenant) *corev1.ResourceQuota {
 	return &corev1.ResourceQuota{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ResourceQuota"},
-		ObjectMeta: s.meta(namespace, quotaName, t),
+		ObjectMeta: s.meta(namespace, quotaName, t.Scope.ID().String(), t.Scope.UID()),
 		Spec:       corev1.ResourceQuotaSpec{Hard: hard(t.Quotas)},
 	}
 }
@@ -82,7 +82,7 @@ func (s site) limits(namespace string, t sandbox.Tenant) *corev1.LimitRange {
 	}
 	return &corev1.LimitRange{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "LimitRange"},
-		ObjectMeta: s.meta(namespace, quotaName, t),
+		ObjectMeta: s.meta(namespace, quotaName, t.Scope.ID().String(), t.Scope.UID()),
 		Spec:       corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{item}},
 	}
 }

@@ -3,8 +3,6 @@ package kube
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/polygate/polygate/vgw/sandbox"
 )
 
 const (
@@ -19,16 +17,16 @@ const (
 
 // binding returns the RoleBinding by which the gateway has its rights in one tenant's namespace; nil for a gateway that does not
 // run as a ServiceAccount of the cluster.
-func (s site) binding(namespace string, t sandbox.Tenant) *rbacv1.RoleBinding {
-	if s.account == "" || s.gateway.namespace == "" {
+func (s site) binding(namespace, id, uid string) *rbacv1.RoleBinding {
+	if s.gateway.ServiceAccount == "" || s.gateway.Namespace == "" {
 		return nil
 	}
-	meta := s.meta(namespace, bindingName, t)
+	meta := s.meta(namespace, bindingName, id, uid)
 	meta.Finalizers = []string{finalizerBinding}
 	return &rbacv1.RoleBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "RoleBinding"},
 		ObjectMeta: meta,
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: s.account, Namespace: s.gateway.namespace}},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: s.gateway.ServiceAccount, Namespace: s.gateway.Namespace}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: s.role},
 	}
 }
