@@ -24,6 +24,7 @@ type Index struct {
 	byKeyToo map[tenant.Hash]*tenant.Entry // the rare keys whose sum another key has taken
 	sorted   []*tenant.Entry               // by id
 	spread   spread                        // who owns what
+	awake    map[tenant.ID]*tenant.Entry   // those with Record.Awake, which are few
 
 	notify sync.Mutex // held while subscribers are called, so that they see changes in order; guards subs
 	subs   []*subscriber
@@ -44,6 +45,7 @@ func NewIndex(baseDomain string) *Index {
 		byKey:    make(map[uint64]*tenant.Entry),
 		byKeyToo: make(map[tenant.Hash]*tenant.Entry),
 		spread:   newSpread(),
+		awake:    make(map[tenant.ID]*tenant.Entry),
 	}
 }
 
@@ -97,6 +99,17 @@ func (ix *Index) List(after tenant.ID, limit int) []*tenant.Entry {
 		i++
 	}
 	return slices.Clone(ix.sorted[i:min(len(ix.sorted), i+max(limit, 0))])
+}
+
+// Awake returns the tenants that have work without requests, in no order.
+func (ix *Index) Awake() []*tenant.Entry {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	list := make([]*tenant.Entry, 0, len(ix.awake))
+	for _, e := range ix.awake {
+		list = append(list, e)
+	}
+	return list
 }
 
 // Len returns the number of tenants.
@@ -157,6 +170,9 @@ func (ix *Index) set(e *tenant.Entry) (old *tenant.Entry) {
 		ix.unname(old)
 	}
 	ix.byID[id] = e
+	if delete(ix.awake, id); e.Record.Awake {
+		ix.awake[id] = e
+	}
 	for _, h := range e.Record.Hosts {
 		ix.byHost[h] = e
 	}
@@ -181,6 +197,7 @@ func (ix *Index) drop(id tenant.ID) bool {
 	}
 	ix.unname(old)
 	delete(ix.byID, id)
+	delete(ix.awake, id)
 	if i, found := ix.search(id); found {
 		ix.sorted = slices.Delete(ix.sorted, i, i+1)
 	}

@@ -61,3 +61,13 @@ func isScope(kv KV, scope tenant.Scope) bool {
 	e, err := decodeRecord(kv)
 	return err == nil && e.Scope == scope
 }
+
+// Exists says whether there is a tenant of this id and UID, as the store knows it now and not as the index did a moment ago:
+// before what it left behind is removed for good.
+func (s *Store) Exists(ctx context.Context, id tenant.ID, uid string) (bool, error) {
+	kv, ok, err := s.get(ctx, recordKey(id))
+	if err != nil {
+		return false, fmt.Errorf("look for tenant %s: %w", id, err)
+	}
+	return ok && isOf(kv, uid), nil
+}
