@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -157,6 +158,11 @@ func isStatus(err error, status int) bool {
 // do sends one request. path is escaped and may have a query; in is sent as JSON unless nil; the answer is read into
 // out unless nil.
 func (c *client) do(ctx context.Context, method, path string, in, out any) error {
+	return c.send(ctx, method, path, nil, in, out)
+}
+
+// send is do with more fields in the header.
+func (c *client) send(ctx context.Context, method, path string, head http.Header, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -169,6 +175,7 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 	if err != nil {
 		return err
 	}
+	maps.Copy(req.Header, head)
 	req.Header.Set("Authorization", "Bearer "+c.secret)
 	req.Header.Set("Accept", "application/json")
 	if in != nil {

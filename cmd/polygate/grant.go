@@ -43,7 +43,7 @@ func newGrantCommand() *cobra.Command {
 	cmd := commandGroup("grant", "Let others use one's own servers for a time",
 		`Let another of the tenant use an MCP server that one owns, for a time: server.read, mcp.read or mcp.call, which includes
 mcp.read. The owner of a server may, and an admin. A principal is user:<authenticator>/<subject>, bot:<name or id> or
-key:<name or id>; names of bots and keys are known to admins.`,
+key:<name or id>; names of bots and keys are known to admins. "polygate sandbox share" does the same with a sandbox.`,
 		s.grantList(), s.grantAdd(), s.grantRemove())
 	cmd.Example = "  polygate grant add user:corp/248289761001 mcp.call docs --until 8h\n  polygate grant list"
 	s.bind(cmd)
@@ -72,7 +72,7 @@ func (s *scoped) grantAdd() *cobra.Command {
 	var until string
 	cmd := &cobra.Command{
 		Use: "add <principal> <action> <server>", Short: "Grant an action on a server",
-		Long:    "Grant a principal an action on one MCP server. The same grant again only moves its end.",
+		Long:    "Grant a principal an action on one MCP server, or on sandbox/<name>. The same grant again only moves its end.",
 		Example: "  polygate grant add user:corp/248289761001 mcp.call docs --until 8h\n  polygate grant add bot:deploy mcp.read docs --until 2027-01-31T00:00:00Z",
 		Args:    cobra.ExactArgs(3), ValidArgsFunction: s.completeGrant,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -80,7 +80,7 @@ func (s *scoped) grantAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			body := grantRequest{Action: args[1], Object: "server/" + strings.TrimPrefix(args[2], "server/"), In: end.In, Until: end.At}
+			body := grantRequest{Action: args[1], Object: grantObject(args[2]), In: end.In, Until: end.At}
 			return s.run(cmd, func(ctx context.Context, c *client) error {
 				if body.To, err = principalRef(ctx, c, args[0]); err != nil {
 					return err
@@ -95,6 +95,14 @@ func (s *scoped) grantAdd() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&until, "until", "", "its end: in a span such as 8h or 30d, or at a time such as 2027-01-31T00:00:00Z; a minute to 90d (default 1d)")
 	return cmd
+}
+
+// grantObject is what a grant is about: a server, unless it says what else it is.
+func grantObject(name string) string {
+	if strings.HasPrefix(name, "server/") || strings.HasPrefix(name, "sandbox/") {
+		return name
+	}
+	return "server/" + name
 }
 
 func (s *scoped) completeGrant(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -14,7 +14,18 @@ const (
 	exitOK      = 0
 	exitFailure = 1 // the command was understood, and failed
 	exitUsage   = 2 // the command line is wrong
+
+	// exitRemote is that of commands that pass on the exit code of another, for all failures that are not the other's, as docker has it.
+	exitRemote = 125
 )
+
+// passesOn marks, among its annotations, a command that passes on the exit code of another.
+const passesOn = "polygate/passes-on"
+
+// exited is the exit code of another command, which has told itself what there is to tell.
+type exited struct{ code int }
+
+func (e *exited) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
 // failure marks an error that a command returned, in contrast to one of the command line.
 type failure struct{ err error }
@@ -41,16 +52,25 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitOK
 	}
+	var other *exited
+	if errors.As(err, &other) {
+		return other.code
+	}
+	code := exitUsage
 	var failed *failure
 	var misused *usageError
 	if errors.As(err, &failed) && !errors.As(err, &misused) {
 		if err = reportConfig(stderr, failed.err); !errors.Is(err, errReported) {
 			fmt.Fprintf(stderr, "polygate: %s\n", clean(err.Error()))
 		}
-		return exitFailure
+		code = exitFailure
+	} else {
+		fmt.Fprintf(stderr, "polygate: %s (see: %s --help)\n", clean(err.Error()), cmd.CommandPath())
 	}
-	fmt.Fprintf(stderr, "polygate: %s (see: %s --help)\n", clean(err.Error()), cmd.CommandPath())
-	return exitUsage
+	if cmd.Annotations[passesOn] != "" {
+		return exitRemote
+	}
+	return code
 }
 
 // newRoot returns the whole tree of commands. It holds no state outside of it, so that tests run many at once.
@@ -59,7 +79,7 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 		`Polygate is one gateway shared by many tenants: TLS, API keys, quotas and audit in front of each tenant's MCP servers.
 
 "polygate serve" runs it. The other commands are for its operators (tenant, replicas, drain, status, config, audit), who hold an operator's token, for
-tenants themselves (bot, authenticator, grant, host, policy, server, whoami), who hold an API key or a token of their issuer, and
+tenants themselves (bot, authenticator, grant, host, policy, sandbox, server, whoami), who hold an API key or a token of their issuer, and
 for both (cert, key, member, usage): operators name the tenant.
 
 Settings of the client commands, each also a flag, and in profiles (see polygate profile):
@@ -72,10 +92,11 @@ Settings of the client commands, each also a flag, and in profiles (see polygate
   POLYGATE_PROFILE      the profile that holds what is not set otherwise
   POLYGATE_CA           a PEM file with the certificate authority to trust, in place of the system's
 
-Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line.`,
+Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line. "sandbox exec" passes on that of the command that it
+runs, and has 125 for what is not the command's doing.`,
 		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newEtcdCommand(), newStatusCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
-		newServerCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand())
+		newServerCommand(), newSandboxCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"
 	root.SetOut(stdout)
 	root.SetErr(stderr)

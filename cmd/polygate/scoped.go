@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -118,6 +119,11 @@ const pageSize = 500
 
 // all reads every page of a list.
 func all[T any](ctx context.Context, c *client, parts ...string) (*listing[T], error) {
+	return allOf[T](ctx, c, nil, parts...)
+}
+
+// allOf is all with a query.
+func allOf[T any](ctx context.Context, c *client, query url.Values, parts ...string) (*listing[T], error) {
 	out := &listing[T]{Items: []answered[T]{}}
 	for cursor := ""; ; {
 		var page struct {
@@ -125,6 +131,7 @@ func all[T any](ctx context.Context, c *client, parts ...string) (*listing[T], e
 			NextCursor string `json:"next_cursor"`
 		}
 		q := url.Values{"limit": {strconv.Itoa(pageSize)}}
+		maps.Copy(q, query)
 		if cursor != "" {
 			q.Set("cursor", cursor)
 		}
