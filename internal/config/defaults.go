@@ -48,6 +48,7 @@ func Default() *Platform {
 			MaxSandboxes: 20, SandboxCPU: 8000, SandboxMemory: 16 << 30, SandboxStorage: 50 << 30, SandboxLifetime: 24 * time.Hour}},
 		Sandboxes: Sandboxes{
 			Driver: DriverNone, Defaults: SandboxSize{CPU: 500, Memory: 512 << 20, Storage: 1 << 30},
+			Process:      SandboxProcess{Pids: 512},
 			StartTimeout: 10 * time.Minute, MaxSessions: 16, MaxExecOutput: 1 << 20,
 			Kube: SandboxKube{
 				Timeout: 10 * time.Second, QPS: 50, Burst: 100, NamespacePrefix: "polygate-", Instance: "default", AgentSandbox: "off",

@@ -29,8 +29,11 @@ type SandboxSize struct {
 
 // SandboxProcess tunes the driver process.
 type SandboxProcess struct {
-	Dir        string `yaml:"dir"`        // folder of what runs; default <data_dir>/sandboxes
-	Bubblewrap string `yaml:"bubblewrap"` // the bwrap program; default: looked for, and without it nothing is isolated, which is said
+	Dir         string   `yaml:"dir"`          // folder of what runs; default <data_dir>/sandboxes
+	Bubblewrap  string   `yaml:"bubblewrap"`   // the bwrap program, or none; default: looked for, and without it nothing is isolated, which is said
+	Paths       []string `yaml:"paths"`        // folders and files of this machine that sandboxes may read, beside the system's; default none
+	Pids        int      `yaml:"pids"`         // processes and threads of one sandbox; 8 to 100000; default 512
+	HostNetwork bool     `yaml:"host_network"` // tenants whose egress holds internet share this machine's network, its loopback included; default false: none has a network
 }
 
 // SandboxKube tunes the driver kube.
@@ -44,6 +47,7 @@ type SandboxKube struct {
 	Instance        string        `yaml:"instance"`         // this installation's name on the cluster: two of one name would fight; default default
 	AgentSandbox    string        `yaml:"agent_sandbox"`    // auto: through agents.x-k8s.io where the cluster serves it; require; off: plain pods; default off
 	Gateway         KubePeers     `yaml:"gateway"`          // who of us may reach sandboxes
+	ServiceAccount  string        `yaml:"service_account"`  // of gateway.namespace, as which this gateway calls the cluster, and which gets its rights in each tenant's namespace; default none: it has them already
 	DNS             KubePeers     `yaml:"dns"`              // whom sandboxes ask for names; default namespace kube-system, pod_labels {k8s-app: kube-dns}
 }
 

@@ -45,7 +45,7 @@ func TestExampleIsTheDefault(t *testing.T) {
 		t.Errorf("tenants_file is %q: want it beside the file", got.TenantsFile)
 	}
 	got.TenantsFile, got.Egress.Allow = want.TenantsFile, want.Egress.Allow
-	got.Sandboxes.Images, got.Sandboxes.RuntimeClasses, got.Sandboxes.GPUs = nil, nil, nil // empty lists
+	got.Sandboxes.Images, got.Sandboxes.RuntimeClasses, got.Sandboxes.GPUs, got.Sandboxes.Process.Paths = nil, nil, nil, nil // empty lists
 	got.Sandboxes.Kube.Gateway.Addresses, got.Sandboxes.Kube.DNS.Addresses = nil, nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example differs from the defaults:\n got %+v\nwant %+v", got, want)

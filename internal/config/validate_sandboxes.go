@@ -26,6 +26,9 @@ func (s Sandboxes) check(cs *checks) {
 	if s.Defaults.CPU <= 0 || s.Defaults.Memory <= 0 || s.Defaults.Storage <= 0 {
 		cs.fail(at+".defaults", "cpu, memory and storage must be above 0: every sandbox has a limit")
 	}
+	if s.Process.Pids < 8 || s.Process.Pids > 100_000 {
+		cs.fail(at+".process.pids", "is %d: 8 to 100000 are allowed", s.Process.Pids)
+	}
 	if s.Driver == DriverKube {
 		s.Kube.check(cs, at+".kube")
 	}
@@ -52,6 +55,9 @@ func (k SandboxKube) check(cs *checks, at string) {
 	}
 	if err := tenant.CheckNamespace(k.Instance); k.Instance == "" || err != nil && k.Instance != "default" {
 		cs.fail(at+".instance", "%q is no name: use a-z, 0-9 and -", clip(k.Instance))
+	}
+	if k.ServiceAccount != "" && k.Gateway.Namespace == "" {
+		cs.fail(at+".service_account", "is set, and gateway.namespace is not: name the namespace that it is in")
 	}
 	switch k.AgentSandbox {
 	case "auto", "require", "off":
