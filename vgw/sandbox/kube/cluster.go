@@ -20,14 +20,15 @@ import (
 // cluster is the one client of a cluster: its connections, its rate, its circuit. All its calls go through call, which bounds them
 // in time.
 type cluster struct {
-	config  Config
-	rest    *rest.Config
-	core    corev1client.CoreV1Interface
-	network networkingv1client.NetworkingV1Interface
-	rbac    rbacv1client.RbacV1Interface
-	dynamic dynamic.Interface
-	circuit *circuit
-	served  served
+	config    Config
+	rest      *rest.Config
+	core      corev1client.CoreV1Interface
+	network   networkingv1client.NetworkingV1Interface
+	rbac      rbacv1client.RbacV1Interface
+	dynamic   dynamic.Interface
+	circuit   *circuit
+	served    served
+	unmetered until // metrics are not asked for before
 }
 
 // dial builds the client. It reads files and calls nobody.
