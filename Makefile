@@ -43,4 +43,10 @@ e2e: build ## the official MCP conformance suite and other clients, through the 
 chaos: ## faults under load against three replicas and three etcd members, for CHAOS (default 60m); see test/chaos
 	CGO_ENABLED=0 POLYGATE_CHAOS=$(CHAOS) $(GO) test -count=1 -v -timeout 24h ./test/chaos
 
-.PHONY: help run build test race fuzz lint arch bench e2e chaos
+kube: ## build the one-node Kubernetes of test/kube (minutes the first time), start it, and print its kubeconfig (needs root)
+	@./.ci/kube
+
+kube-down: ## end what make kube started
+	@./.ci/kube down
+
+.PHONY: kube kube-down help run build test race fuzz lint arch bench e2e chaos

@@ -100,6 +100,7 @@ func TestLibraries(t *testing.T) {
 		{"registry/etcd", "go.etcd.io/etcd/server/v3/embed", ""},
 		{"vgw/sandbox", "k8s.io/client-go/kubernetes", "only packages named kube"},
 		{"vgw/sandbox/kube", "k8s.io/client-go/kubernetes", ""},
+		{"test/kube/kubetest", "k8s.io/client-go/kubernetes", ""},
 		{"proxy", "github.com/caddyserver/certmagic", "only certs"},
 		{"certs", "github.com/caddyserver/certmagic", ""},
 		{"proxy", "github.com/coreos/go-oidc/v3/oidc", "only internal/authn"},

@@ -80,8 +80,8 @@ func foreign(p *Package, imp string) string {
 	switch {
 	case under(imp, "go.etcd.io") && !under(p.Path, "registry"):
 		return "only registry sees etcd"
-	case under(imp, "k8s.io/client-go") && p.Name != "kube":
-		return "only packages named kube see client-go"
+	case under(imp, "k8s.io/client-go") && p.Name != "kube" && p.Name != "kubetest":
+		return "only packages named kube, and kubetest, see client-go"
 	case (under(imp, "github.com/caddyserver/certmagic") || under(imp, "github.com/mholt/acmez") || under(imp, "github.com/libdns") || under(imp, "github.com/miekg/dns")) && !under(p.Path, "certs"):
 		return "only certs sees certmagic, its ACME engine and its DNS providers"
 	case (under(imp, "github.com/coreos/go-oidc") || under(imp, "github.com/go-jose/go-jose") || under(imp, "golang.org/x/oauth2")) && p.Path != "internal/authn":
