@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestCluster holds what other tests build on: pods of the tools run, can be spoken to, and NetworkPolicies and limits are enforced.
@@ -26,5 +29,14 @@ func TestCluster(t *testing.T) {
 	})
 	if pids, err := c.programs("kube-apiserver"); err != nil || len(pids) != 1 {
 		t.Errorf("API servers: %v %v", pids, err)
+	}
+}
+
+// TestInstall: the manifests apply under other names, and the gateway's account has the rights of its tenants' namespaces alone.
+func TestInstall(t *testing.T) {
+	c := Start(t)
+	in := c.Install(t, "t-self-", []string{"00", "10", "20"}, nil)
+	if _, err := in.Client(t).CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("pods of kube-system: %v", err)
 	}
 }
