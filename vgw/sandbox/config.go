@@ -23,6 +23,7 @@ type Config struct {
 	Store  Store
 	Tenant Tenant
 	Rules  Rules
+	Meter  *Meter // nil = use is not added up
 	Pace   Pace
 	Logger *slog.Logger     // nil = none
 	Now    func() time.Time // nil = time.Now
@@ -31,13 +32,13 @@ type Config struct {
 	MaxSessions int
 	// Calls bounds the driver's calls that run at once, sessions not counted; 0 = 8.
 	Calls int
-	// AccountEvery is how often the use of what runs is added up; 0 = 5 minutes.
-	AccountEvery time.Duration
+	// SampleEvery is how often the driver is asked what runs use; 0 = 1 minute.
+	SampleEvery time.Duration
 	// OrphanGrace is for how long a run that no record knows is left alone; 0 = 2 minutes.
 	OrphanGrace time.Duration
 
-	// Awake is told whether there is work to do without requests: something lives, or is to be removed or added up. It is called
-	// from the loop, once for each change, and may block for a moment. nil = nobody asks.
+	// Awake is told whether there is work to do without requests: something lives, or is to be removed or added up. It is told true
+	// before what makes work is stored, and may block for a moment; it must not call the manager. nil = nobody asks.
 	Awake func(bool)
 	// Forgets returns what else is deleted with a sandbox's record, in the same transaction, such as delegations. nil = nothing.
 	Forgets func(*Sandbox) []tenant.Write
@@ -64,7 +65,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&c.AccountEvery, 5 * time.Minute}, {&c.OrphanGrace, 2 * time.Minute}} {
+	}{{&c.SampleEvery, time.Minute}, {&c.OrphanGrace, 2 * time.Minute}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -248,7 +249,7 @@ func (s *Spec) judgePorts(Rules) error {
 		return invalid("ports has %d entries: at most %d", len(s.Ports), maxPorts)
 	}
 	for i, p := range s.Ports {
-		if err := checkLabel("ports["+FormatBytes(int64(i))+"].name", p.Name, 15); err != nil {
+		if err := checkLabel(fmt.Sprintf("ports[%d].name", i), p.Name, 15); err != nil {
 			return err
 		}
 		if strings.Trim(p.Name, "0123456789-") == "" {
