@@ -102,7 +102,7 @@ func toolsTask(args ...string) sandbox.Task {
 		Sandbox: uuid.NewString(), Nonce: strings.ToLower(rand.Text()[:10]), Name: "work", Owner: "0123456789abcdef",
 		Spec: sandbox.Spec{
 			Image: toolsImage, Args: args,
-			Resources: sandbox.Resources{CPU: 20, Memory: 32 << 20, Storage: 64 << 20},
+			Resources: sandbox.Resources{CPU: 200, Memory: 32 << 20, Storage: 64 << 20},
 		},
 		Until: time.Now().Add(10 * time.Minute),
 	}

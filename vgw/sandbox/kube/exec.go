@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/polygate/polygate/internal/fault"
@@ -99,7 +100,8 @@ func (d *driver) stream(ctx context.Context, pod string, command []string, o rem
 	if err != nil {
 		return fault.Wrap(fault.Internal, err, "cannot make an executor")
 	}
-	return causeOf(ctx, both.StreamWithContext(ctx, o))
+	// The zero logger says nothing: client-go would report streams that broke off, which callers do all the time, on the standard error.
+	return causeOf(ctx, both.StreamWithContext(klog.NewContext(ctx, klog.Logger{}), o))
 }
 
 // noWebSocket says whether a connection failed for its protocol. What the API server refuses with a status of its own it would
