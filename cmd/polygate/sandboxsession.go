@@ -34,8 +34,21 @@ const (
 
 // execEnd is how a command ended.
 type execEnd struct {
-	Code   int    `json:"code"`
+	Code   *int   `json:"code"`
 	Signal string `json:"signal"`
+}
+
+// parseEnd returns the exit code. One that no process can have would come out as another, such as 256 as 0.
+func parseEnd(p []byte) (code int, err error) {
+	var end execEnd
+	err = json.Unmarshal(p, &end)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("the end of the command cannot be read: %w", err)
+	case end.Code == nil || *end.Code < 0 || *end.Code > 255:
+		return 0, errors.New("the end of the command has no exit code")
+	}
+	return *end.Code, nil
 }
 
 // execOrder is a message on the control channel: one of its fields.
@@ -67,28 +80,28 @@ func (x *execSession) run(ctx context.Context) (int, error) {
 	go x.send(ctx)
 	helpers.Go(func() { x.control(ctx, cancel) })
 	helpers.Go(func() { x.keepAlive(ctx, cancel) })
-	end, err := x.receive(ctx)
+	code, err := x.receive(ctx)
 	if err == nil {
 		_ = x.conn.Close(websocket.StatusNormalClosure, "")
-		return end.Code, nil
+		return code, nil
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return 0, cause
 	}
-	return 0, brokeOff(err)
+	return 0, err
 }
 
 // receive writes what the command writes, until it has ended.
-func (x *execSession) receive(ctx context.Context) (end execEnd, err error) {
+func (x *execSession) receive(ctx context.Context) (code int, err error) {
 	for {
 		x.reading.Store(true)
 		kind, p, err := x.conn.Read(ctx)
 		x.reading.Store(false)
 		if err != nil {
-			return end, err
+			return 0, brokeOff(err)
 		}
 		if kind != websocket.MessageBinary || len(p) == 0 {
-			return end, fmt.Errorf("the gateway sent what is none of %s", execProtocol)
+			return 0, fmt.Errorf("the gateway sent what is none of %s", execProtocol)
 		}
 		switch channel, p := p[0], p[1:]; channel {
 		case execStdout:
@@ -96,13 +109,10 @@ func (x *execSession) receive(ctx context.Context) (end execEnd, err error) {
 		case execStderr:
 			_, err = x.stderr.Write(p)
 		case execExit:
-			if err = json.Unmarshal(p, &end); err != nil {
-				return end, fmt.Errorf("the end of the command cannot be read: %w", err)
-			}
-			return end, nil
+			return parseEnd(p)
 		}
 		if err != nil {
-			return end, fmt.Errorf("cannot write what the command wrote: %w", err)
+			return 0, fmt.Errorf("cannot write what the command wrote: %w", err)
 		}
 	}
 }

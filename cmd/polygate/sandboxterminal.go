@@ -136,9 +136,20 @@ func (t *localTerminal) judge(sig os.Signal) judgement {
 		return judgement{resized: true}
 	case syscall.SIGTSTP:
 		t.restore()
-		_ = syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)
+		stopUntilContinued()
 		_, _ = t.raw()
 		return judgement{resized: true}
 	}
 	return judgement{name: signalName(sig), last: sig == syscall.SIGHUP}
+}
+
+// stopUntilContinued stops this process. A stop takes effect some time after it was asked for: only what tells of its end says that
+// it is over.
+func stopUntilContinued() {
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGCONT)
+	defer signal.Stop(again)
+	if syscall.Kill(syscall.Getpid(), syscall.SIGSTOP) == nil {
+		<-again
+	}
 }
