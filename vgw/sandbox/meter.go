@@ -93,6 +93,7 @@ type Bill struct {
 	visits map[Payer]Amounts    // of it, what was taken from Meter.visits
 	used   map[string]time.Time // until when measurements are used up, by UID
 	over   []string             // the UIDs of runs that ended
+	when   map[string]span      // of the writes
 }
 
 // MaxBillWrites bounds the writes of a bill, beside those of its sandboxes.

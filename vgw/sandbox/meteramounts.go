@@ -76,22 +76,20 @@ func setAside(r Resources, millis int64) Amounts {
 	}
 }
 
-// take subtracts so many milliseconds of a run with these resources, or as many as there are, and returns how many. What was
-// used is lowered in proportion: of a part of what was measured nobody knows more.
-func (a *Amounts) take(r Resources, millis int64) int64 {
-	millis = min(millis, a.Millis)
-	if millis <= 0 {
-		return 0
-	}
-	part := float64(millis) / float64(a.Millis)
-	for _, f := range []*int64{&a.Measured, &a.CPUUsed, &a.MemoryUsed} {
-		*f -= int64(math.Round(float64(*f) * part))
-	}
+// take subtracts so many milliseconds of a run with these resources. If some of what is here was measured, what was used is lowered
+// in proportion: of a part of it nobody knows more. It can leave less than nothing where a longer period has the other part of
+// the same time (see draft.take): the sum of both is right.
+func (a *Amounts) take(r Resources, millis int64) {
 	gone := setAside(r, millis)
-	for _, f := range [][2]*int64{{&a.Millis, &gone.Millis}, {&a.CPU, &gone.CPU}, {&a.Memory, &gone.Memory}, {&a.GPU, &gone.GPU}, {&a.Storage, &gone.Storage}} {
-		*f[0] -= min(*f[0], *f[1])
+	if a.Measured > 0 && a.Millis > 0 {
+		part := min(1, float64(millis)/float64(a.Millis))
+		share := func(v int64) int64 { return int64(math.Round(float64(v) * part)) }
+		gone.Measured, gone.CPUUsed, gone.MemoryUsed = share(a.Measured), share(a.CPUUsed), share(a.MemoryUsed)
 	}
-	return millis
+	from, less := a.fields(), gone.fields()
+	for i := range from {
+		*from[i] -= *less[i]
+	}
 }
 
 // unbilled returns from when on a run is not accounted for; known is false if it never ran.

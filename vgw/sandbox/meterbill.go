@@ -32,7 +32,7 @@ func (m *Meter) bill(now time.Time, all []*Sandbox) *Bill {
 	if len(d.changed) < tidyUpTo {
 		d.tidy(now, m.budget())
 	}
-	b.Writes = d.writes()
+	b.Writes, b.when = d.writes(), d.when
 	return b
 }
 
@@ -76,15 +76,21 @@ func (m *Meter) charge(b *Bill, d *draft, s *Sandbox, now time.Time) *Sandbox {
 }
 
 // billable returns until when a run may be accounted for: its end, or now. A run that goes on ends with its lifetime, whatever the
-// clock says: one that is far ahead for a moment would fill the books of years.
+// clock says: one that is far ahead for a moment would fill the books of years. Nor is every end believed. It is never before the
+// start, or time that was not counted would be taken back.
 func billable(s *Sandbox, now time.Time) time.Time {
-	if !s.Run.Ended.IsZero() {
-		return earliest(endOf(s), now.Add(aheadOf))
-	}
+	start, limit := whole(s.Run.Started), time.Time{}
 	if s.Spec.Lifetime > 0 {
-		return earliest(now, whole(s.Run.Started.Add(s.Spec.Lifetime+overtime)))
+		limit = whole(start.Add(s.Spec.Lifetime + overtime))
 	}
-	return now
+	to := now
+	switch {
+	case !s.Run.Ended.IsZero():
+		to = earliest(endOf(s), latest(now.Add(aheadOf), limit))
+	case !limit.IsZero():
+		to = earliest(now, limit)
+	}
+	return latest(start, to)
 }
 
 func (m *Meter) add(b *Bill, d *draft, s *Sandbox, from, to, now time.Time) {
@@ -129,9 +135,7 @@ func (m *Meter) settle(b *Bill, kept bool) {
 	if !kept {
 		return
 	}
-	for _, w := range b.Writes {
-		m.books.put(w.ID, w.Value)
-	}
+	m.books.apply(b.Writes, b.when)
 	for p, a := range b.visits {
 		m.leave(p, a)
 	}
@@ -160,16 +164,17 @@ func (m *Meter) leave(p Payer, a Amounts) {
 	m.visits[p] = sum
 }
 
-// within says whether the bill is in what is stored. Nobody else writes while our claim holds; without it the answer is of no use.
+// within says whether all of the bill is in what is stored. Nobody else writes while our claim holds; without it the answer is of no
+// use. One write does not tell: a period may stay as it was.
 func (b *Bill) within(stored []tenant.Object) bool {
 	of := make(map[string][]byte, len(stored))
 	for _, o := range stored {
 		of[o.ID] = o.Value
 	}
 	for _, w := range b.Writes {
-		if w.Value != nil {
-			return bytes.Equal(of[w.ID], w.Value)
+		if value, there := of[w.ID]; there != (w.Value != nil) || !bytes.Equal(value, w.Value) {
+			return false
 		}
 	}
-	return false
+	return len(b.Writes) > 0
 }

@@ -23,34 +23,40 @@ const Others = "_other"
 // books is the stored periods, by id, encoded.
 type books struct {
 	of    map[string][]byte
+	when  map[string]span
 	bytes int64 // of them, with their keys
 }
 
+func newBooks() *books { return &books{of: map[string][]byte{}, when: map[string]span{}} }
+
 func readBooks(stored []tenant.Object) (*books, error) {
-	b := &books{of: make(map[string][]byte, len(stored))}
+	b := newBooks()
 	for _, o := range stored {
 		if o.Kind != KindPeriod {
 			continue
 		}
-		if _, err := parseSpan(o.ID); err != nil {
+		s, err := parseSpan(o.ID)
+		if err != nil {
 			return nil, err
 		}
 		if _, err := decodeSheet(o.Value); err != nil {
 			return nil, fmt.Errorf("period %s: %w", o.ID, err)
 		}
-		b.put(o.ID, o.Value)
+		b.put(s, o.Value)
 	}
 	return b, nil
 }
 
 // put sets a period, or, if value is nil, removes it.
-func (b *books) put(id string, value []byte) {
+func (b *books) put(s span, value []byte) {
+	id := s.id()
 	if old, ok := b.of[id]; ok {
 		b.bytes -= int64(keyBytes + len(id) + len(old))
 		delete(b.of, id)
+		delete(b.when, id)
 	}
 	if value != nil {
-		b.of[id] = value
+		b.of[id], b.when[id] = value, s
 		b.bytes += int64(keyBytes + len(id) + len(value))
 	}
 }
@@ -59,12 +65,16 @@ func (b *books) put(id string, value []byte) {
 type draft struct {
 	books   *books
 	changed map[string]*sheet // nil = the period is deleted
+	when    map[string]span   // of what is changed
 }
 
-func (b *books) draft() *draft { return &draft{books: b, changed: map[string]*sheet{}} }
+func (b *books) draft() *draft {
+	return &draft{books: b, changed: map[string]*sheet{}, when: map[string]span{}}
+}
 
 // open returns the sheet of a period, to be changed.
-func (d *draft) open(id string) *sheet {
+func (d *draft) open(s span) *sheet {
+	id := s.id()
 	if r := d.changed[id]; r != nil {
 		return r
 	}
@@ -72,9 +82,12 @@ func (d *draft) open(id string) *sheet {
 	if r == nil {
 		r = newSheet()
 	}
-	d.changed[id] = r
+	d.set(s, r)
 	return r
 }
+
+// set puts a sheet in the place of a period's, nil to delete it.
+func (d *draft) set(s span, t *sheet) { d.changed[s.id()], d.when[s.id()] = t, s }
 
 // peek returns the sheet of a period, nil if there is none. It is not to be changed.
 func (d *draft) peek(id string) *sheet {
@@ -93,7 +106,7 @@ func (d *draft) peek(id string) *sheet {
 }
 
 // add adds to a period.
-func (d *draft) add(s span, p Payer, a Amounts) { d.open(s.id()).add(p, a) }
+func (d *draft) add(s span, p Payer, a Amounts) { d.open(s).add(p, a) }
 
 func (t *sheet) add(p Payer, a Amounts) {
 	sum, known := t.of[p]
@@ -112,6 +125,15 @@ func (t *sheet) set(p Payer, a Amounts) {
 	t.of[p] = a
 }
 
+func (t *sheet) empty() bool {
+	for _, a := range t.of {
+		if a != (Amounts{}) {
+			return false
+		}
+	}
+	return true
+}
+
 // row returns the amounts of a payer, of no sheet too.
 func (t *sheet) row(p Payer) (a Amounts) {
 	if t != nil {
@@ -120,45 +142,53 @@ func (t *sheet) row(p Payer) (a Amounts) {
 	return a
 }
 
-// take takes back so much time of a run from where it was added, the finest period first, and returns how much was found.
-func (d *draft) take(t time.Time, p Payer, r Resources, millis int64) (found int64) {
-	for _, u := range []unit{hourly, daily, monthly} {
-		id := spanOf(u, t).id()
-		for _, who := range []Payer{p, {Owner: Others}} {
-			if d.peek(id).row(who).Millis == 0 || found == millis {
+// take takes back so much time of a run, from the finest period of then that has something of its payer: that is where it was added,
+// or, if an hour has become part of its day and another was begun since, the day is.
+func (d *draft) take(t time.Time, p Payer, r Resources, millis int64) {
+	for _, who := range []Payer{p, {Owner: Others}} {
+		for _, u := range []unit{hourly, daily, monthly} {
+			s := spanOf(u, t)
+			a := d.peek(s.id()).row(who)
+			if a == (Amounts{}) {
 				continue
 			}
-			a := d.open(id).row(who)
-			found += a.take(r, millis-found)
-			d.open(id).set(who, a)
+			a.take(r, millis)
+			d.open(s).set(who, a)
+			return
 		}
 	}
-	return found
+}
+
+// apply makes the books what the draft's writes made of the store.
+func (b *books) apply(w []tenant.Write, when map[string]span) {
+	for _, one := range w {
+		b.put(when[one.ID], one.Value)
+	}
 }
 
 // writes returns what is to be stored, sorted by id.
 func (d *draft) writes() (w []tenant.Write) {
 	for _, id := range slices.Sorted(maps.Keys(d.changed)) {
 		one := tenant.Write{Kind: KindPeriod, ID: id}
-		if r := d.changed[id]; r != nil {
-			one.Value = r.encode()
+		if t := d.changed[id]; t != nil && !t.empty() {
+			one.Value = t.encode()
 		}
-		w = append(w, one)
+		if _, there := d.books.of[id]; there || one.Value != nil {
+			w = append(w, one)
+		}
 	}
 	return w
 }
 
 // spans returns the periods that there are, of a unit, oldest first.
 func (d *draft) spans(u unit) (all []span) {
-	ids := map[string]bool{}
-	for id := range d.books.of {
-		ids[id] = true
+	for id, s := range d.books.when {
+		if _, changed := d.changed[id]; !changed && s.unit == u {
+			all = append(all, s)
+		}
 	}
-	for id, r := range d.changed {
-		ids[id] = r != nil
-	}
-	for id, is := range ids {
-		if s, err := parseSpan(id); is && err == nil && s.unit == u {
+	for id, s := range d.when {
+		if d.changed[id] != nil && s.unit == u {
 			all = append(all, s)
 		}
 	}
@@ -209,7 +239,7 @@ func (d *draft) merge(into unit, all []span) bool {
 				d.add(whole, p, t.of[p])
 			}
 		}
-		d.changed[s.id()] = nil
+		d.set(s, nil)
 	}
 	return true
 }
@@ -219,6 +249,6 @@ func (d *draft) drop(all []span) bool {
 	if len(all) == 0 {
 		return false
 	}
-	d.changed[all[0].id()] = nil
+	d.set(all[0], nil)
 	return true
 }

@@ -32,11 +32,14 @@ func comparePayers(a, b Payer) int {
 	return cmp.Or(cmp.Compare(a.Owner, b.Owner), cmp.Compare(a.Epoch, b.Epoch))
 }
 
+// encode leaves out rows of nothing.
 func (t *sheet) encode() []byte {
+	all := slices.SortedFunc(maps.Keys(t.of), comparePayers)
+	all = slices.DeleteFunc(all, func(p Payer) bool { return t.of[p] == Amounts{} })
 	out := []byte{periodVersion}
-	out = binary.AppendUvarint(out, uint64(len(t.of)))
+	out = binary.AppendUvarint(out, uint64(len(all)))
 	var last Payer
-	for _, p := range slices.SortedFunc(maps.Keys(t.of), comparePayers) {
+	for _, p := range all {
 		n := common(last.Owner, p.Owner)
 		out = binary.AppendUvarint(out, uint64(n))
 		out = binary.AppendUvarint(out, uint64(len(p.Owner)-n))
@@ -45,7 +48,7 @@ func (t *sheet) encode() []byte {
 		out = binary.AppendUvarint(out, numAmounts)
 		a := t.of[p]
 		for _, f := range a.fields() {
-			out = binary.AppendUvarint(out, uint64(max(*f, 0)))
+			out = binary.AppendVarint(out, *f)
 		}
 		last = p
 	}
@@ -95,8 +98,8 @@ func (d *decoder) row(last Payer) (p Payer, a Amounts) {
 	p.Epoch = last.Epoch + d.signed()
 	fields := a.fields()
 	for i := range d.number(maxFields) {
-		if v := d.number(1<<63 - 1); i < numAmounts {
-			*fields[i] = int64(v)
+		if v := d.signed(); i < numAmounts {
+			*fields[i] = v
 		}
 	}
 	return p, a
