@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"errors"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,7 +29,10 @@ type eraser struct {
 // and its labels. A namespace that does not carry the tenant's UID and this installation's name is not touched: nothing of
 // the tenant is left in it. The caller releases its claim on the place when done is true.
 func (d *Drivers) Erase(ctx context.Context, place, tenantUID string) (done bool, err error) {
-	s := d.config.site()
+	return d.erase(ctx, d.config.site(), place, tenantUID)
+}
+
+func (d *Drivers) erase(ctx context.Context, s site, place, tenantUID string) (done bool, err error) {
 	if tenantUID == "" || s.reserved(place) {
 		return false, fault.New(fault.Invalid, "namespace %s is not a tenant's: nothing was erased", place)
 	}
@@ -71,15 +73,17 @@ func (e *eraser) remove(ctx context.Context, found *corev1.Namespace) error {
 	})
 }
 
-// finish takes away what keeps a namespace that is being deleted: the finalizers of pods, and then that of the rights by which they are
-// taken away.
+// finish takes away what keeps a namespace that is being deleted: the finalizers of pods, and when they are gone that of the rights by
+// which they were taken away.
 func (e *eraser) finish(ctx context.Context) error {
-	_, err := e.freePods(ctx)
-	if err != nil && !apierrors.IsForbidden(err) {
+	left, err := e.freePods(ctx)
+	switch {
+	case apierrors.IsForbidden(err):
+		// The rights went before, and so did the pods' finalizers. Were there any left, nobody but the cluster's admin could help.
+	case err != nil || len(left) > 0:
 		return err
 	}
-	// Forbidden: the rights went before, and so did the pods' finalizers. Were there any left, nobody but the cluster's admin could help.
-	return errors.Join(e.dropRights(ctx))
+	return e.dropRights(ctx)
 }
 
 // giveBack leaves an adopted namespace to its admin as it was found. The labels go last: as long as they are there, a call that

@@ -81,6 +81,9 @@ func (p *place) prepare(ctx context.Context) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !slices.Equal(report, p.report) {
+		p.tell(report)
+	}
 	p.checked, p.report = began, report
 	return nil
 }
@@ -164,6 +167,9 @@ func (p *place) settle(ctx context.Context, name string, v verdict, found *corev
 		}
 	}
 	more, err := p.settleContents(ctx, name)
+	if v == makeIt {
+		return nil, err // what is new has nothing yet
+	}
 	return append(report, more...), err
 }
 
@@ -190,18 +196,17 @@ func (p *place) settleNamespace(ctx context.Context, v verdict, want, found *cor
 	}); err != nil {
 		return nil, err
 	}
-	p.tell(lines)
 	return lines, nil
 }
 
-// letGo lets a namespace that somebody deletes be gone, once none of its pods waits for the gateway.
+// letGo lets a namespace that somebody deletes be gone, once none of the tenant's pods is left in it.
 func (p *place) letGo(ctx context.Context, found *corev1.Namespace) {
 	e := eraser{cluster: p.cluster, site: p.site, namespace: found.Name, id: found.Labels[LabelTenant], uid: p.tenant.Scope.UID()}
 	if found.Labels[LabelTenantUID] != e.uid || found.Labels[LabelInstance] != p.site.instance {
 		return
 	}
 	left, err := e.pods(ctx)
-	if err == nil && !slices.ContainsFunc(left, waits) {
+	if err == nil && len(left) == 0 {
 		err = e.dropRights(ctx)
 	}
 	if err != nil {
@@ -209,10 +214,10 @@ func (p *place) letGo(ctx context.Context, found *corev1.Namespace) {
 	}
 }
 
-// tell logs what was put back.
-func (p *place) tell(lines []string) {
-	for _, l := range lines {
-		p.config.Logger.Warn("put back in shape", "tenant", p.tenant.Scope, "found", l)
+// tell logs what a look found.
+func (p *place) tell(report []string) {
+	for _, line := range report {
+		p.config.Logger.Warn("namespace of sandboxes not as it should be", "tenant", p.tenant.Scope, "found", line, "observed", p.tenant.Settings.Observed())
 	}
 }
 

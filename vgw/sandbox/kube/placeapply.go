@@ -35,6 +35,7 @@ type patcher[T object] interface {
 type keeper[T object] interface {
 	reader[T]
 	patcher[T]
+	Delete(ctx context.Context, name string, o metav1.DeleteOptions) error
 }
 
 // apply makes an object or takes back the fields of it that the gateway owns (server-side apply). Fields of others stay.
@@ -85,18 +86,16 @@ func settle[T object](ctx context.Context, p *place, c keeper[T], want T, same f
 	if len(lines) == 0 || observe {
 		return lines, nil
 	}
-	if err := p.put(ctx, what, func(ctx context.Context) error { return write(ctx, c, want, same) }); err != nil {
-		return nil, err
+	err = p.withRights(ctx, "write the "+what, func(ctx context.Context) error { return write(ctx, c, want, same) })
+	if found && apierrors.IsInvalid(err) { // something cannot be changed, or does not go with ours: it is made anew
+		err = p.withRights(ctx, "replace the "+what, func(ctx context.Context) error {
+			if err := c.Delete(ctx, want.GetName(), metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(got.GetUID()))}); err != nil {
+				return err
+			}
+			return write(ctx, c, want, same)
+		})
 	}
-	if !found { // a namespace that is new has nothing yet, which is no news
-		return nil, nil
-	}
-	p.tell(lines)
-	return lines, nil
-}
-
-func (p *place) put(ctx context.Context, what string, f func(context.Context) error) error {
-	return p.withRights(ctx, "write the "+what, f)
+	return lines, err
 }
 
 // write applies an object, and replaces its spec where that was not enough.
