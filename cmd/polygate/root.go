@@ -96,7 +96,7 @@ Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong command line
 runs, and has 125 for what is not the command's doing.`,
 		newServeCommand(), newProfileCommand(), newReplicasCommand(), newDrainCommand(), newEtcdCommand(), newStatusCommand(),
 		newTenantCommand(), newKeyCommand(), newMemberCommand(), newBotCommand(), newAuthenticatorCommand(), newGrantCommand(), newPolicyCommand(),
-		newServerCommand(), newSandboxCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand())
+		newServerCommand(), newSandboxCommand(), newHostCommand(), newCertCommand(), newUsageCommand(), newWhoamiCommand(), newAuditCommand(), newBackupCommand(), newRestoreCommand(), newSecretCommand(), newConfigCommand(), newVersionCommand(), newSandboxInitCommand())
 	root.Example = "  polygate serve --config polygate.yaml\n  polygate tenant list\n  polygate key create team-a --name ci --role editor"
 	root.SetOut(stdout)
 	root.SetErr(stderr)
