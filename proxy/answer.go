@@ -111,8 +111,15 @@ func (f *flight) handle(d *exchange.Serve) error {
 	}
 	f.becomeStream()
 	err := d.Handle(f.ctx, (*stream)(f))
-	if r := departing(f.ctx); r != nil && f.status != 0 {
+	r := departing(f.ctx)
+	if r == nil && f.ctx.Err() == nil {
+		r, _ = errors.AsType[*exchange.Reconnect](err) // what it was served by moves
+	}
+	if r != nil && f.status != 0 {
 		return f.farewell(r)
+	}
+	if r != nil {
+		return comeAgain(r)
 	}
 	if f.status == 0 && err == nil && f.ctx.Err() == nil {
 		return fault.Wrap(fault.Internal, errors.New("a handler returned without an answer"), "")

@@ -181,7 +181,7 @@ func answerServers[V any](ctx context.Context, c *call, a authz.Action, view fun
 		items = snap.servers
 	}
 	return answerSome(c, permit, items, name, view, func(s *server) bool {
-		return c.r.Visit.MayDo(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s)})
+		return c.r.Visit.MayDo(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s.object(c.e.Record))})
 	})
 }
 
@@ -189,10 +189,10 @@ func answerServers[V any](ctx context.Context, c *call, a authz.Action, view fun
 func (c *call) admitEach(snap *snapshot, a authz.Action) []*server {
 	var out []*server
 	for _, s := range snap.servers {
-		if !c.allows(a, s) {
+		if !c.allows(a, s.object(c.e.Record)) {
 			continue
 		}
-		permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s)})
+		permit, err := c.r.Visit.Admit(guard.Effect{Action: a, Resource: "server/" + s.Name, Object: s.object(c.e.Record), Grants: c.delegated(s.object(c.e.Record))})
 		if err == nil {
 			permit.Done(nil)
 			out = append(out, s)
@@ -208,7 +208,7 @@ func getServer(ctx context.Context, c *call) (exchange.Decision, error) {
 	}
 	s, _ := snap.find(c.params[0]) // before the admission, which it may hang on; one that is absent is admitted as none
 	permit, err := c.r.Visit.Admit(guard.Effect{
-		Action: authz.ServerRead, Resource: "server/" + label(c.params[0]), Object: s.object(c.e.Record), Grants: c.delegated(s),
+		Action: authz.ServerRead, Resource: "server/" + label(c.params[0]), Object: s.object(c.e.Record), Grants: c.delegated(s.object(c.e.Record)),
 	})
 	if err != nil {
 		return nil, err

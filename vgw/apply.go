@@ -123,7 +123,7 @@ func (g *Gateway) apply(ctx context.Context, visit *guard.Visit, quota int, file
 		}
 		snap = snap.with(part.put, part.names())
 		g.servers.Store(snap)
-		g.setGrants(g.grants.Load().with(nil, part.grants()))
+		g.forgetGrants(deleteGrants(part.grants()))
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (g *Gateway) compare(snap *snapshot, file string, declared []catalog.Server
 	}
 	for _, s := range snap.servers {
 		if s.Source == tenant.SourceFile && !names[s.Name] {
-			diff.remove = append(diff.remove, removal{s.Name, g.grants.Load().ofServer(s.ID)})
+			diff.remove = append(diff.remove, removal{s.Name, g.grants.Load().idsOf(objectKey{kindServer, s.ID})})
 		}
 	}
 	return diff, nil

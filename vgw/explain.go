@@ -116,23 +116,23 @@ func (c *call) explain(ctx context.Context, body explainBody) (*exchange.Reply, 
 func (c *call) effect(ctx context.Context, body explainBody, about *tenant.Principal) (guard.Effect, error) {
 	e := guard.Effect{Action: body.Action, Resource: body.Resource}
 	kind, rest, _ := strings.Cut(body.Resource, "/")
-	if kind != kindServer {
+	if kind != kindServer && kind != kindSandbox {
 		return e, nil
 	}
-	snap, err := c.gw.catalog(ctx)
+	all, err := c.gw.objects(ctx)
 	if err != nil {
 		return e, err
 	}
 	name, _, _ := strings.Cut(rest, "/")
-	s, ok := snap.find(name)
-	if !ok {
+	o := all.named(kind + "/" + name)
+	if o == nil {
 		return e, nil
 	}
 	who := c.r.Visit.Principal()
 	if about != nil {
 		who = *about
 	}
-	e.Object, e.Grants = s.object(c.e.Record), c.gw.grants.Load().of(c.e.Record, s.ID, who.Ref())
+	e.Object, e.Grants = o.object(c.e.Record), c.gw.grants.Load().to(c.e.Record, o.objectKey, who.Ref())
 	return e, nil
 }
 

@@ -47,6 +47,7 @@ type Gateway struct {
 	enforced string        // digest of the policy that was last put in force here; held with policing
 
 	proofs proofs // when hosts were looked for
+	boxes  *boxes // the sandboxes; nil = this platform runs none
 
 	holdsMu sync.Mutex
 	holds   map[*hold]struct{} // guarded by holdsMu: streams that a delegation allows
@@ -113,6 +114,12 @@ func (m *Mux) open(ctx context.Context, e *tenant.Entry) (_ *Gateway, err error)
 	}
 	gw.servers.Store(servers)
 	gw.grants.Store(grants)
+	if m.cfg.Sandboxes != nil {
+		gw.boxes = m.newBoxes(gw, e)
+		if _, err := gw.boxes.open(e); err != nil { // no reason not to serve the rest
+			m.cfg.Logger.WarnContext(ctx, "a tenant's sandboxes could not be opened", "tenant", scope.String(), "err", err)
+		}
+	}
 	gw.cursors = gw.key.Derive("cursor")
 	gw.mcp = mcp.Handler{
 		Tenant: scope.UID(), Sessions: gw.key.Derive("mcp-session"), Server: gw.upstream,
@@ -191,7 +198,12 @@ func (g *Gateway) commit(by records, permit *guard.Permit, w ...tenant.Write) er
 
 // digest returns a keyed digest of text, which tells nothing of it to who lacks the tenant's key.
 func (g *Gateway) digest(text []byte) string {
-	mac := hmac.New(sha256.New, g.key.Derive("catalog-digest").Bytes())
+	return fmt.Sprintf("%x", g.keyedDigest("catalog-digest", text))
+}
+
+// keyedDigest is digest for a purpose of its own.
+func (g *Gateway) keyedDigest(purpose string, text []byte) []byte {
+	mac := hmac.New(sha256.New, g.key.Derive(purpose).Bytes())
 	mac.Write(text)
-	return fmt.Sprintf("%x", mac.Sum(nil))
+	return mac.Sum(nil)
 }

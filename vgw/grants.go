@@ -2,6 +2,7 @@ package vgw
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,30 +28,35 @@ type grantView struct {
 	ID       string       `json:"id"`
 	To       string       `json:"to"`
 	Action   authz.Action `json:"action"`
-	Object   string       `json:"object,omitzero"` // server/<name>, while there is one
+	Object   string       `json:"object,omitzero"` // server/<name> or sandbox/<name>, while there is one
 	ObjectID string       `json:"object_id"`
 	By       string       `json:"by"`
 	Created  time.Time    `json:"created"`
 	Until    time.Time    `json:"until"`
 }
 
-func viewGrant(g *grant, servers *snapshot) grantView {
-	v := grantView{ID: g.ID, To: g.To, Action: g.Action, ObjectID: g.Server, By: g.By, Created: g.Created, Until: g.Until}
-	if s, ok := servers.byID(g.Server); ok {
-		v.Object = kindServer + "/" + s.Name
+func viewGrant(g *grant, all objects) grantView {
+	v := grantView{ID: g.ID, To: g.To, Action: g.Action, ObjectID: g.on().id, By: g.By, Created: g.Created, Until: g.Until}
+	if o := all.byKey(g.on()); o != nil {
+		v.Object = o.kind + "/" + o.name
 	}
 	return v
 }
 
-// object returns what a decision is told of a server; the zero Object of none. Where the name of its owner may mean somebody
-// else by now, it belongs to the tenant.
+// object returns what a decision is told of a server; the zero Object of none.
 func (s *server) object(r *tenant.Record) authz.Object {
 	if s == nil {
 		return authz.Object{}
 	}
-	o := authz.Object{Type: kindServer, ID: s.ID, Owner: s.Owner}
-	if strings.HasPrefix(s.Owner, string(tenant.KindUser)+":") {
-		if made, err := epoch(r, s.Owner); err != nil || !made.Equal(s.Epoch) {
+	return ownedObject(r, objectKey{kindServer, s.ID}, owner{s.Owner, s.Epoch})
+}
+
+// ownedObject returns what a decision is told of an object. Where the name of its owner may mean somebody else by now, it
+// belongs to the tenant.
+func ownedObject(r *tenant.Record, k objectKey, by owner) authz.Object {
+	o := authz.Object{Type: k.kind, ID: k.id, Owner: by.ref}
+	if strings.HasPrefix(by.ref, string(tenant.KindUser)+":") {
+		if made, err := epoch(r, by.ref); err != nil || !made.Equal(by.epoch) {
 			o.Owner = ""
 		}
 	}
@@ -69,20 +75,20 @@ func ownerOf(r *tenant.Record, who tenant.Principal) owner {
 	return o
 }
 
-// delegated returns what was delegated of a server to the caller.
-func (c *call) delegated(s *server) []authz.Grant {
-	set := c.gw.grants.Load()
-	if s == nil || len(set.server[s.ID]) == 0 {
+// delegated returns what was delegated of an object to the caller.
+func (c *call) delegated(o authz.Object) []authz.Grant {
+	set, on := c.gw.grants.Load(), objectKey{o.Type, o.ID}
+	if len(set.of[on]) == 0 {
 		return nil
 	}
-	return set.of(c.e.Record, s.ID, c.r.Visit.Principal().Ref())
+	return set.to(c.e.Record, on, c.r.Visit.Principal().Ref())
 }
 
-// allows says whether the caller may do something with a server by role, ownership or delegation. It records nothing and
+// allows says whether the caller may do something with an object by role, ownership or delegation. It records nothing and
 // asks no policy: it is for choosing what to admit.
-func (c *call) allows(a authz.Action, s *server) bool {
+func (c *call) allows(a authz.Action, o authz.Object) bool {
 	return authz.Decide(authz.Question{
-		Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: s.object(c.e.Record), Grants: c.delegated(s), Now: c.now(),
+		Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: o, Grants: c.delegated(o), Now: c.now(),
 	}).Allow
 }
 
@@ -91,17 +97,17 @@ func listGrants(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	servers, err := c.gw.catalog(ctx)
+	all, err := c.gw.objects(ctx)
 	if err != nil {
 		return nil, settleList(permit, err)
 	}
 	var shown []*grant
 	for _, g := range c.gw.grants.Load().all {
-		if may && c.now().Before(g.Until) && g.stands(c.e.Record) && c.concerns(g, servers) {
+		if may && c.now().Before(g.Until) && g.stands(c.e.Record) && c.concerns(g, all) {
 			shown = append(shown, g)
 		}
 	}
-	return answerList(c, permit, shown, func(g *grant) string { return g.ID }, func(g *grant) grantView { return viewGrant(g, servers) })
+	return answerList(c, permit, shown, func(g *grant) string { return g.ID }, func(g *grant) grantView { return viewGrant(g, all) })
 }
 
 func settleList(permit *guard.Permit, err error) error {
@@ -112,17 +118,16 @@ func settleList(permit *guard.Permit, err error) error {
 }
 
 // concerns says whether a grant is to the caller, by it, of what it owns, or of what it administers.
-func (c *call) concerns(g *grant, servers *snapshot) bool {
-	me := c.r.Visit.Principal().Ref()
-	s, _ := servers.byID(g.Server)
-	return g.To == me || g.By == me || s.object(c.e.Record).Owner == me || c.allows(authz.GrantDelete, s)
+func (c *call) concerns(g *grant, all objects) bool {
+	me, o := c.r.Visit.Principal().Ref(), all.byKey(g.on()).object(c.e.Record)
+	return g.To == me || g.By == me || o.Owner == me || c.allows(authz.GrantDelete, o)
 }
 
 // grantBody is the body of POST /api/v1/grants.
 type grantBody struct {
 	To        string       `json:"to"`
 	Action    authz.Action `json:"action"`
-	Object    string       `json:"object"` // server/<name or id>
+	Object    string       `json:"object"` // server/<name or id> or sandbox/<name or id>
 	ExpiresIn *int64       `json:"expires_in_seconds"`
 	Until     *time.Time   `json:"until"`
 }
@@ -137,45 +142,36 @@ func createGrant(ctx context.Context, c *call) (exchange.Decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	servers, err := c.gw.catalog(ctx)
+	all, err := c.gw.objects(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := servers.named(body.Object)
+	o := all.named(body.Object)
+	if o == nil && all.unknown != nil && strings.HasPrefix(body.Object, kindSandbox+"/") {
+		return nil, all.unknown
+	}
 	resource := "grant/" + label(body.Object) + "/" + label(string(body.Action)) + "/" + label(body.To)
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantCreate, Resource: resource, Object: s.object(c.e.Record)})
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantCreate, Resource: resource, Object: o.object(c.e.Record)})
 	if err != nil {
 		return nil, err
 	}
-	g, err := c.newGrant(body, s)
+	g, err := c.newGrant(body, o)
 	if err == nil {
 		g, err = c.gw.delegate(ctx, c.records, permit, c.e.Record, g)
 	}
 	if err := permit.Settle(err); err != nil {
 		return nil, err
 	}
-	return decision(reply(201, viewGrant(g, servers)))
+	return decision(reply(201, viewGrant(g, all)))
 }
 
-// named returns the server that an object text names, by name or id; nil if there is none.
-func (s *snapshot) named(object string) *server {
-	name, ok := strings.CutPrefix(object, kindServer+"/")
-	if !ok {
-		return nil
+func (c *call) newGrant(body grantBody, o *ownable) (*grant, error) {
+	kind, _, _ := strings.Cut(body.Object, "/")
+	if err := delegable(body.Action, kind); err != nil {
+		return nil, err
 	}
-	if found, ok := s.find(name); ok {
-		return found
-	}
-	found, _ := s.byID(name)
-	return found
-}
-
-func (c *call) newGrant(body grantBody, s *server) (*grant, error) {
-	if !authz.Delegable(body.Action) {
-		return nil, fault.New(fault.Invalid, "action %.64q cannot be delegated: use %s, %s or %s", body.Action, authz.ServerRead, authz.MCPRead, authz.MCPCall)
-	}
-	if s == nil {
-		return nil, fault.New(fault.NotFound, "no %q: objects are written server/<name>", body.Object)
+	if o == nil {
+		return nil, fault.New(fault.NotFound, "no %q: objects are written server/<name> or sandbox/<name>", body.Object)
 	}
 	made, err := epoch(c.e.Record, body.To)
 	if err != nil {
@@ -189,10 +185,27 @@ func (c *call) newGrant(body grantBody, s *server) (*grant, error) {
 	if until.IsZero() {
 		until = now.Add(grantLife)
 	}
-	return &grant{
-		V: grantVersion, ID: uuid.NewString(), To: body.To, Action: body.Action, Server: s.ID, By: c.r.Visit.Principal().Ref(),
-		Created: now, Until: until, Epoch: made,
-	}, nil
+	g := &grant{
+		V: grantVersion, ID: uuid.NewString(), To: body.To, Action: body.Action, By: c.r.Visit.Principal().Ref(), Created: now, Until: until, Epoch: made,
+	}
+	g.about(o.objectKey)
+	return g, nil
+}
+
+// delegable refuses an action that cannot be delegated of an object of that kind.
+func delegable(a authz.Action, kind string) error {
+	could := []authz.Action{authz.ServerRead, authz.MCPRead, authz.MCPCall}
+	if kind == kindSandbox {
+		could = []authz.Action{authz.SandboxRead, authz.SandboxStart, authz.SandboxStop, authz.SandboxDelete, authz.SandboxExec, authz.SandboxLogs}
+	}
+	if authz.Delegable(a) && slices.Contains(could, a) {
+		return nil
+	}
+	names := make([]string, len(could))
+	for i, one := range could {
+		names[i] = string(one)
+	}
+	return fault.New(fault.Invalid, "action %.64q cannot be delegated: use one of %s", a, strings.Join(names, ", "))
 }
 
 // delegate stores a grant. Commit, then memory. The same grant again sets the end of the one that is there.
@@ -203,12 +216,13 @@ func (g *Gateway) delegate(ctx context.Context, by records, permit *guard.Permit
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := servers.byID(v.Server); !ok {
-		return nil, fault.New(fault.NotFound, "the server was deleted")
+	all := g.beside(servers)
+	if !all.exists(v.on()) {
+		return nil, fault.New(fault.NotFound, "the %s was deleted", v.on().kind)
 	}
 	set := g.grants.Load()
-	dead := set.dead(g.now(), r, servers)
-	for _, have := range set.server[v.Server] {
+	dead := set.dead(g.now(), r, all.exists)
+	for _, have := range set.of[v.on()] {
 		if have.To == v.To && have.Action == v.Action && have.Epoch.Equal(v.Epoch) {
 			again := *have
 			again.Until, again.By = v.Until, v.By
@@ -216,12 +230,8 @@ func (g *Gateway) delegate(ctx context.Context, by records, permit *guard.Permit
 			dead = without(dead, v.ID)
 		}
 	}
-	next := set.with([]*grant{v}, dead)
-	if n := len(next.all); n > maxGrants {
-		return nil, fault.New(fault.Conflict, "there are %d grants, the most that a tenant may have: delete some, or give roles", n-1)
-	}
-	if n := len(next.server[v.Server]); n > maxServerGrants {
-		return nil, fault.New(fault.Conflict, "there are %d grants of this server, the most that one may have: give roles", n-1)
+	if err := set.with([]*grant{v}, dead).fits(v.on()); err != nil {
+		return nil, err
 	}
 	w, err := v.write()
 	if err != nil {
@@ -230,8 +240,19 @@ func (g *Gateway) delegate(ctx context.Context, by records, permit *guard.Permit
 	if err := g.commit(by, permit, append(deleteGrants(dead), w)...); err != nil {
 		return nil, err
 	}
-	g.setGrants(next)
+	g.editGrants(func(s *grantSet) *grantSet { return s.with([]*grant{v}, dead) })
 	return v, nil
+}
+
+// fits refuses a set with too many grants, of one object or in all.
+func (s *grantSet) fits(on objectKey) error {
+	if n := len(s.all); n > maxGrants {
+		return fault.New(fault.Conflict, "there are %d grants, the most that a tenant may have: delete some, or give roles", n-1)
+	}
+	if n := len(s.of[on]); n > maxObjectGrants {
+		return fault.New(fault.Conflict, "there are %d grants of this %s, the most that one may have: give roles", n-1, on.kind)
+	}
+	return nil
 }
 
 func without(list []string, s string) []string {
@@ -245,16 +266,15 @@ func without(list []string, s string) []string {
 }
 
 func deleteGrant(ctx context.Context, c *call) (exchange.Decision, error) {
-	servers, err := c.gw.catalog(ctx)
+	all, err := c.gw.objects(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var s *server
-	g, ok := c.gw.grants.Load().find(c.params[0])
-	if ok {
-		s, _ = servers.byID(g.Server)
+	var o *ownable
+	if g, ok := c.gw.grants.Load().find(c.params[0]); ok {
+		o = all.byKey(g.on())
 	}
-	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantDelete, Resource: "grant/" + label(c.params[0]), Object: s.object(c.e.Record)})
+	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.GrantDelete, Resource: "grant/" + label(c.params[0]), Object: o.object(c.e.Record)})
 	if err != nil {
 		return nil, err
 	}
@@ -271,14 +291,15 @@ func (g *Gateway) undelegate(ctx context.Context, by records, permit *guard.Perm
 	if err != nil {
 		return err
 	}
+	all := g.beside(servers)
 	set := g.grants.Load()
 	if _, ok := set.find(id); !ok {
 		return fault.New(fault.NotFound, "no grant %q", id)
 	}
-	gone := append(without(set.dead(g.now(), r, servers), id), id)
+	gone := append(without(set.dead(g.now(), r, all.exists), id), id)
 	if err := g.commit(by, permit, deleteGrants(gone)...); err != nil {
 		return err
 	}
-	g.setGrants(set.with(nil, gone))
+	g.forgetGrants(deleteGrants(gone))
 	return nil
 }

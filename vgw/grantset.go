@@ -21,10 +21,10 @@ const (
 	grantVersion = 1
 )
 
-// Bounds of delegations. Those of one server are deleted with it in one transaction, of which etcd allows 128 operations.
+// Bounds of delegations. Those of one object are deleted with it in one transaction, of which etcd allows 128 operations.
 const (
 	maxGrants       = 1000
-	maxServerGrants = 64 // of one server
+	maxObjectGrants = 64 // of one object
 	maxSweep        = 24 // dead ones deleted beside another change
 
 	// A request's record may be older than the principal to whom another has just delegated.
@@ -37,8 +37,10 @@ type grant struct {
 	ID      string       `json:"id"`
 	To      string       `json:"to"` // Ref of the principal
 	Action  authz.Action `json:"action"`
-	Server  string       `json:"server"` // the server's id: another one of the same name is another object
-	By      string       `json:"by"`     // Ref of who granted it
+	Server  string       `json:"server,omitempty"` // of a server: its id
+	Type    string       `json:"type,omitempty"`   // of another object: its type, such as sandbox, and its id
+	Object  string       `json:"object,omitempty"`
+	By      string       `json:"by"` // Ref of who granted it
 	Created time.Time    `json:"created"`
 	Until   time.Time    `json:"until"`
 	// Epoch is when the authenticator of a user was made. One that is deleted and made anew under the same name may mean
@@ -46,20 +48,40 @@ type grant struct {
 	Epoch time.Time `json:"authenticator_created,omitzero"`
 }
 
+// objectKey names an object by its type and its id: another one of the same name is another object.
+type objectKey struct{ kind, id string }
+
+// on returns what a grant is about.
+func (g *grant) on() objectKey {
+	if g.Type == "" {
+		return objectKey{kindServer, g.Server}
+	}
+	return objectKey{g.Type, g.Object}
+}
+
+// about sets it. Those of servers are stored as replicas of earlier versions read them.
+func (g *grant) about(k objectKey) {
+	if k.kind == kindServer {
+		g.Server = k.id
+		return
+	}
+	g.Type, g.Object = k.kind, k.id
+}
+
 // grantSet is all delegations of a tenant. It is immutable.
 type grantSet struct {
-	all    []*grant            // sorted by id
-	server map[string][]*grant // by the server's id; nil without any
+	all []*grant               // sorted by id
+	of  map[objectKey][]*grant // nil without any
 }
 
 func newGrantSet(all []*grant) *grantSet {
 	s := &grantSet{all: all}
 	slices.SortFunc(s.all, func(a, b *grant) int { return strings.Compare(a.ID, b.ID) })
 	if len(all) > 0 {
-		s.server = make(map[string][]*grant)
+		s.of = make(map[objectKey][]*grant)
 	}
 	for _, g := range s.all {
-		s.server[g.Server] = append(s.server[g.Server], g)
+		s.of[g.on()] = append(s.of[g.on()], g)
 	}
 	return s
 }
@@ -80,22 +102,33 @@ func (s *grantSet) find(id string) (*grant, bool) {
 	return s.all[i], true
 }
 
-// of returns what was delegated of a server to a principal, in the words of a decision; ref "" is everybody. To call
-// includes to look, as it does with roles: nobody can call a tool without initializing a session first.
-func (s *grantSet) of(r *tenant.Record, server, ref string) []authz.Grant {
+// to returns what was delegated of an object to a principal, in the words of a decision; ref "" is everybody.
+func (s *grantSet) to(r *tenant.Record, on objectKey, ref string) []authz.Grant {
 	var out []authz.Grant
-	for _, g := range s.server[server] {
+	for _, g := range s.of[on] {
 		if ref != "" && g.To != ref || !g.stands(r) {
 			continue
 		}
-		a := authz.Grant{ID: g.ID, To: g.To, Action: g.Action, Type: kindServer, Object: g.Server, By: g.By, Created: g.Created, Until: g.Until}
+		a := authz.Grant{ID: g.ID, To: g.To, Action: g.Action, Type: on.kind, Object: on.id, By: g.By, Created: g.Created, Until: g.Until}
 		out = append(out, a)
-		if g.Action == authz.MCPCall {
-			a.Action = authz.MCPRead
+		if also := includes(a); also != a.Action {
+			a.Action = also
 			out = append(out, a)
 		}
 	}
 	return out
+}
+
+// includes returns what a delegation lets its principal do beside, or its own action. To call includes to look, as it does with
+// roles: nobody can call a tool without initializing a session first. And nobody can use a sandbox that is not there for him.
+func includes(a authz.Grant) authz.Action {
+	switch {
+	case a.Action == authz.MCPCall:
+		return authz.MCPRead
+	case a.Type == kindSandbox:
+		return authz.SandboxRead
+	}
+	return a.Action
 }
 
 // stands says whether the principal is still the one that was meant.
@@ -128,11 +161,11 @@ func epoch(r *tenant.Record, ref string) (time.Time, error) {
 	return time.Time{}, fault.New(fault.Invalid, "this tenant knows no %.64q: write user:<authenticator>/<subject>, bot:<id> or key:<id>", ref)
 }
 
-// dead returns the ids of some grants that allow nothing any more: they ended, or the server or the principal is gone.
-func (s *grantSet) dead(now time.Time, r *tenant.Record, servers *snapshot) []string {
+// dead returns the ids of some grants that allow nothing any more: they ended, or the object or the principal is gone.
+func (s *grantSet) dead(now time.Time, r *tenant.Record, exists func(objectKey) bool) []string {
 	var ids []string
 	for _, g := range s.all {
-		_, ok := servers.byID(g.Server)
+		ok := exists(g.on())
 		young := now.Sub(g.Created) < sweepAfter
 		if ok && now.Before(g.Until) && (young || g.stands(r)) {
 			continue
@@ -144,10 +177,10 @@ func (s *grantSet) dead(now time.Time, r *tenant.Record, servers *snapshot) []st
 	return ids
 }
 
-// ofServer returns the ids of a server's grants.
-func (s *grantSet) ofServer(server string) []string {
+// idsOf returns the ids of an object's grants.
+func (s *grantSet) idsOf(on objectKey) []string {
 	var ids []string
-	for _, g := range s.server[server] {
+	for _, g := range s.of[on] {
 		ids = append(ids, g.ID)
 	}
 	return ids
@@ -191,11 +224,30 @@ func deleteGrants(ids []string) []tenant.Write {
 
 // setGrants puts a new set in place, and ends the streams that hung on what is not in it any more.
 func (g *Gateway) setGrants(s *grantSet) {
-	g.grants.Store(s)
+	g.editGrants(func(*grantSet) *grantSet { return s })
+}
+
+// editGrants is setGrants with a set that is made of the one that is there: sandboxes go by themselves, and what was delegated of
+// them with them, while another change is under way.
+func (g *Gateway) editGrants(edit func(*grantSet) *grantSet) {
 	g.holdsMu.Lock()
 	defer g.holdsMu.Unlock()
+	g.grants.Store(edit(g.grants.Load()))
 	for h := range g.holds {
 		g.recheck(h)
+	}
+}
+
+// forgetGrants takes those out that writes which were made have deleted.
+func (g *Gateway) forgetGrants(made []tenant.Write) {
+	var gone []string
+	for _, w := range made {
+		if w.Kind == kindGrant && w.Value == nil {
+			gone = append(gone, w.ID)
+		}
+	}
+	if gone != nil {
+		g.editGrants(func(s *grantSet) *grantSet { return s.with(nil, gone) })
 	}
 }
 
@@ -247,7 +299,7 @@ func (g *Gateway) release(h *hold) {
 // recheck asks the question of a hold again. holdsMu is held.
 func (g *Gateway) recheck(h *hold) {
 	q := h.question
-	q.Now, q.Grants = g.now(), g.grants.Load().of(h.record, q.Object.ID, h.ref)
+	q.Now, q.Grants = g.now(), g.grants.Load().to(h.record, objectKey{q.Object.Type, q.Object.ID}, h.ref)
 	if !authz.Decide(q).Allow {
 		h.end(fault.Wrap(fault.Forbidden, errDelegation, "the delegation has ended"))
 		return

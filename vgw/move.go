@@ -120,7 +120,7 @@ func (s *slot) beginMove() (gw *Gateway, op, wait *operation) {
 func (s *slot) idle(gw *Gateway, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return gw.refs == 0 && now.Sub(gw.used) >= lately
+	return gw.refs == 0 && !gw.busy() && now.Sub(gw.used) >= lately
 }
 
 // quiet waits until no handler decides any more: what it commits is committed, and what it spends is spent, before the next

@@ -22,6 +22,7 @@ import (
 	"github.com/polygate/polygate/internal/seal"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/vgw/mcp"
+	"github.com/polygate/polygate/vgw/sandbox"
 )
 
 // Claim is the right to read and write one tenant's state, while its Context lives.
@@ -104,6 +105,11 @@ type Config struct {
 	HostProof func(ctx context.Context, host, token string) error
 	// ReservedHost refuses, as fault.Invalid, a host of the platform's own, which no tenant may have; nil = there is none.
 	ReservedHost func(host string) error
+
+	Sandboxes     sandbox.Drivers                      // nil: the routes of sandboxes are 503
+	SandboxTenant func(e *tenant.Entry) sandbox.Tenant // what a driver is told of a tenant; nil = what the record says
+	SandboxRules  func(e *tenant.Entry) sandbox.Rules  // what a tenant's sandboxes may be; nil = no rules but those of every sandbox
+	SandboxLimits SandboxLimits
 
 	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
 	JudgeAddr func(netip.Addr) error
@@ -327,9 +333,8 @@ func (m *Mux) holdRelay(in *stay, d *exchange.Relay) {
 // holdServe keeps the gateway in use until the handler returns or, where it is never called because the front had no
 // place for another stream, the request ends.
 func (m *Mux) holdServe(request context.Context, in *stay, d *exchange.Serve) {
-	handle := d.Handle
 	unused := context.AfterFunc(request, in.leave)
-	d.Handle = func(ctx context.Context, s exchange.Stream) (err error) {
+	held := func(ctx context.Context, handle func(context.Context) error) (err error) {
 		unused()
 		defer in.leave()
 		defer m.catch(in, &err)
@@ -337,7 +342,19 @@ func (m *Mux) holdServe(request context.Context, in *stay, d *exchange.Serve) {
 		defer cancel(nil)
 		stop := context.AfterFunc(in.gw.live, func() { cancel(ended(context.Cause(in.gw.live))) })
 		defer stop()
-		return handle(ctx, s)
+		return handle(ctx)
+	}
+	if w := d.WebSocket; w != nil {
+		own := *w
+		own.Handle = func(ctx context.Context, c exchange.Conn) error {
+			return held(ctx, func(ctx context.Context) error { return w.Handle(ctx, c) })
+		}
+		d.WebSocket = &own
+		return
+	}
+	handle := d.Handle
+	d.Handle = func(ctx context.Context, s exchange.Stream) error {
+		return held(ctx, func(ctx context.Context) error { return handle(ctx, s) })
 	}
 }
 

@@ -135,8 +135,8 @@ type list[T any] struct {
 
 // page returns the part of items, which are sorted by name, that the query's limit and cursor ask for. A cursor is a sealed
 // token, bound to tenant, principal and route: nobody can make one, or use another's.
-func page[T any](c *call, items []T, name func(T) string) (list[T], error) {
-	limit, after, err := c.pageQuery()
+func page[T any](c *call, items []T, name func(T) string, also ...string) (list[T], error) {
+	limit, after, err := c.pageQuery(also...)
 	if err != nil {
 		return list[T]{}, err
 	}
@@ -160,14 +160,15 @@ func (c *call) cursorContext() []string {
 	return []string{c.gw.scope.UID(), c.r.Visit.Principal().Ref(), c.route.Method + " " + c.route.Pattern}
 }
 
-func (c *call) pageQuery() (limit int, after string, err error) {
+// pageQuery reads limit and cursor. Beside them there may be also, which somebody else reads.
+func (c *call) pageQuery(also ...string) (limit int, after string, err error) {
 	q, err := url.ParseQuery(c.r.Query)
 	if err != nil {
 		return 0, "", fault.Wrap(fault.Invalid, err, "the query is malformed")
 	}
 	for name, values := range q {
-		if name != "limit" && name != "cursor" {
-			return 0, "", fault.New(fault.Invalid, "the query parameter %.64q is unknown: use limit and cursor", name)
+		if name != "limit" && name != "cursor" && !slices.Contains(also, name) {
+			return 0, "", fault.New(fault.Invalid, "the query parameter %.64q is unknown: use %s", name, inWords(append(also, "limit", "cursor")))
 		}
 		if len(values) > 1 {
 			return 0, "", fault.New(fault.Invalid, "the query parameter %s is given %d times", name, len(values))
@@ -187,6 +188,15 @@ func (c *call) pageQuery() (limit int, after string, err error) {
 		after = string(plain)
 	}
 	return limit, after, nil
+}
+
+// inWords returns a list as a sentence has it.
+func inWords(names []string) string {
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 // label makes a name fit for a record's resource: of bounded length, without control characters and spaces.

@@ -47,7 +47,7 @@ func serveMCP(ctx context.Context, c *call) (exchange.Decision, error) {
 		return nil, err
 	}
 	s, _ := snap.find(c.params[0])
-	access := mcp.Access{Object: s.object(c.e.Record), Grants: c.delegated(s)}
+	access := mcp.Access{Object: s.object(c.e.Record), Grants: c.delegated(s.object(c.e.Record))}
 	if access.Grants != nil {
 		access.Hold = func(a authz.Action) (context.Context, func(), error) {
 			return c.gw.holdFor(authz.Question{Principal: c.r.Visit.Principal(), Action: a, In: c.e.Scope.ID(), Object: access.Object}, c.e.Record)

@@ -10,7 +10,7 @@ import (
 // routes is the table of everything that a gateway answers.
 func routes() []route {
 	table := slices.Concat(baseRoutes(), memberRoutes(), botRoutes(), authenticatorRoutes(), grantRoutes(), policyRoutes(),
-		certificateRoutes(), hostRoutes(), reportRoutes())
+		certificateRoutes(), hostRoutes(), sandboxRoutes(), reportRoutes())
 	for i := range table {
 		table[i].segments = split(table[i].Pattern)
 	}

@@ -276,12 +276,11 @@ func (g *Gateway) remove(ctx context.Context, by records, permit *guard.Permit, 
 	case !pre.allows(s.Version):
 		return stale(s.Version)
 	}
-	grants := g.grants.Load()
-	gone := grants.ofServer(s.ID)
+	gone := g.grants.Load().idsOf(objectKey{kindServer, s.ID})
 	if err := g.commit(by, permit, append(deleteGrants(gone), tenant.Write{Kind: kindServer, ID: name})...); err != nil {
 		return err
 	}
 	g.servers.Store(snap.with(nil, []string{name}))
-	g.setGrants(grants.with(nil, gone))
+	g.forgetGrants(deleteGrants(gone))
 	return nil
 }

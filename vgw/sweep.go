@@ -53,7 +53,7 @@ func (m *Mux) sweepSlot(ctx context.Context, s *slot) {
 		}
 		return
 	}
-	if gw.refs > 0 || now.Sub(gw.used) < m.cfg.IdleAfter {
+	if gw.refs > 0 || gw.busy() || now.Sub(gw.used) < m.cfg.IdleAfter {
 		s.mu.Unlock()
 		return
 	}
@@ -117,6 +117,17 @@ func (m *Mux) changed(id tenant.ID, e *tenant.Entry) {
 		m.drop(s, errClosed)
 	case e.Scope == s.scope && e.Record.State == tenant.StateSuspended:
 		m.shut(s, errClosed)
+	case e.Scope == s.scope:
+		s.follow(e)
+	}
+}
+
+// follow tells a gateway of its record's change.
+func (s *slot) follow(e *tenant.Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gw != nil && s.gw.boxes != nil {
+		s.gw.boxes.follow(e)
 	}
 }
 
