@@ -141,10 +141,11 @@ func (m *Manager) pass(ctx context.Context) (next time.Time, todo bool) {
 	if off := m.offUntil(); now.Before(off) {
 		return off, true
 	}
+	gone := m.goneAway(now)
 	for _, id := range m.dueItems(now) {
 		m.step(ctx, id)
 	}
-	next = m.account(ctx)
+	next = earlier(gone, m.account(ctx))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, it := range m.items {
@@ -176,6 +177,24 @@ func (m *Manager) dueItems(now time.Time) (ids []string) {
 		}
 	}
 	return ids
+}
+
+// goneAway has all sandboxes looked at once the cluster has been silent for long enough to say so. It returns when that is.
+func (m *Manager) goneAway(now time.Time) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := &m.view
+	if v.down.IsZero() || v.said {
+		return time.Time{}
+	}
+	if at := v.down.Add(awayAfter); now.Before(at) {
+		return at
+	}
+	v.said = true
+	for _, it := range m.items {
+		it.dirty = true
+	}
+	return time.Time{}
 }
 
 // step takes a sandbox one step on: it stores what changes, and then does what the stored state asks for.

@@ -8,9 +8,10 @@ import (
 
 // view is what the driver shows. It is guarded by Manager.mu.
 type view struct {
-	number  uint64 // of the watch; each begins with a look at everything
-	synced  bool   // that look is over
-	down    time.Time
+	number  uint64             // of the watch; each begins with a look at everything
+	synced  bool               // that look is over
+	down    time.Time          // since when no watch has shown everything; zero = one has
+	said    bool               // the sandboxes were looked at since then
 	restart context.CancelFunc // ends the watch, to begin another
 	renewed time.Time          // when it was last restarted for want of knowledge
 	fresh   map[string]bool    // nonces that this watch has shown
@@ -159,7 +160,7 @@ func (m *Manager) synced(number uint64) {
 	if number != v.number {
 		return
 	}
-	v.synced, v.down = true, time.Time{}
+	v.synced, v.down, v.said = true, time.Time{}, false
 	for _, it := range m.items {
 		it.dirty = true
 		if n := it.s.Run.Nonce; n != "" && !v.fresh[n] && !it.busy && it.after < number {

@@ -250,7 +250,6 @@ func (t *turn) observe() {
 	if !known || t.s.Run.UID == "" || phase == PhaseAbsent {
 		return
 	}
-	t.reached()
 	r := &t.s.Run
 	if started := t.moment(t.o.Started, r.Started); phase == PhaseRunning && r.Started.IsZero() {
 		if r.Started = started; started.IsZero() {
