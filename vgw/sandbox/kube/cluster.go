@@ -10,6 +10,7 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 	rbacv1client "k8s.io/client-go/kubernetes/typed/rbac/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/flowcontrol"
@@ -26,6 +27,7 @@ type cluster struct {
 	network   networkingv1client.NetworkingV1Interface
 	rbac      rbacv1client.RbacV1Interface
 	dynamic   dynamic.Interface
+	metadata  metadata.Interface
 	circuit   *circuit
 	served    served
 	unmetered until // metrics are not asked for before
@@ -52,11 +54,12 @@ func dial(c Config) (*cluster, error) {
 	network, err2 := networkingv1client.NewForConfigAndClient(typed, h)
 	rbac, err3 := rbacv1client.NewForConfigAndClient(typed, h)
 	dyn, err4 := dynamic.NewForConfigAndClient(rc, h)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	meta, err5 := metadata.NewForConfigAndClient(metadata.ConfigFor(rc), h)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, fault.Wrap(fault.Invalid, err, "the cluster's configuration cannot be used")
 	}
 	return &cluster{
-		config: c, rest: rc, core: core, network: network, rbac: rbac, dynamic: dyn,
+		config: c, rest: rc, core: core, network: network, rbac: rbac, dynamic: dyn, metadata: meta,
 		circuit: newCircuit("cluster", c.Logger),
 	}, nil
 }

@@ -3,6 +3,8 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -136,31 +138,40 @@ func (d *driver) Remove(ctx context.Context, t sandbox.Task, grace time.Duration
 	if err := checkTask(t); err != nil {
 		return err
 	}
-	if t.UID == "" {
-		p, err := d.find(ctx, what, t)
-		if fault.Is(err, fault.NotFound) {
-			return d.removeAnchor(ctx, t) // whether an agent's or an account, what was made before the pod goes
-		}
-		if err != nil {
+	agents, err := d.agents(ctx)
+	if err != nil {
+		return err
+	}
+	if t.UID != "" && agents == "" {
+		if err := d.removePod(ctx, what, t, t.UID, grace); !fault.Is(err, fault.Conflict) {
+			return goneIsFine(err)
+		} // it is another's, or made through agents.x-k8s.io when that was in use
+	}
+	p, err := d.find(ctx, what, t)
+	switch {
+	case fault.Is(err, fault.NotFound) && t.UID == "":
+		return d.removeAnchor(ctx, t) // what was made before the pod goes
+	case fault.Is(err, fault.NotFound) && agents != "":
+		return d.removeAgent(ctx, what, agents, runName(t.Sandbox, t.Nonce), t.UID)
+	case err != nil:
+		return goneIsFine(err)
+	}
+	if o := agentOf(p); o != nil { // first, for its controller would make the pod anew
+		if err := d.removeAgent(ctx, what, strings.TrimPrefix(o.APIVersion, agentsGroup+"/"), o.Name, string(o.UID)); err != nil {
 			return err
 		}
-		t.UID = string(p.UID)
-		return d.removePod(ctx, what, t, grace)
 	}
-	if agents, err := d.agents(ctx); err != nil || agents != "" {
-		return d.removeAgent(ctx, what, t, grace)
-	}
-	return d.removePod(ctx, what, t, grace)
+	return goneIsFine(d.removePod(ctx, what, t, string(p.UID), grace))
 }
 
-// removePod deletes the pod that t.UID names. That another has its name by now (409) is no error: ours is gone.
-func (d *driver) removePod(ctx context.Context, what string, t sandbox.Task, grace time.Duration) error {
-	return goneIsFine(d.cluster.call(ctx, what, func(ctx context.Context) error {
+// removePod deletes the pod of a run that has that UID. Another of its name makes it fault.Conflict.
+func (d *driver) removePod(ctx context.Context, what string, t sandbox.Task, uid string, grace time.Duration) error {
+	return d.cluster.call(ctx, what, func(ctx context.Context) error {
 		return d.pods().Delete(ctx, runName(t.Sandbox, t.Nonce), metav1.DeleteOptions{
 			GracePeriodSeconds: new(max(1, int64((grace+time.Second-1)/time.Second))),
-			Preconditions:      &metav1.Preconditions{UID: new(types.UID(t.UID))},
+			Preconditions:      &metav1.Preconditions{UID: new(types.UID(uid))},
 		})
-	}))
+	})
 }
 
 // goneIsFine takes it that what was to go is not there, or is another's.
@@ -180,19 +191,25 @@ func (d *driver) Release(ctx context.Context, t sandbox.Task) error {
 	}
 	p, err := d.find(ctx, what, t)
 	if fault.Is(err, fault.NotFound) {
-		return d.removeAnchor(ctx, t)
+		return d.removeAnchor(ctx, t) // and with it a Sandbox without a pod
 	}
 	if err != nil {
 		return err
 	}
-	if err := d.unpin(ctx, what, p); err != nil {
-		return err
+	if slices.Contains(p.Finalizers, Finalizer) {
+		if err := d.unpin(ctx, what, p); err != nil {
+			return err
+		}
+	}
+	if o := agentOf(p); o != nil {
+		if err := d.removeAgent(ctx, what, strings.TrimPrefix(o.APIVersion, agentsGroup+"/"), o.Name, string(o.UID)); err != nil {
+			return err
+		}
 	}
 	if err := d.removeAnchor(ctx, t); err != nil {
 		return err
 	}
-	t.UID = string(p.UID)
-	return d.removePod(ctx, what, t, 0)
+	return goneIsFine(d.removePod(ctx, what, t, string(p.UID), 0))
 }
 
 // unpin takes our finalizer from a pod. The UID in the patch is a precondition.

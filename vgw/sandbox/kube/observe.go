@@ -20,7 +20,7 @@ func (d *driver) observe(p *corev1.Pod) (o sandbox.Observation, ok bool) {
 
 func observe(p *corev1.Pod) sandbox.Observation {
 	o := sandbox.Observation{
-		Sandbox: p.Labels[LabelSandbox], Nonce: p.Labels[LabelRun], UID: string(p.UID),
+		Sandbox: p.Labels[LabelSandbox], Nonce: p.Labels[LabelRun], UID: runUID(p),
 		Address: p.Status.PodIP, Node: p.Spec.NodeName, Deleting: p.DeletionTimestamp != nil,
 	}
 	c := containerStatus(p)

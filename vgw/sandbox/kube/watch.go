@@ -29,11 +29,15 @@ func (d *driver) Watch(ctx context.Context, seen func(sandbox.Observation), sync
 	if err != nil {
 		return err
 	}
+	d.names.clear()
 	if agents != "" {
 		return d.watchAgents(ctx, agents, seen, synced)
 	}
-	d.names.clear()
-	f := follower[*corev1.Pod]{
+	return d.followPods(func(p *corev1.Pod, there bool) { d.tell(p, there, seen) }).run(ctx, synced)
+}
+
+func (d *driver) followPods(each func(*corev1.Pod, bool)) *follower[*corev1.Pod] {
+	return &follower[*corev1.Pod]{
 		cluster: d.cluster, what: "watch the tenant's pods",
 		options: metav1.ListOptions{LabelSelector: d.selector()},
 		list: func(ctx context.Context, o metav1.ListOptions) (metav1.ListInterface, []*corev1.Pod, error) {
@@ -44,9 +48,8 @@ func (d *driver) Watch(ctx context.Context, seen func(sandbox.Observation), sync
 			return l, pointers(l.Items), nil
 		},
 		watch: d.pods().Watch,
-		each:  func(p *corev1.Pod, there bool) { d.tell(p, there, seen) },
+		each:  each,
 	}
-	return f.run(ctx, synced)
 }
 
 // tell passes on what a pod shows.
