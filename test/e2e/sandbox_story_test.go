@@ -77,14 +77,14 @@ func shareOneRight(t *testing.T, alice, bob *member) {
 	if _, _, code := bob.cli(nil, "sandbox", "exec", "web", "--", "/tools", "id"); code != 125 {
 		t.Errorf("bob's exec before: exit %d", code)
 	}
-	alice.run("sandbox", "share", "web", "--to", ref, "--action", "sandbox.exec", "--for", "1h")
+	alice.run("sandbox", "share", "web", ref, "--allow", "exec", "--until", "1h")
 	if out, said, code := bob.cli(nil, "sandbox", "exec", "web", "--", "/tools", "echo", "shared"); code != 0 || out != "shared\n" {
 		t.Errorf("bob's exec: %d %q %s", code, out, said)
 	}
 	if _, _, code := bob.cli(nil, "sandbox", "stop", "web"); code != 1 {
 		t.Errorf("bob's stop: exit %d", code)
 	}
-	alice.run("sandbox", "unshare", "web", "--to", ref)
+	alice.run("sandbox", "unshare", "web", ref)
 	if _, _, code := bob.cli(nil, "sandbox", "exec", "web", "--", "/tools", "id"); code != 125 {
 		t.Errorf("bob's exec after: exit %d", code)
 	}
