@@ -33,6 +33,8 @@ type Metrics struct {
 	named int    // guarded by mu: how many members have a series of their own
 	gone  totals // guarded by mu: what forgotten members of _other had counted, so that no counter ever falls
 
+	goneSandboxes sandboxTotals // guarded by mu: likewise
+
 	reloads  [2]atomic.Uint64 // ok, failed
 	orders   orders
 	spliced  spliced
@@ -100,6 +102,11 @@ func (m *Metrics) Forget(id tenant.ID) {
 	}
 	m.gone.add(&t.metrics)
 	m.gone.inFlight, m.gone.streams = 0, 0
+	if c := t.metrics.sandboxes.Load(); c != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		m.goneSandboxes.fold(sandboxTotals{any: true, sum: c.sum})
+	}
 }
 
 // Reload counts a reload of the configuration; err says why it was refused.
@@ -147,6 +154,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	var none totals
 	none.add(m.none)
 	m.names.tenant(ch, labelNone, &none)
+	m.collectSandboxes(ch)
 	m.collectPlatform(ch)
 }
 
@@ -222,6 +230,7 @@ func (m *Metrics) TenantText(id tenant.ID) []byte {
 	one := &single{names: &m.names, id: id}
 	if t, ok := m.of.Load(id); ok {
 		one.totals.add(&t.(*member).metrics)
+		one.sandboxes = t.(*member).metrics.readSandboxes()
 	}
 	reg := prometheus.NewRegistry()
 	var out bytes.Buffer
@@ -248,17 +257,23 @@ type single struct {
 	names  *descs
 	id     tenant.ID
 	totals totals
+
+	sandboxes sandboxTotals
 }
 
 func (s *single) Describe(ch chan<- *prometheus.Desc) { s.names.describeTenant(ch) }
 
-func (s *single) Collect(ch chan<- prometheus.Metric) { s.names.tenant(ch, string(s.id), &s.totals) }
+func (s *single) Collect(ch chan<- prometheus.Metric) {
+	s.names.tenant(ch, string(s.id), &s.totals)
+	s.names.sandboxes.emit(ch, string(s.id), s.sandboxes)
+}
 
 // descs are the names of all series.
 type descs struct {
 	requests, refusals, inFlight, duration, bytesIn, bytesOut, limited, upstream *prometheus.Desc // by tenant
 	streams, quotas, policies, policyFor, evicted                                *prometheus.Desc // by tenant
 	tls                                                                          tlsDescs
+	sandboxes                                                                    sandboxDescs
 	reloads, tenants, claims, auditDropped, auditWritten, auditLag, certificates *prometheus.Desc
 	guards, callerBytes, lentRequests, lentStreams                               *prometheus.Desc
 }
@@ -279,6 +294,7 @@ func newDescs() descs {
 
 		reloads:      d("config_reloads_total", "Reloads of the configuration.", "result"),
 		tls:          newTLSDescs(),
+		sandboxes:    newSandboxDescs(),
 		tenants:      d("tenants", "Registered tenants."),
 		claims:       d("claims", "Tenants that this replica owns."),
 		auditDropped: d("audit_dropped_total", "Audit records of the data plane that were dropped because the buffer was full."),
@@ -304,6 +320,7 @@ func (n *descs) describeTenant(ch chan<- *prometheus.Desc) {
 		n.streams, n.quotas, n.policies, n.policyFor, n.evicted} {
 		ch <- d
 	}
+	n.sandboxes.describe(ch)
 }
 
 func (n *descs) describe(ch chan<- *prometheus.Desc) {

@@ -39,6 +39,7 @@ type TenantMetrics struct {
 	policies  [numPolicies]atomic.Uint64
 	policyFor atomic.Uint64 // nanoseconds in the tenant's policy
 	evicted   atomic.Uint64
+	sandboxes atomic.Pointer[sandboxCounts] // nil = it has used none here
 }
 
 // The outcomes of a policy, by which its decisions are counted.
