@@ -71,8 +71,8 @@ func system(lstat func(string) (os.FileInfo, error), readlink func(string) (stri
 }
 
 // arguments returns bubblewrap's whole command line. dir holds the files that stand for /etc/passwd and the like; info is the number of
-// the file to which bubblewrap tells the first process's pid.
-func (o *order) arguments(dir string, shown []string, info int) []string {
+// the file to which bubblewrap tells the first process's pid; the one after it is the filter of system calls, if there is one.
+func (o *order) arguments(dir string, shown []string, info int, filtered bool) []string {
 	s := divide(o.Task.Spec.Resources.Storage)
 	args := o.Mode.namespaces()
 	if o.Network {
@@ -92,7 +92,7 @@ func (o *order) arguments(dir string, shown []string, info int) []string {
 			break
 		}
 	}
-	args = append(args, "--proc", "/proc", "--dev", "/dev",
+	args = append(args, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev",
 		"--perms", "1777", "--size", strconv.FormatInt(min(s.tmp, 64<<20), 10), "--tmpfs", "/dev/shm",
 		"--perms", "1777", "--size", strconv.FormatInt(s.tmp, 10), "--tmpfs", insideTmp,
 		"--perms", "0777", "--size", strconv.FormatInt(s.workspace, 10), "--tmpfs", insideWorkspace,
@@ -100,6 +100,12 @@ func (o *order) arguments(dir string, shown []string, info int) []string {
 		// The first two are small file systems in memory without a bound of their own.
 		"--remount-ro", "/dev", "--remount-ro", "/",
 		"--setenv", "PATH", insidePath, "--setenv", "GOMAXPROCS", "2", "--chdir", "/", "--info-fd", strconv.Itoa(info))
+	for _, name := range []string{"bus", "irq", "sysrq-trigger"} { // as container runtimes do: the machine's own
+		args = append(args, "--ro-bind-try", "/proc/"+name, "/proc/"+name)
+	}
+	if filtered {
+		args = append(args, "--seccomp", strconv.Itoa(info+1))
+	}
 	return append(args, "--", insideSelf, Command, stageInit)
 }
 

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -204,5 +203,4 @@ func TestRunExecLogsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until(run, sandbox.PhaseAbsent)
-	_ = os.Stderr
 }

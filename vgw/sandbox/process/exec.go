@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/vgw/sandbox"
@@ -39,7 +40,7 @@ func (d *driver) Exec(ctx context.Context, t sandbox.Task, x sandbox.Exec) (sand
 	case ctx.Err() != nil:
 		return sandbox.Exit{}, fault.From(context.Cause(ctx))
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed):
-		return sandbox.Exit{}, fault.Wrap(fault.Conflict, sandbox.ErrNotRunning, "the sandbox ended while the command ran")
+		return sandbox.Exit{Code: 128 + int(syscall.SIGKILL), Signal: "KILL"}, nil // the sandbox has ended, and the command with it
 	}
 	return sandbox.Exit{}, err
 }

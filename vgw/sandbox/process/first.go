@@ -217,8 +217,8 @@ func (f *first) obey(control *frames, main *process, over chan struct{}) {
 			close(over)
 			return
 		}
-		_ = syscall.Kill(-main.pid, syscall.SIGTERM)
-		_ = syscall.Kill(-main.pid, syscall.SIGCONT) // one that is stopped would not hear it
+		f.reaper.signal(main, syscall.SIGTERM)
+		f.reaper.signal(main, syscall.SIGCONT) // one that is stopped would not hear it
 	}
 }
 
@@ -309,6 +309,15 @@ func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (*pro
 	p := &process{pid: pid, ended: make(chan syscall.WaitStatus, 1)}
 	r.waiting[pid] = p.ended
 	return p, nil
+}
+
+// signal signals the group of a process that has not been waited for: until then its pid is nobody else's.
+func (r *reaper) signal(p *process, n syscall.Signal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting[p.pid] == p.ended {
+		_ = syscall.Kill(-p.pid, n)
+	}
 }
 
 func (r *reaper) run() {

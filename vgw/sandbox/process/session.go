@@ -52,6 +52,7 @@ type session struct {
 	conn   net.Conn
 	frames *frames
 	proc   *process
+	reaper *reaper
 	input  io.WriteCloser // of the command; nil = none
 	tty    *os.File       // its terminal's other side; nil = none
 	queue  chan []byte    // input that is to be written
@@ -61,7 +62,7 @@ type session struct {
 
 func (f *first) session(conn net.Conn) {
 	defer conn.Close() //nolint:errcheck // done
-	s := &session{conn: conn, frames: &frames{rw: conn}, queue: make(chan []byte, window+1)}
+	s := &session{conn: conn, frames: &frames{rw: conn}, reaper: f.reaper, queue: make(chan []byte, window+1)}
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var c command
 	if err := s.frames.want(frameCommand, maxTaskSize, &c); err != nil || len(c.Command) == 0 {
@@ -84,6 +85,9 @@ func (f *first) session(conn net.Conn) {
 		ws = <-s.proc.ended
 	}
 	s.outputs()
+	if s.tty == nil {
+		_ = s.input.Close()
+	}
 	_ = s.frames.writeJSON(frameExit, exitOf(ws))
 }
 
@@ -232,13 +236,13 @@ func (s *session) resize(b []byte) {
 
 // signal reaches the command and what it started; in a terminal, as a key would, the group in its foreground.
 func (s *session) signal(n syscall.Signal) {
-	group := s.proc.pid
 	if s.tty != nil {
 		if fg := foreground(s.tty); fg > 0 {
-			group = fg
+			_ = syscall.Kill(-fg, n)
+			return
 		}
 	}
-	_ = syscall.Kill(-group, n)
+	s.reaper.signal(s.proc, n)
 }
 
 // feed writes the input, a frame at a time, and tells the caller of each, who sends no more than a window ahead. So a command that reads
@@ -265,9 +269,9 @@ func (s *session) feed() {
 
 // hangUp ends a command whose caller is gone.
 func (s *session) hangUp() {
-	_ = syscall.Kill(-s.proc.pid, syscall.SIGHUP)
-	_ = syscall.Kill(-s.proc.pid, syscall.SIGCONT)
-	time.AfterFunc(2*time.Second, func() { _ = syscall.Kill(-s.proc.pid, syscall.SIGKILL) })
+	s.reaper.signal(s.proc, syscall.SIGHUP)
+	s.reaper.signal(s.proc, syscall.SIGCONT)
+	time.AfterFunc(2*time.Second, func() { s.reaper.signal(s.proc, syscall.SIGKILL) })
 	for _, r := range s.reads {
 		_ = r.SetReadDeadline(time.Now())
 	}

@@ -290,9 +290,21 @@ func (s *shim) start(execs *os.File) error {
 	}
 	defer told.Close() //nolint:errcheck // the child has it
 	defer info.Close() //nolint:errcheck // read below
-	s.prepare()
+	rules, err := filter()
+	if err != nil {
+		return err
+	}
+	s.prepare(rules != nil)
 	s.cmd.Stdout, s.cmd.Stderr = in, in
 	s.cmd.ExtraFiles = []*os.File{execs, theirs, told}
+	if rules != nil && s.order.Mode.Bwrap != "" {
+		f, err := asFile(rules)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // the child has it
+		s.cmd.ExtraFiles = append(s.cmd.ExtraFiles, f)
+	}
 	if err := s.cmd.Start(); err != nil {
 		_ = out.Close()
 		return err
@@ -313,13 +325,13 @@ const (
 	fdInfo    = 5
 )
 
-func (s *shim) prepare() {
+func (s *shim) prepare(filtered bool) {
 	o := s.order
 	if o.Mode.Bwrap == "" {
 		s.cmd = exec.Command(o.Self, Command, stageInit) //nolint:gosec // G204: our own program
 	} else {
 		dir, _ := os.Getwd()
-		s.cmd = exec.Command(o.Mode.Bwrap, o.arguments(dir, system(os.Lstat, os.Readlink), fdInfo)...) //nolint:gosec // G204: the operator's program
+		s.cmd = exec.Command(o.Mode.Bwrap, o.arguments(dir, system(os.Lstat, os.Readlink), fdInfo, filtered)...) //nolint:gosec // G204: the operator's program
 	}
 	s.cmd.Env = []string{"PATH=" + insidePath, "GOMAXPROCS=2"}
 	s.cmd.Dir = "/"
@@ -377,6 +389,17 @@ func (s *shim) listenFirst() {
 		return
 	}
 	s.began <- nil
+}
+
+// asFile returns a file without a name that holds something.
+func asFile(b []byte) (*os.File, error) {
+	f, err := os.CreateTemp(".", "filter-")
+	if err != nil {
+		return nil, err
+	}
+	_, err1 := f.Write(b)
+	_, err2 := f.Seek(0, io.SeekStart)
+	return f, errors.Join(os.Remove(f.Name()), err1, err2)
 }
 
 func socketPair() (ours net.Conn, theirs *os.File, err error) {
