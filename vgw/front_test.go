@@ -87,6 +87,7 @@ func (w *world) principal(id tenant.ID, role tenant.Role) tenant.Principal {
 type request struct {
 	method, path, body string
 	header             map[string]string
+	query              string // behind path, with its '?'
 }
 
 func (q request) exchange(v *guard.Visit) *exchange.Request {
@@ -94,13 +95,14 @@ func (q request) exchange(v *guard.Visit) *exchange.Request {
 		ID: "req-1", Method: q.method, Header: exchange.Header{}, Body: strings.NewReader(q.body), Length: int64(len(q.body)),
 		Base: "https://t.test", Visit: v,
 	}
-	r.Path, r.Query, _ = strings.Cut(q.path, "?")
+	r.Path, r.Query, _ = strings.Cut(q.path+q.query, "?")
 	if q.body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	for k, v := range q.header {
 		r.Header.Set(http.CanonicalHeaderKey(k), v)
 	}
+	r.Upgrade = strings.ToLower(r.Header.Get("Upgrade"))
 	return r
 }
 
@@ -126,7 +128,7 @@ type answer struct {
 // do asks as p and returns the answer as a client sees it.
 func (w *world) do(id tenant.ID, p tenant.Principal, q request) answer {
 	w.t.Helper()
-	r := httptest.NewRequest(q.method, "https://t.test"+q.path, strings.NewReader(q.body))
+	r := httptest.NewRequest(q.method, "https://t.test"+q.path+q.query, strings.NewReader(q.body))
 	if q.body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -157,6 +159,7 @@ func (w *world) front(id tenant.ID, p tenant.Principal) http.Handler {
 		x := &exchange.Request{
 			ID: "req-1", Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Header: exchange.Header(r.Header),
 			Body: r.Body, Length: r.ContentLength, Host: r.Host, Base: "https://t.test", Visit: v,
+			Upgrade: strings.ToLower(r.Header.Get("Upgrade")),
 		}
 		d, err := w.mux.Decide(r.Context(), e, x)
 		switch d := d.(type) {
@@ -165,7 +168,7 @@ func (w *world) front(id tenant.ID, p tenant.Principal) http.Handler {
 		case *exchange.Relay:
 			relay(rw, r, d)
 		case *exchange.Serve:
-			_ = d.Handle(r.Context(), buffer{rw})
+			serveStream(rw, r, d)
 		default:
 			problem.Write(rw, err, "req-1")
 		}

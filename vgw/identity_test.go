@@ -14,6 +14,7 @@ import (
 	"github.com/polygate/polygate/internal/exchange"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/policy"
+	"github.com/polygate/polygate/internal/problem"
 	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/vgw"
 )
@@ -201,14 +202,34 @@ func (w *world) keyPrincipal(t testing.TB, id tenant.ID, key string) tenant.Prin
 	return r.KeyPrincipal(k)
 }
 
+// serveStream runs a handler, and tells its error if no answer has begun.
+func serveStream(rw http.ResponseWriter, r *http.Request, d *exchange.Serve) {
+	if d.WebSocket != nil {
+		serveSocket(rw, r, d.WebSocket)
+		return
+	}
+	b := &buffer{ResponseWriter: rw}
+	if err := d.Handle(r.Context(), b); err != nil && !b.begun {
+		problem.Write(rw, err, "req-1")
+	}
+}
+
 // buffer is the Stream of a Serve.
 type buffer struct {
 	http.ResponseWriter
+	begun bool
 }
 
-func (b buffer) Read([]byte) (int, error) { return 0, context.Canceled }
+func (b *buffer) Read([]byte) (int, error) { return 0, context.Canceled }
 
-func (b buffer) Start(status int, h exchange.Header) {
+func (b *buffer) Write(p []byte) (int, error) {
+	n, err := b.ResponseWriter.Write(p)
+	_ = http.NewResponseController(b.ResponseWriter).Flush()
+	return n, err
+}
+
+func (b *buffer) Start(status int, h exchange.Header) {
+	b.begun = true
 	for k, v := range h {
 		b.Header()[k] = v
 	}

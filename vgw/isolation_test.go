@@ -38,7 +38,8 @@ func (a answer) bytes() string {
 // twoTenants is a world with team-a and team-b, each with objects of its own names of every kind, and two servers for a
 // second page.
 func twoTenants(t *testing.T) *world {
-	w := full(t)
+	w := full(t, withSandboxes(newStage()))
+	w.run(t)
 	url := upstream(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
 		rw.Header().Set("Mcp-Session-Id", "upstream-session")
@@ -60,6 +61,8 @@ func twoTenants(t *testing.T) *world {
 		ids["{bot}"] = make("/api/v1/bots", `{"name":"bot-OF"}`, "id")
 		make("/api/v1/bots/bot-"+x+"/keys", `{}`, "id")
 		ids["{grant}"] = make("/api/v1/grants", `{"to":"user:idp-OF/alice","action":"mcp.call","object":"server/OF"}`, "id")
+		ids["{sandbox}"] = make("/api/v1/sandboxes", `{"name":"OF","command":["sleep","1h"]}`, "name")
+		w.must(t, id, admin, get("/api/v1/sandboxes/"+x+"/wait?for=running"), 200)
 		ids["{digest}"] = make("/api/v1/policies", `{"modules":{"OF.rego":"package polygate.authz\n\nallow := true\n"}}`, "digest")
 		w.must(t, id, admin, del("/api/v1/policies/active"), 204)
 		ids["{host}"] = w.haveHost(t, id, x+".example.com")
@@ -73,7 +76,7 @@ func twoTenants(t *testing.T) *world {
 // state returns what a tenant has, as its admin sees it.
 func (w *world) state(t *testing.T, id tenant.ID) string {
 	var all []string
-	for _, path := range []string{"servers", "keys", "authenticators", "members", "bots", "grants", "policies", "hosts", "certificates"} {
+	for _, path := range []string{"servers", "keys", "authenticators", "members", "bots", "grants", "policies", "hosts", "certificates", "sandboxes"} {
 		got := w.as(tenant.Admin, id, get("/api/v1/"+path))
 		if got.status != 200 || strings.Contains(got.body, `"items":[]`) {
 			t.Fatalf("%s of %s: %d %s", path, id, got.status, got.body)
@@ -95,6 +98,7 @@ func nowhere() map[string]string {
 	return map[string]string{
 		"{name}": "none", "{server}": "none", "{key}": id, "{member}": id, "{bot}": id, "{grant}": id, "{authenticator}": "idp-no-x",
 		"{digest}": "sha256:" + strings.Repeat("0", 64), "{host}": "of-none.example.com",
+		"{sandbox}": "none",
 	}
 }
 
@@ -156,10 +160,15 @@ func bodies() map[string][]string {
 		"POST /api/v1/grants": {
 			`{"to":"bot:{bot}","action":"mcp.call","object":"server/both"}`, `{"to":"key:{key}","action":"mcp.call","object":"server/both"}`,
 			`{"to":"user:{authenticator}/x","action":"mcp.call","object":"server/both"}`,
+			`{"to":"user:{authenticator}/x","action":"sandbox.exec","object":"sandbox/{sandbox}"}`,
 		},
 		"PUT /api/v1/certificates/{host}":         {pair("CHAIN", "KEY").body},
 		"POST /api/v1/certificates/{host}/renew":  {``, `{}`},
 		"POST /api/v1/certificates/{host}/revoke": {``, `{}`, `{"reason":4}`},
+		"POST /api/v1/sandboxes":                  {`{"name":"probe"}`},
+		"POST /api/v1/sandboxes/{sandbox}/start":  {``},
+		"POST /api/v1/sandboxes/{sandbox}/stop":   {``},
+		"POST /api/v1/sandboxes/{sandbox}/exec":   {`{"command":["echo","hi"]}`},
 		"POST /api/v1/hosts":                      {`{"host":"probe.example.net"}`},
 		"POST /api/v1/hosts/{host}/verify":        {``, `{}`},
 		"POST /api/v1/policies":                   {bundle},
@@ -181,7 +190,11 @@ func uses(t *testing.T, r exchange.Route) []request {
 			{method: "GET"}, {method: "DELETE"}, {method: "PUT"},
 		}
 	case "GET", "DELETE":
-		return []request{{method: r.Method}}
+		q := request{method: r.Method}
+		if strings.HasSuffix(r.Pattern, "/exec") {
+			q.query, q.header = "?command=echo&command=hi", map[string]string{"Connection": "Upgrade", "Upgrade": "websocket"}
+		}
+		return []request{q}
 	}
 	var out []request
 	for _, body := range bodies()[r.Method+" "+r.Pattern] {
@@ -279,8 +292,8 @@ func TestEveryRouteAdmits(t *testing.T) {
 	shared := twoTenants(t)
 	for _, r := range shared.mux.Routes() {
 		w := shared
-		w.rec.entries, w.store.entriesA = nil, nil
-		if r.Method == "DELETE" { // what it takes away, others need
+		w.forgetEntries()
+		if r.Method == "DELETE" || strings.HasSuffix(r.Pattern, "/stop") { // what it takes away, others need
 			w = twoTenants(t)
 		}
 		if r.Pattern == "/api/v1/policies/active" {
@@ -289,16 +302,16 @@ func TestEveryRouteAdmits(t *testing.T) {
 		good, seen := 0, map[string]bool{"": r.Pattern == "/api/v1/audit"} // which admits more of an admin
 		for _, q := range uses(t, r) {
 			q.path, q.body = fill(r.Pattern, w.ids["team-a"]), fill(q.body, w.ids["team-a"])
-			before := len(w.rec.entries) + len(w.store.entriesA)
+			before := len(w.entries())
 			got := w.as(tenant.Admin, "team-a", q)
-			n := len(w.rec.entries) + len(w.store.entriesA) - before
+			n := len(w.entries()) - before
 			if got.status < 300 && n < 1 || n > 2 {
 				t.Errorf("%s %s: %d, %d records", q.method, r.Pattern, got.status, n)
 			}
 			if got.status < 300 {
 				good++
 			}
-			for _, e := range slices.Concat(w.rec.entries, w.store.entriesA) {
+			for _, e := range w.entries() {
 				seen[e.Action] = true
 			}
 		}
