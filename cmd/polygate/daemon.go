@@ -36,6 +36,7 @@ import (
 	"github.com/polygate/polygate/proxy/admin"
 	"github.com/polygate/polygate/registry"
 	"github.com/polygate/polygate/vgw"
+	"github.com/polygate/polygate/vgw/sandbox"
 )
 
 // readyTimeout bounds how long a start waits for the registry, beside the time to live of its lease.
@@ -80,6 +81,9 @@ type daemon struct {
 	numbers  *telemetry.Cluster
 	served   atomic.Pointer[vgw.Mux] // mux, once metrics and it are there: the registry runs before
 	declared func(tenant.ID) bool    // whether tenants.yaml declares a tenant
+	drivers  sandbox.Drivers         // nil: there are no sandboxes
+	eraser   sandbox.Eraser          // with drivers
+	places   *places                 // which tenant has which namespace
 
 	stateDeclared func(tenant.ID) bool // and whether it declares the tenant's state
 }
@@ -104,12 +108,14 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		d.openEgress,
 		d.openCerts,    // hosts have certificates before the front serves; none is ordered yet
 		d.openIdentity, // the gateways and the front ask it
+		d.openDrivers,
 		d.openGateways,
 		d.openRekey,
 		d.openCluster,
 		d.openFront,     // follows the index from here on, and serves nothing yet
 		d.openTenants,   // before the front serves: the first request finds its tenant
 		d.serve,         // last to serve, first to stop
+		d.runSandboxes,  // what was kept awake goes on
 		d.runCerts,      // challenges of ACME are answered from here on
 		d.openTelemetry, // after the front, so that "ready" is the truth
 		d.welcome,
@@ -251,6 +257,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		KeyUse: d.uses, Secrets: d.secrets, JudgeAddr: d.judgeIssuer, Policies: vgw.NewPolicies(d.cfg.Policy.Limits()),
 		Audit: d.audits, OpenAPI: openapi.Tenant(),
 		Certificates: d.certs, HostProof: hostproof.New(d.cfg.Certificates.Resolvers).Check, ReservedHost: d.reservedHost, BaseDomain: d.cfg.BaseDomain,
+		Sandboxes: d.drivers, SandboxTenant: d.sandboxTenant, SandboxRules: d.sandboxRules, SandboxLimits: d.sandboxLimits(),
 	})
 	if err != nil {
 		return err

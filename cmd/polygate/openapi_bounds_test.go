@@ -35,6 +35,11 @@ func (s *described) tenants(t *testing.T) {
 	s.admin.send(apiCall{op: "POST " + one + "/suspend", args: arg, want: 200})
 	s.admin.send(apiCall{op: "POST " + one + "/resume", args: arg, want: 200})
 	made2.send(apiCall{op: "GET /api/v1/whoami", want: 200})
+	s.admin.send(apiCall{op: "POST " + one + "/harden", args: arg, want: 409})
+	s.admin.send(apiCall{op: "PUT " + one, args: arg, want: 200, body: m{"namespace": "made-elsewhere", "sandboxes": m{"adopted": true, "pod_security": "baseline",
+		"network": "observe", "images": []string{"registry.example.com/made/"}, "runtime_classes": []string{"gvisor"}, "egress": []string{"internet:443"}}}})
+	s.admin.send(apiCall{op: "POST " + one + "/harden", args: arg, want: 200})
+	s.admin.send(apiCall{op: "PUT " + one, args: arg, want: 400, wrong: true, body: m{"sandboxes": m{"pod_security": "lax"}}})
 	s.admin.send(apiCall{op: "GET " + one + "/usage", args: arg, want: 200})
 	s.admin.send(apiCall{op: "GET " + one + "/usage", args: map[string]string{"id": "team-a"}, want: 200})
 	s.admin.send(apiCall{op: "DELETE " + one, args: arg, want: 412, head: []string{"If-Match", `"1"`}})
