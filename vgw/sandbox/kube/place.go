@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// placeFresh is for how long a namespace that was found in shape, or put back, is taken to be so. Creates within it ask the
-	// cluster nothing more; the watch of policies ends it at once.
-	placeFresh = 30 * time.Second
+	// placeFresh is for how long a namespace that was found in shape, or put back, is taken to be so: many creates at once look once.
+	// It is shorter than the pause after a create that failed a few times, so that a namespace that is gone is seen to be.
+	placeFresh = 5 * time.Second
 	// rightsWait bounds the wait for rights that were just given: the API server's authorizer and its admission policies learn of
 	// a RoleBinding and of a label some milliseconds after they are stored.
 	rightsWait = 5 * time.Second
@@ -32,6 +32,7 @@ type place struct {
 	tenant sandbox.Tenant
 
 	turn    chan struct{} // holds one token: who has it works
+	there   chan struct{} // told when the namespace was made or taken: what could not be watched can be
 	claimed bool          // guarded by turn: the registry knows that the namespace is the tenant's
 
 	mu      sync.Mutex
@@ -44,7 +45,7 @@ func (c Config) site() site {
 }
 
 func (d *Drivers) place(t sandbox.Tenant) *place {
-	p := &place{cluster: d.cluster, site: d.config.site(), tenant: t, turn: make(chan struct{}, 1)}
+	p := &place{cluster: d.cluster, site: d.config.site(), tenant: t, turn: make(chan struct{}, 1), there: make(chan struct{}, 1)}
 	p.turn <- struct{}{}
 	return p
 }
@@ -61,7 +62,10 @@ func (d *driver) Drift() []string {
 	return slices.Clone(d.place.report)
 }
 
-func (p *place) prepare(ctx context.Context) error {
+func (p *place) prepare(ctx context.Context) error { return p.shape(ctx, true) }
+
+// shape looks at the namespace unless somebody did just now. One that is not there is made only with mayMake.
+func (p *place) shape(ctx context.Context, mayMake bool) error {
 	if p.fresh() {
 		return nil
 	}
@@ -75,7 +79,7 @@ func (p *place) prepare(ctx context.Context) error {
 		return nil
 	}
 	began := p.config.Now()
-	report, err := p.look(ctx)
+	report, err := p.look(ctx, mayMake)
 	if err != nil {
 		return err
 	}
@@ -102,17 +106,22 @@ func (p *place) spoil() {
 }
 
 // look finds or makes the namespace, and what belongs in it.
-func (p *place) look(ctx context.Context) ([]string, error) {
+func (p *place) look(ctx context.Context, mayMake bool) ([]string, error) {
 	name, err := p.site.namespaceOf(p.tenant)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.claim(ctx, name); err != nil {
-		return nil, err
+	if mayMake {
+		if err := p.claim(ctx, name); err != nil {
+			return nil, err
+		}
 	}
 	found, err := p.find(ctx, name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case found == nil && !mayMake:
+		return nil, fault.Wrap(fault.NotFound, sandbox.ErrGone, "namespace %s is missing: it is made with the next sandbox", name)
 	}
 	v, err := p.site.judge(name, p.tenant, found)
 	if err != nil {
@@ -167,6 +176,12 @@ func (p *place) settle(ctx context.Context, name string, v verdict, found *corev
 		}
 	}
 	more, err := p.settleContents(ctx, name)
+	if v != keepIt {
+		select {
+		case p.there <- struct{}{}:
+		default:
+		}
+	}
 	if v == makeIt {
 		return nil, err // what is new has nothing yet
 	}

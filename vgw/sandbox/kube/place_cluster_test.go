@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -155,6 +156,38 @@ func TestPlaceIsPutBack(t *testing.T) {
 	}
 	if err := in.prepare(d); err != nil || len(d.Drift()) != 1 || !strings.Contains(d.Drift()[0], "NetworkPolicy open") {
 		t.Errorf("a policy of somebody else: %v, %q", err, d.Drift())
+	}
+}
+
+// TestPlaceIsKept has the watch of a tenant's sandboxes put back what is changed of its policies, without anybody asking, also when it began
+// before the namespace was there.
+func TestPlaceIsKept(t *testing.T) {
+	in := install(t, nil)
+	d := in.open(aTenant("team-a"))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { // as the manager does
+		defer close(ended)
+		for pause(ctx, 100*time.Millisecond) == nil {
+			_ = d.Watch(ctx, func(sandbox.Observation) {}, func() {})
+		}
+	}()
+	defer func() { cancel(); <-ended }()
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	policies := in.admin.NetworkingV1().NetworkPolicies(d.namespace)
+	for range 2 {
+		if err := policies.Delete(t.Context(), policyDeny, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the policy is put back", func() bool {
+			_, err := policies.Get(t.Context(), policyDeny, metav1.GetOptions{})
+			return err == nil
+		})
+	}
+	if _, err := in.admin.CoreV1().Namespaces().Get(t.Context(), in.id+"-team-b", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Error("a namespace was made that nobody needs")
 	}
 }
 

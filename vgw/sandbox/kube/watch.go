@@ -25,6 +25,7 @@ const (
 // ends it, as it does every half hour. Nothing is asked in between and nothing is kept of what went by, but its UID. A state that
 // has expired (410), and a cluster that breaks off, end it.
 func (d *driver) Watch(ctx context.Context, seen func(sandbox.Observation), synced func()) error {
+	defer d.place.keep(ctx)()
 	agents, err := d.agents(ctx)
 	if err != nil {
 		return err
