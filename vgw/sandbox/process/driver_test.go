@@ -22,8 +22,6 @@ import (
 
 const gatewayCommand = "test-gateway"
 
-func gatewayMain([]string) {}
-
 // rig is a driver under test with what it has told.
 type rig struct {
 	t       *testing.T
