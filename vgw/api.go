@@ -67,6 +67,7 @@ func metrics(ctx context.Context, c *call) (exchange.Decision, error) {
 	case c.cfg.Telemetry != nil:
 		d.Body = c.cfg.Telemetry.TenantText(c.e.Scope.ID())
 	}
+	d.Body = c.ownMetrics(d.Body)
 	permit.Done(nil)
 	return d, nil
 }

@@ -110,6 +110,8 @@ type Config struct {
 	SandboxTenant func(e *tenant.Entry) sandbox.Tenant // what a driver is told of a tenant; nil = what the record says
 	SandboxRules  func(e *tenant.Entry) sandbox.Rules  // what a tenant's sandboxes may be; nil = no rules but those of every sandbox
 	SandboxLimits SandboxLimits
+	// SandboxMetrics counts what a tenant's sandboxes use; nil = nobody counts.
+	SandboxMetrics func(tenant.ID) SandboxMetrics
 
 	// JudgeAddr says whether a tenant's issuer may be at an address; nil = egress.Judge without exceptions.
 	JudgeAddr func(netip.Addr) error

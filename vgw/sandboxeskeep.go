@@ -41,6 +41,7 @@ type boxes struct {
 
 	vigil vigil
 	tasks tasks
+	books books
 }
 
 // tasks runs functions until it is closed. It has a lock of its own, and run never waits: it is called with others held.
@@ -130,22 +131,30 @@ func (b *boxes) open(e *tenant.Entry) (*sandbox.Manager, error) {
 
 // put opens a manager with a driver, or gives the driver to the one that is open. mu is held.
 func (b *boxes) put(driver sandbox.Driver, s settings) error {
+	b.books.limit(s.tenant.Quotas)
 	if b.manager != nil {
 		b.manager.Renew(driver, s.tenant, s.rules)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(b.gw.ctx, b.mux.cfg.OpenIn)
 	defer cancel()
+	count := b.mux.sandboxMetrics(b.gw.scope)
+	meter, err := b.books.open(ctx, b.gw.claim, count)
+	if err != nil {
+		driver.Close()
+		return err
+	}
 	m, err := sandbox.Open(ctx, sandbox.Config{
 		Driver: driver, Store: systemStore{b.mux, b.gw}, Tenant: s.tenant, Rules: s.rules, Pace: b.mux.cfg.SandboxLimits.Pace,
 		Logger: b.mux.cfg.Logger, Now: b.mux.cfg.Now, MaxSessions: b.mux.cfg.SandboxLimits.MaxSessions,
-		Awake: b.vigil.say, Forgets: b.forgets,
+		Awake: b.vigil.say, Forgets: b.forgets, Meter: meter,
 	})
 	if err != nil {
 		driver.Close()
 		return err
 	}
 	b.manager = m
+	b.books.show(m, count)
 	return nil
 }
 
@@ -179,6 +188,7 @@ func (b *boxes) close() {
 	m := b.manager
 	b.mu.Unlock()
 	b.vigil.stop()
+	b.books.close()
 	b.tasks.close()
 	if m != nil {
 		m.Close()

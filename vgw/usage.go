@@ -6,7 +6,6 @@ import (
 
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/exchange"
-	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/guard"
 	"github.com/polygate/polygate/internal/quota"
 	"github.com/polygate/polygate/internal/tenant"
@@ -60,8 +59,8 @@ type callerView struct {
 }
 
 func usage(ctx context.Context, c *call) (exchange.Decision, error) {
-	if c.r.Query != "" {
-		return nil, fault.New(fault.Invalid, "there are no query parameters here")
+	if c.asksForReport() {
+		return accounting(c)
 	}
 	permit, err := c.r.Visit.Admit(guard.Effect{Action: authz.UsageRead, Resource: "usage"})
 	if err != nil {

@@ -258,6 +258,7 @@ func (d *daemon) openGateways(ctx context.Context) (err error) {
 		Audit: d.audits, OpenAPI: openapi.Tenant(),
 		Certificates: d.certs, HostProof: hostproof.New(d.cfg.Certificates.Resolvers).Check, ReservedHost: d.reservedHost, BaseDomain: d.cfg.BaseDomain,
 		Sandboxes: d.drivers, SandboxTenant: d.sandboxTenant, SandboxRules: d.sandboxRules, SandboxLimits: d.sandboxLimits(),
+		SandboxMetrics: d.sandboxMetrics,
 	})
 	if err != nil {
 		return err

@@ -37,7 +37,8 @@ type Payer struct {
 	Epoch int64  // Sandbox.Epoch in Unix seconds; 0 = none: another authenticator's user of the same name is another payer
 }
 
-func payerOf(s *Sandbox) Payer {
+// PayerOf returns to whom the use of a sandbox is attributed.
+func PayerOf(s *Sandbox) Payer {
 	p := Payer{Owner: s.Owner}
 	if !s.Epoch.IsZero() {
 		p.Epoch = s.Epoch.Unix()
@@ -169,7 +170,7 @@ func (m *Meter) visit(s *Sandbox, a Amounts) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := payerOf(s)
+	p := PayerOf(s)
 	sum := m.visits[p]
 	sum.add(a)
 	m.visits[p] = sum

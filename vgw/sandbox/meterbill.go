@@ -94,7 +94,7 @@ func billable(s *Sandbox, now time.Time) time.Time {
 }
 
 func (m *Meter) add(b *Bill, d *draft, s *Sandbox, from, to, now time.Time) {
-	p, samples := payerOf(s), m.measured[s.Run.UID]
+	p, samples := PayerOf(s), m.measured[s.Run.UID]
 	for _, x := range split(from, to, now) {
 		a := samples.amounts(s.Spec.Resources, x.from, x.to)
 		d.add(x.span, p, a)
@@ -105,7 +105,7 @@ func (m *Meter) add(b *Bill, d *draft, s *Sandbox, from, to, now time.Time) {
 // takeBack subtracts the time between a run's end and until when it was accounted for, latest first. It returns until when the run
 // is accounted for then: what is too much for one bill is left to the next.
 func takeBack(d *draft, s *Sandbox, from, to time.Time) time.Time {
-	p := payerOf(s)
+	p := PayerOf(s)
 	for range takeUpTo {
 		if !to.Before(from) {
 			break
