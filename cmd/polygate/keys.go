@@ -56,7 +56,7 @@ func loadToken(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+	if perm := info.Mode().Perm(); !seal.Private(info) {
 		return "", fmt.Errorf("%s has mode %04o, so that others can read it: run chmod 600 '%s'", path, perm, path)
 	}
 	b, err := os.ReadFile(path)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +13,7 @@ import (
 )
 
 func newServeCommand() *cobra.Command {
-	var path string
+	var path, advertise string
 	var cluster bool
 	c := &cobra.Command{
 		Use:   "serve",
@@ -25,6 +27,7 @@ time, all must be there. The log goes to standard error, one JSON event per line
 		Args:    cobra.NoArgs,
 	}
 	c.Flags().BoolVar(&cluster, "cluster", false, "make the embedded etcd one member of etcd.embedded.cluster")
+	c.Flags().StringVar(&advertise, "advertise", "", "`host:port` at which the other replicas reach this one, in place of replica.advertise: in a pod, its address")
 	c.Flags().StringVarP(&path, "config", "c", "polygate.yaml", "the platform's configuration `file`")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.LoadPlatform(path)
@@ -32,6 +35,9 @@ time, all must be there. The log goes to standard error, one JSON event per line
 			return reportConfig(cmd.ErrOrStderr(), err)
 		}
 		if err := checkCluster(cfg, cluster); err != nil {
+			return err
+		}
+		if err := setAdvertise(cfg, advertise); err != nil {
 			return err
 		}
 		err = newDaemon(cfg, cmd.OutOrStdout(), newLogger(cfg.Log, cmd.ErrOrStderr())).run(cmd.Context())
@@ -52,6 +58,19 @@ func checkCluster(cfg *config.Platform, flag bool) error {
 	case configured && !flag:
 		return errors.New("etcd.embedded.cluster has members: start with --cluster, or leave them out for a single replica")
 	}
+	return nil
+}
+
+// setAdvertise puts the flag in the place of the configuration, which is one for all replicas where each is a pod with an address of its own.
+func setAdvertise(cfg *config.Platform, advertise string) error {
+	if advertise == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(advertise)
+	if err != nil || host == "" || port == "" {
+		return fmt.Errorf("--advertise %q is not host:port with both parts", advertise)
+	}
+	cfg.Replica.Advertise = advertise
 	return nil
 }
 

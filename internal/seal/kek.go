@@ -85,7 +85,7 @@ func LoadKEK(path string) (*KEK, error) {
 	return newKEK(key), nil
 }
 
-// checkMode refuses a file that others than its owner can read or write: whoever reads it reads every sealed secret.
+// checkMode refuses a file that is not Private: whoever reads it reads every sealed secret.
 func checkMode(f *os.File, path string) error {
 	st, err := f.Stat()
 	if err != nil {
@@ -94,7 +94,7 @@ func checkMode(f *os.File, path string) error {
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("key-encryption key %s is not a regular file", path)
 	}
-	if perm := st.Mode().Perm(); perm&0o077 != 0 {
+	if perm := st.Mode().Perm(); !Private(st) {
 		return fmt.Errorf("key-encryption key %s has mode %04o, so that others can read it: run chmod 600 '%s'", path, perm, path)
 	}
 	return nil
