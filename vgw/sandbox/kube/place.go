@@ -111,11 +111,6 @@ func (p *place) look(ctx context.Context, mayMake bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mayMake {
-		if err := p.claim(ctx, name); err != nil {
-			return nil, err
-		}
-	}
 	found, err := p.find(ctx, name)
 	switch {
 	case err != nil:
@@ -130,11 +125,14 @@ func (p *place) look(ctx context.Context, mayMake bool) ([]string, error) {
 		}
 		return nil, err
 	}
+	if err := p.claim(ctx, name); err != nil { // only now: a record that names another's namespace must not keep it from its owner
+		return nil, err
+	}
 	return p.settle(ctx, name, v, found)
 }
 
-// claim notes in the registry that the namespace is this tenant's, before the cluster hears of it: two tenants whose records name
-// one namespace never both get here, whatever the cluster's labels say at the time (X53).
+// claim notes in the registry that the namespace is this tenant's, before anything of it is written: two tenants whose records name
+// one namespace never both get past this, whatever the cluster's labels said at the time (X53).
 func (p *place) claim(ctx context.Context, name string) error {
 	if p.claimed {
 		return nil
