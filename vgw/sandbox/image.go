@@ -81,9 +81,10 @@ func repository(s string) (string, bool) {
 	return host + "/" + path, true
 }
 
-// isRegistry says whether the first part of a reference names a registry, by the rule that all tools share.
+// isRegistry says whether the first part of a reference names a registry. Tools take one for it by its capitals, too, which would be
+// another image once it is written in small letters: here that is refused.
 func isRegistry(first string) bool {
-	return strings.ContainsAny(first, ".:") || first == "localhost" || strings.ToLower(first) != first
+	return strings.ContainsAny(first, ".:") || strings.ToLower(first) == "localhost"
 }
 
 func checkRegistry(host string) bool {

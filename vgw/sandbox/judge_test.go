@@ -92,6 +92,7 @@ func TestX52NotExpressible(t *testing.T) {
 		"so much in the environment":    {func(s *Spec) { s.Env = []Var{{"A", strings.Repeat("x", 40<<10)}} }, "env"},
 		"storage above all measure":     {func(s *Spec) { s.Resources.Storage = 1 << 62 }, "resources.storage"},
 		"a lifetime before it began":    {func(s *Spec) { s.Lifetime = -time.Second }, "lifetime_seconds"},
+		"capitals that name a registry": {func(s *Spec) { s.Image = "TEAM/agent" }, "image"},
 		"a registry's name in capitals": {func(s *Spec) { s.Image = "EVIL.example/x" }, "image"},
 	} {
 		t.Run(name, func(t *testing.T) {
