@@ -165,7 +165,7 @@ func TestGatewayKilledInEachState(t *testing.T) {
 	if got := m.exec("running", "echo", "still"); got.Stdout != "still\n" {
 		t.Errorf("exec: %+v", got)
 	}
-	w.kube.LoadImage(t, kubetest.PackImage(t, "localhost/sandbox-tools:later", filepath.Join(filepath.Dir(w.kube.Kubeconfig), "../images/tools")))
+	w.kube.LoadImage(t, kubetest.PackImage(t, "localhost/sandbox-tools:later", w.kube.Built(t, "images/tools")))
 	m.call("POST", "/api/v1/sandboxes/starting/stop", nil)
 	m.await("starting", "Stopped")
 	m.call("POST", "/api/v1/sandboxes/starting/start", nil)

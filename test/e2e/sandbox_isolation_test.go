@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -297,15 +295,11 @@ func TestX54NetworkOfSandboxes(t *testing.T) {
 func metadataService(t *testing.T, c *kubetest.Cluster) {
 	t.Helper()
 	const netns, address = "kube-test", "169.254.169.254/32"
-	cache, err := os.ReadFile(filepath.Join(filepath.Dir(c.Kubeconfig), "cache"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	if out, err := exec.Command("ip", "-n", netns, "address", "replace", address, "dev", "lo").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("ip", "-n", netns, "address", "delete", address, "dev", "lo").Run() })
-	server := exec.Command("nsenter", "--net=/run/netns/"+netns, filepath.Join(strings.TrimSpace(string(cache)), "images/tools"), "listen", "80", "credentials of the node")
+	server := exec.Command("nsenter", "--net=/run/netns/"+netns, c.Built(t, "images/tools"), "listen", "80", "credentials of the node")
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}

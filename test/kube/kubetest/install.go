@@ -238,11 +238,28 @@ func (c *Cluster) Kubectl(t testing.TB, args ...string) string {
 }
 
 func (c *Cluster) kubectl(args ...string) (string, error) {
+	program, err := c.built("bin/kubectl")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command(program, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...).CombinedOutput() //nolint:gosec // what build.sh made
+	return string(out), err
+}
+
+// Built returns the path of something that build.sh made, such as bin/kubectl or images/tools.
+func (c *Cluster) Built(t testing.TB, name string) string {
+	t.Helper()
+	path, err := c.built(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (c *Cluster) built(name string) (string, error) {
 	cache, err := os.ReadFile(filepath.Join(filepath.Dir(c.Kubeconfig), "cache"))
 	if err != nil {
 		return "", fmt.Errorf("where the cluster's programs are: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(strings.TrimSpace(string(cache)), "bin/kubectl"), append([]string{"--kubeconfig", c.Kubeconfig}, args...)...) //nolint:gosec // what build.sh made
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return filepath.Join(strings.TrimSpace(string(cache)), name), nil
 }

@@ -119,12 +119,10 @@ func (c *Cluster) Kill(t testing.TB, program string) {
 
 // programs finds processes "kube PROGRAM" in the cluster's own PID namespace.
 func (c *Cluster) programs(program string) ([]int, error) {
-	state := filepath.Dir(c.Kubeconfig)
-	cache, err := os.ReadFile(filepath.Join(state, "cache"))
+	binary, err := c.built("bin/kube")
 	if err != nil {
 		return nil, err
 	}
-	binary := filepath.Join(strings.TrimSpace(string(cache)), "bin/kube")
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
