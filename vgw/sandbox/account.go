@@ -75,8 +75,8 @@ func (m *Manager) dueBills() (due []string, next time.Time, live int) {
 func (m *Manager) billed(ctx context.Context, ids []string) bool {
 	m.changes.Lock()
 	defer m.changes.Unlock()
-	if !m.storable(m.fresh(ctx)) {
-		return false
+	if err := m.fresh(ctx); err != nil {
+		return m.storable(err)
 	}
 	now := m.cfg.Now().UTC()
 	var all []*Sandbox

@@ -143,7 +143,9 @@ func (m *Manager) pass(ctx context.Context) (next time.Time, todo bool) {
 	}
 	gone := m.goneAway(now)
 	for _, id := range m.dueItems(now) {
-		m.step(ctx, id)
+		if m.step(ctx, id); now.Before(m.offUntil()) {
+			break
+		}
 	}
 	next = earlier(gone, m.account(ctx))
 	m.mu.Lock()
@@ -157,7 +159,9 @@ func (m *Manager) pass(ctx context.Context) (next time.Time, todo bool) {
 	}
 	next = earlier(next, m.lookAgain(now))
 	next = earlier(next, m.reap(ctx, now))
-	next = earlier(next, m.storeOff)
+	if now.Before(m.storeOff) {
+		next = m.storeOff
+	}
 	return next, todo || len(m.view.strays) > 0 || !m.visitsAt.IsZero()
 }
 
@@ -202,17 +206,19 @@ func (m *Manager) step(ctx context.Context, id string) {
 	m.changes.Lock()
 	acts, ok := m.stepped(ctx, id)
 	m.changes.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if ok {
-		m.mu.Lock()
 		m.carryOut(id, acts)
-		m.mu.Unlock()
+	} else if it := m.items[id]; it != nil {
+		it.dirty = true
 	}
 }
 
 // stepped stores a step. ok is false if that failed: then nothing is done. The caller holds changes.
 func (m *Manager) stepped(ctx context.Context, id string) (acts []Act, ok bool) {
-	if !m.storable(m.fresh(ctx)) {
-		return nil, false
+	if err := m.fresh(ctx); err != nil {
+		return nil, m.storable(err)
 	}
 	now := m.cfg.Now().UTC()
 	stored, base, seen := m.facts(id, now)
