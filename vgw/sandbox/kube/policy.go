@@ -44,7 +44,7 @@ func (s site) policies(namespace string, t sandbox.Tenant) []*networkingv1.Netwo
 		}),
 		s.policy(namespace, policyEgress, t, networkingv1.NetworkPolicySpec{
 			PodSelector: sandboxPods(),
-			Egress:      append(s.names(), egress(t.Settings.Egress)...),
+			Egress:      append(s.names(), reachable(t.Settings.Egress)...),
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
 		}),
 	}
@@ -99,9 +99,9 @@ func ports(protocols ...corev1.Protocol) []networkingv1.NetworkPolicyPort {
 	return all
 }
 
-// egress returns the rules for what an operator lets a tenant reach. The record was validated; an entry that cannot be read all
+// reachable returns the rules for what an operator lets a tenant reach. The record was validated; an entry that cannot be read all
 // the same allows nothing.
-func egress(entries []string) []networkingv1.NetworkPolicyEgressRule {
+func reachable(entries []string) []networkingv1.NetworkPolicyEgressRule {
 	var rules []networkingv1.NetworkPolicyEgressRule
 	for _, e := range entries {
 		r, err := tenant.ParseEgress(e)
