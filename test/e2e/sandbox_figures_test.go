@@ -16,7 +16,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 )
 
 // TestSandboxFigures measures, for bench/sandbox.sh: POLYGATE_FIGURES is how many sandboxes are tracked.
@@ -38,7 +37,9 @@ type spread []time.Duration
 
 func (s spread) String() string {
 	slices.Sort(s)
-	at := func(share float64) time.Duration { return s[min(len(s)-1, int(share*float64(len(s))))].Round(time.Millisecond) }
+	at := func(share float64) time.Duration {
+		return s[min(len(s)-1, int(share*float64(len(s))))].Round(time.Millisecond)
+	}
 	return fmt.Sprintf("p50 %s  p99 %s", at(0.50), at(0.99))
 }
 
@@ -203,4 +204,3 @@ func (w *world) resident() int64 {
 	}
 	return 0
 }
-

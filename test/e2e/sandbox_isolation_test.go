@@ -320,7 +320,7 @@ func TestGatewayHasNoRightsElsewhere(t *testing.T) {
 		t.Errorf("pods of the tenant: %v", err)
 	}
 	binding := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "polygate-gateway"},
-		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: w.rights.ID + "-tenant"},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "polygate-tenant"},
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: kubetest.Account, Namespace: w.rights.ID}}}
 	label := []byte(fmt.Sprintf(`{"metadata":{"labels":{"polygate.dev/tenant":"team-a","polygate.dev/tenant-uid":"x","polygate.dev/instance":%q}}}`, w.rights.ID))
 	errs := make(map[string]error)

@@ -43,9 +43,7 @@ func TestSandboxByCommandLine(t *testing.T) {
 	shareOneRight(t, alice, bob)
 
 	alice.run("sandbox", "stop", "web", "--wait")
-	if pods := w.pods("team-a"); len(pods) != 0 {
-		t.Errorf("%d pods of a stopped sandbox", len(pods))
-	}
+	w.awaitPods("team-a", 0) // released once its end is stored
 	alice.run("sandbox", "start", "web", "--wait")
 	if got := alice.get("web"); got.Run.Number != 2 {
 		t.Errorf("after the second start: run %d", got.Run.Number)
@@ -54,9 +52,7 @@ func TestSandboxByCommandLine(t *testing.T) {
 	if _, _, code := alice.cli(nil, "sandbox", "get", "web"); code != 1 {
 		t.Errorf("get of a deleted sandbox: exit %d", code)
 	}
-	if pods := w.pods("team-a"); len(pods) != 0 {
-		t.Errorf("%d pods of a deleted sandbox", len(pods))
-	}
+	w.awaitPods("team-a", 0)
 }
 
 // shareOneRight: what is delegated can be done, and nothing else, until it is taken back (S-R3).
@@ -127,7 +123,7 @@ func TestSandboxByHTTP(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-		w.eventually(30*time.Second, "release of ended pods", func(context.Context) (bool, error) { return len(w.pods("team-a")) == 1, nil })
+		w.awaitPods("team-a", 1)
 	})
 	t.Run("an image that is not there", func(t *testing.T) {
 		b := m.createWith(map[string]any{"name": "nowhere", "image": "localhost/sandbox-tools:none"})

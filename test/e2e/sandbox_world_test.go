@@ -468,6 +468,15 @@ func (w *world) pods(tenant string) []corev1.Pod {
 	return list.Items
 }
 
+// awaitPods waits until a tenant has so many pods.
+func (w *world) awaitPods(tenant string, n int) {
+	w.t.Helper()
+	w.eventually(30*time.Second, fmt.Sprintf("state with %d pods of %s", n, tenant), func(context.Context) (bool, error) {
+		pods := w.pods(tenant)
+		return len(pods) == n, fmt.Errorf("%d pods", len(pods))
+	})
+}
+
 // podOf is the pod of a sandbox's run.
 func (w *world) podOf(tenant, id string) corev1.Pod {
 	w.t.Helper()

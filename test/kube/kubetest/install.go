@@ -45,28 +45,40 @@ func (c *Cluster) Install(t testing.TB, prefix string, files []string, edit func
 	_, _ = rand.Read(random)
 	id := prefix + hex.EncodeToString(random)
 	in := &Installation{ID: id, Prefix: id + "-", objects: filepath.Join(t.TempDir(), "objects.json")}
-	list, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": in.manifests(t, files, edit)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(in.objects, list, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	own, shared := in.manifests(t, files, edit)
+	writeList(t, in.objects, own)
+	writeList(t, in.objects+".shared", shared)
 	t.Cleanup(func() { c.uninstall(t, in) })
-	c.Kubectl(t, "apply", "-f", in.objects)
+	c.Kubectl(t, "apply", "-f", in.objects+".shared", "-f", in.objects)
 	in.Kubeconfig = c.accountConfig(t, id, Account)
 	c.inForce(t, in)
 	return in
 }
 
-// manifests reads the objects of deploy/kubernetes and gives them the installation's names.
-func (in *Installation) manifests(t testing.TB, files []string, edit func(*unstructured.Unstructured)) []any {
+func writeList(t testing.TB, file string, objects []any) {
+	t.Helper()
+	if objects == nil {
+		objects = []any{}
+	}
+	list, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
+	if err == nil {
+		err = os.WriteFile(file, list, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tenantRole is the ClusterRole that gateways bind in tenants' namespaces. All installations on a cluster have this one, and it stays.
+const tenantRole = "polygate-tenant"
+
+// manifests reads the objects of deploy/kubernetes and gives them the installation's names, but for what installations share.
+func (in *Installation) manifests(t testing.TB, files []string, edit func(*unstructured.Unstructured)) (own, shared []any) {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(recipe(t), "../../deploy/kubernetes/*.yaml"))
 	if err != nil || len(all) == 0 {
 		t.Fatalf("no manifests: %v", err)
 	}
-	var objects []any
 	for _, file := range all {
 		if len(files) > 0 && !slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(filepath.Base(file), f) }) {
 			continue
@@ -83,14 +95,18 @@ func (in *Installation) manifests(t testing.TB, files []string, edit func(*unstr
 			if o.GetKind() == "" {
 				continue
 			}
+			if o.GetName() == tenantRole {
+				shared = append(shared, o.Object)
+				continue
+			}
 			in.rename(&o)
 			if edit != nil {
 				edit(&o)
 			}
-			objects = append(objects, o.Object)
+			own = append(own, o.Object)
 		}
 	}
-	return objects
+	return own, shared
 }
 
 // words replaces names within expressions and rules.
@@ -99,8 +115,6 @@ func (in *Installation) words(doc []byte) []byte {
 		"system:serviceaccount:polygate:polygate", "system:serviceaccount:"+in.ID+":polygate",
 		`"'default'"`, `"'`+in.ID+`'"`,
 		`"'polygate-'"`, `"'`+in.Prefix+`'"`,
-		`"'polygate-tenant'"`, `"'`+in.ID+`-tenant'"`,
-		"[polygate-tenant]", "["+in.ID+"-tenant]",
 	).Replace(string(doc)))
 }
 
