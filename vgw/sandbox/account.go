@@ -26,6 +26,15 @@ func (m *Manager) bill(now time.Time, s *Sandbox) (*Bill, *Sandbox) {
 	return b, b.Sandboxes[0]
 }
 
+// owes says whether use of a sandbox is not accounted for.
+func (m *Manager) owes(s *Sandbox) bool {
+	if m.cfg.Meter == nil {
+		return false
+	}
+	_, owed := m.cfg.Meter.Due(s)
+	return owed
+}
+
 func writesOf(b *Bill) []tenant.Write {
 	if b == nil {
 		return nil

@@ -186,10 +186,14 @@ func (m *Manager) store(s *Sandbox, commit commit, edit func(*Sandbox) *Sandbox)
 	return &next, nil
 }
 
-// forget deletes a record, and with it what hangs on it. The caller holds changes, and memory is fresh.
+// forget deletes a record, and with it what hangs on it. What its last run still owes is stored before, in a transaction of its own: both
+// together may be more than one can hold. The caller holds changes, and memory is fresh.
 func (m *Manager) forget(ctx context.Context, s *Sandbox) error {
-	bill, s := m.bill(m.cfg.Now().UTC(), s)
-	w := append([]tenant.Write{{Kind: Kind, ID: s.ID}}, writesOf(bill)...)
+	if m.owes(s) {
+		_, err := m.store(s, m.commit(ctx, s.Name), nil)
+		return err
+	}
+	w := []tenant.Write{{Kind: Kind, ID: s.ID}}
 	if m.cfg.Forgets != nil {
 		w = append(w, m.cfg.Forgets(s)...)
 	}
@@ -197,7 +201,6 @@ func (m *Manager) forget(ctx context.Context, s *Sandbox) error {
 		m.stale = true
 		return err
 	}
-	bill.Kept()
 	m.mu.Lock()
 	m.drop(s, m.nextVersion())
 	m.mu.Unlock()

@@ -103,7 +103,7 @@ func (l *lineage) succeed(f *fate) {
 	}
 	l.w.store.Before, l.w.store.After = mortally("before"), mortally("after")
 	c := l.w.config
-	c.Driver, c.Store = mortal{l.w.driver, f}, l.w.store
+	c.Driver, c.Store, c.Meter = mortal{l.w.driver, f}, l.w.store, l.w.meter()
 	m, err := sandbox.Open(l.w.t.Context(), c)
 	if err != nil {
 		l.w.t.Fatalf("open: %v", err)
@@ -207,6 +207,9 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			if left := w.driver.Runs(); len(left) > 0 {
 				t.Errorf("death %d, %s: left behind: %+v", at, f.name, left)
 			}
+			if billed, ran := w.billed(), w.driver.Ran(); billed != ran {
+				t.Errorf("death %d, %s: %v were accounted for, and %v ran", at, f.name, billed, ran)
+			}
 			if w.isAwake() {
 				t.Errorf("death %d, %s: the tenant is awake with nothing to do", at, f.name)
 			}
@@ -220,6 +223,19 @@ func TestCrashAtEveryPoint(t *testing.T) {
 			t.Errorf("no owner died %s", must)
 		}
 	}
+}
+
+// billed is how long runs were accounted for.
+func (w *world) billed() (d time.Duration) {
+	w.t.Helper()
+	r, err := w.meter().Report(sandbox.Query{To: time.Now().Add(time.Hour)})
+	if err != nil {
+		w.t.Fatalf("report: %v", err)
+	}
+	for _, l := range r.Lines {
+		d += time.Duration(l.Millis) * time.Millisecond
+	}
+	return d
 }
 
 // TestLateCall: a call of a dead owner that arrives when nobody waits for it any more leaves nothing behind.

@@ -58,15 +58,26 @@ func inWorld(t *testing.T, story func(w *world)) {
 func (w *world) open() {
 	w.t.Helper()
 	c := w.config
-	c.Driver, c.Store = w.driver, w.store
-	if w.config.Meter != nil {
-		c.Meter = w.config.Meter
-	}
+	c.Driver, c.Store, c.Meter = w.driver, w.store, w.meter()
 	m, err := sandbox.Open(w.t.Context(), c)
 	if err != nil {
 		w.t.Fatalf("open: %v", err)
 	}
 	w.m = m
+}
+
+// meter returns a meter that goes on from what is stored.
+func (w *world) meter() *sandbox.Meter {
+	w.t.Helper()
+	stored, err := w.store.Load(w.t.Context(), sandbox.KindPeriod)
+	if err != nil {
+		w.t.Fatalf("load periods: %v", err)
+	}
+	m, err := sandbox.NewMeter(sandbox.MeterConfig{}, stored)
+	if err != nil {
+		w.t.Fatalf("meter: %v", err)
+	}
+	return m
 }
 
 // crash has the next owner take over, without a word of the last one.

@@ -31,6 +31,7 @@ type Staged struct {
 	calls    map[string]int  // guarded by mu: by name
 	watchers map[*watcher]bool
 	serial   int
+	ran      time.Duration
 	closed   int
 }
 
@@ -203,6 +204,9 @@ func (s *Staged) end(r *run, exit *int, reason string) {
 		return
 	}
 	r.o.Phase, r.o.Ended, r.o.Exit, r.o.Reason, r.o.Address = sandbox.PhaseEnded, time.Now().UTC(), exit, reason, ""
+	if !r.o.Started.IsZero() {
+		s.ran += r.o.Ended.Sub(r.o.Started)
+	}
 	close(r.over)
 	s.tell(r)
 	s.settle(r)
@@ -367,6 +371,13 @@ func (s *Staged) Made(id string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.made[id]
+}
+
+// Ran returns how long all that has ended ran, together.
+func (s *Staged) Ran() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ran
 }
 
 // Twice returns the sandboxes of which two runs lived at a time.
