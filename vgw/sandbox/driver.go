@@ -131,7 +131,7 @@ type Event struct {
 	Type    string    `json:"type"` // Normal or Warning
 	Reason  string    `json:"reason"`
 	Message string    `json:"message"`
-	Count   int       `json:"count,omitempty"`
+	Count   int       `json:"count,omitzero"`
 }
 
 // Used is what a run uses.
