@@ -30,6 +30,7 @@ const (
 	maxExecMessage = 1 << 20  // bytes of a message that is read; the gateway's are of 64 KiB at most
 	stdinPiece     = 32 << 10 // bytes of standard input in a message
 	execPing       = 15 * time.Second
+	execAhead      = 256 // messages of output that wait to be written
 )
 
 // execEnd is how a command ended.
@@ -64,35 +65,45 @@ type execSession struct {
 	conn  *websocket.Conn
 	watch *signalWatch
 
-	reading atomic.Bool // the connection is being read, so that an answer to a ping would be seen
+	reading atomic.Bool   // the connection is being read, so that an answer to a ping would be seen
+	output  chan []byte   // messages of output, in their order
+	written chan struct{} // closed when all output has been written
 }
 
 // errLeft is the end of a session that the user left by a second signal.
 var errLeft = errors.New("left by a signal: the command may go on for a moment")
 
 // run passes on what there is until the command ends, and returns its exit code. The goroutines that it starts have ended then,
-// but for the one that reads standard input: nothing can end that but more input.
+// but for the one that reads standard input, and, where the session did not end in order, the one that writes: nothing can end
+// these but more input, or somebody who takes the output.
 func (x *execSession) run(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel(nil)
+	x.output, x.written = make(chan []byte, execAhead), make(chan struct{})
 	go x.send(ctx)
+	go x.write(cancel)
 	helpers.Go(func() { x.control(ctx, cancel) })
 	helpers.Go(func() { x.keepAlive(ctx, cancel) })
 	code, err := x.receive(ctx)
 	if err == nil {
 		_ = x.conn.Close(websocket.StatusNormalClosure, "")
-		return code, nil
+	}
+	select {
+	case <-x.written:
+	case <-ctx.Done():
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return 0, cause
 	}
-	return 0, err
+	return code, err
 }
 
-// receive writes what the command writes, until it has ended.
+// receive takes what comes, until the command has ended and all of its output is written. It reads ahead of a reader of ours that
+// pauses, such as a pager: the gateway cuts off who takes nothing and answers no ping.
 func (x *execSession) receive(ctx context.Context) (code int, err error) {
+	defer close(x.output)
 	for {
 		x.reading.Store(true)
 		kind, p, err := x.conn.Read(ctx)
@@ -103,16 +114,32 @@ func (x *execSession) receive(ctx context.Context) (code int, err error) {
 		if kind != websocket.MessageBinary || len(p) == 0 {
 			return 0, fmt.Errorf("the gateway sent what is none of %s", execProtocol)
 		}
-		switch channel, p := p[0], p[1:]; channel {
-		case execStdout:
-			_, err = x.stdout.Write(p)
-		case execStderr:
-			_, err = x.stderr.Write(p)
-		case execExit:
-			return parseEnd(p)
+		if p[0] == execExit {
+			return parseEnd(p[1:])
 		}
-		if err != nil {
-			return 0, fmt.Errorf("cannot write what the command wrote: %w", err)
+		select {
+		case x.output <- p:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// write writes what the command wrote.
+func (x *execSession) write(cancel context.CancelCauseFunc) {
+	defer close(x.written)
+	for p := range x.output {
+		to := x.stdout
+		switch p[0] {
+		case execStdout:
+		case execStderr:
+			to = x.stderr
+		default:
+			continue
+		}
+		if _, err := to.Write(p[1:]); err != nil {
+			cancel(fmt.Errorf("cannot write what the command wrote: %w", err))
+			return
 		}
 	}
 }

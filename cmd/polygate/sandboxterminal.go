@@ -33,11 +33,14 @@ func (t *localTerminal) size() (termSize, bool) {
 		return termSize{}, false
 	}
 	columns, rows, err := term.GetSize(int(t.file.Fd()))
-	if err != nil || columns <= 0 || rows <= 0 || columns > 1<<15 || rows > 1<<15 {
+	if err != nil || columns <= 0 || rows <= 0 {
 		return termSize{}, false
 	}
-	return termSize{uint16(columns), uint16(rows)}, true //nolint:gosec // bounded above
+	return termSize{uint16(min(columns, maxTerminal)), uint16(min(rows, maxTerminal))}, true //nolint:gosec // bounded
 }
+
+// maxTerminal is the most columns and rows that the gateway takes.
+const maxTerminal = 1000
 
 // raw makes the terminal hand over each key as it is. The function that it returns makes it what it was; it can be called again,
 // and is to be called on every way out: a terminal that stays raw shows nothing of what its user types.

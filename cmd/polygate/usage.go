@@ -63,15 +63,27 @@ func (u *usedOf) String() string {
 
 func newUsageCommand() *cobra.Command {
 	s := newScoped(true)
+	s.out.more = []string{formatCSV}
+	var f reportFlags
 	cmd := &cobra.Command{
-		Use: "usage", Short: "Show what a tenant uses, against its limits",
+		Use: "usage", Short: "Show what a tenant uses against its limits, or what it used",
 		Long: `Show what a tenant uses now, and its limits. Requests and bytes are counted by the replica that answers, since it began to. Who is
-no admin of the tenant sees himself alone among the callers.`,
-		Example: "  polygate usage\n  polygate usage --tenant team-a -o json",
+no admin of the tenant sees himself alone among the callers.
+
+With --from, --to, --group-by or -o csv: what its sandboxes used in that time. Who is no admin of the tenant sees what his own used.`,
+		Example: "  polygate usage\n  polygate usage --tenant team-a -o json\n  polygate usage --from 30d --group-by owner,day -o csv > usage.csv",
 		Args:    cobra.NoArgs,
 	}
+	f.bind(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		q, err := f.values(time.Now())
+		if err != nil {
+			return err
+		}
 		return s.run(cmd, func(ctx context.Context, c *client) error {
+			if f.wanted(s.out.format) {
+				return s.usageReport(ctx, cmd, c, q)
+			}
 			var u answered[usageInfo]
 			if err := c.do(ctx, http.MethodGet, c.path("usage"), nil, &u); err != nil {
 				return fmt.Errorf("usage: %w", err)
