@@ -63,7 +63,7 @@ func realTenant(t *testing.T, ds *Drivers) *driver {
 	id := tenant.ID("t" + strings.ToLower(rand.Text()[:8]))
 	ten := sandbox.Tenant{
 		Scope:  tenant.Confine(id, uuid.NewString()),
-		Quotas: tenant.Quotas{MaxSandboxes: 50, SandboxCPU: 4000, SandboxMemory: 4 << 30, SandboxStorage: 50 << 30},
+		Quotas: tenant.Quotas{MaxSandboxes: 50, SandboxCPU: 4000, SandboxMemory: 4 << 30, SandboxStorage: 50 << 30, SandboxGPUs: 2},
 	}
 	d, err := ds.open(ten)
 	if err != nil {

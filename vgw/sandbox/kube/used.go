@@ -45,7 +45,7 @@ func (d *driver) Used(ctx context.Context) (map[string]sandbox.Used, error) {
 			Param("labelSelector", d.selector()).SetHeader("Accept", "application/json").
 			Do(ctx).Raw()
 		if noMetrics(err) {
-			return nil
+			body, err = nil, nil
 		}
 		return err
 	})
