@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -176,7 +177,7 @@ func (in *installation) asGateway(rc *rest.Config) (*Drivers, *kubernetes.Client
 	d, err := New(in.t.Context(), Config{
 		Kubeconfig: path, Instance: in.id, NamespacePrefix: in.id + "-", Places: in.places, QPS: 200, Burst: 400,
 		Gateway: Peers{Namespace: in.id, ServiceAccount: "polygate", PodLabels: map[string]string{"app": "polygate"}},
-		DNS:     Peers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}},
+		DNS:     Peers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.88.0.2/32")}},
 	})
 	if err != nil {
 		in.t.Fatal(err)

@@ -332,7 +332,7 @@ func (in *installation) nothingLeft(t *testing.T, ns string) {
 // run makes a pod of the tenant, as the gateway does, and waits until it runs or is not to.
 func (in *installation) run(t *testing.T, d *driver) sandbox.Task {
 	t.Helper()
-	task := toolsTask("sleep", "600")
+	task := toolsTask("sleep", "600s")
 	uid, err := d.Create(t.Context(), task)
 	if err != nil {
 		t.Fatal(err)
