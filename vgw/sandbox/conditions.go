@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -119,6 +120,9 @@ func Failure(s *Sandbox, act ActKind, err error, now time.Time) *Sandbox {
 		if s.Run.Live() && !t.leaving() {
 			t.leave(ReasonRefused, message)
 		}
+	case act == ActCreate && !passing(err): // bounded by the start timeout, as a cluster that is away is not
+		t.reached()
+		t.set(Scheduled, false, ReasonRefused, message)
 	default:
 		t.away()
 	}
@@ -126,6 +130,18 @@ func Failure(s *Sandbox, act ActKind, err error, now time.Time) *Sandbox {
 		return s
 	}
 	return &n
+}
+
+// passing says whether an error tells of a cluster that may answer otherwise soon.
+func passing(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return true
+	}
+	switch fault.KindOf(err) {
+	case fault.Unavailable, fault.UpstreamTimeout, fault.BadUpstream, fault.RateLimited:
+		return true
+	}
+	return false
 }
 
 // errPlace marks errors of Prepare.

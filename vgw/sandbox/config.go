@@ -42,7 +42,7 @@ type Config struct {
 	Awake func(bool)
 	// Forgets returns what else is deleted with a sandbox's record, in the same transaction, such as delegations. nil = nothing.
 	Forgets func(*Sandbox) []tenant.Write
-	// Changed is told of every change after it was stored, in order; it must not block. nil = nobody asks.
+	// Changed is told of every change after it was stored, in order; it must not block, nor call the manager. nil = nobody asks.
 	Changed func(Change)
 }
 

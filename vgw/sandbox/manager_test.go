@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -376,12 +377,15 @@ func TestLostUnseen(t *testing.T) {
 // TestRefused: what the cluster refuses for good ends at once, with its reason; what its quota refuses is tried again.
 func TestRefused(t *testing.T) {
 	inWorld(t, func(w *world) {
+		var full atomic.Int32
 		w.driver.Fail = func(c sandboxtest.Call) sandboxtest.Outcome {
 			switch {
 			case c.Name != "create":
 			case c.Task.Name == "bad":
 				return sandboxtest.Outcome{Err: fault.Wrap(fault.Invalid, sandbox.ErrRefused, "the admission policy wants no tools")}
-			case c.Task.Name == "full" && c.N < 6:
+			case c.Task.Name == "odd":
+				return sandboxtest.Outcome{Err: errors.New("json: cannot unmarshal")}
+			case c.Task.Name == "full" && full.Add(1) < 6:
 				return sandboxtest.Outcome{Err: fault.Wrap(fault.Conflict, sandbox.ErrQuota, "exceeded quota: pods")}
 			}
 			return sandboxtest.Outcome{}
@@ -392,6 +396,11 @@ func TestRefused(t *testing.T) {
 		s := w.until("bad", sandbox.Failed)
 		if s.Run.Reason != sandbox.ReasonRefused || !strings.Contains(s.Condition(sandbox.Ready).Message, "no tools") || time.Since(begun) > time.Minute {
 			t.Errorf("refused: %s", show(s))
+		}
+		w.create(request("odd"))
+		s = w.until("odd", sandbox.Failed)
+		if d := s.Run.Ended.Sub(s.Run.Begun); d < 10*time.Minute || d > 12*time.Minute || strings.Contains(s.Condition(sandbox.Ready).Message, "json") {
+			t.Errorf("an answer that nobody understands, after %v: %s", d, show(s))
 		}
 		w.create(request("full"))
 		synctest.Wait()

@@ -76,7 +76,6 @@ type Run struct {
 	Exit    *int      `json:"exit,omitempty"`    // of its process; nil while it runs, and where nobody knows
 	Reason  string    `json:"reason,omitempty"`  // why it ended: see the Reason constants
 	Address string    `json:"address,omitempty"` // where its ports are reached from the gateway; "" = nowhere
-	Tries   int       `json:"tries,omitempty"`   // failed attempts to make it, for the pause before the next
 }
 
 // Live says whether something runs, or may.

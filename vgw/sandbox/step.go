@@ -102,7 +102,7 @@ func Made(s *Sandbox, uid string, now time.Time) *Sandbox {
 		t.set(Ready, false, ReasonWaiting, "it waits to run")
 	}
 	for _, c := range s.Conditions { // what a failed attempt said
-		if c.Type == PlaceReady || c.Type == Scheduled && c.Reason == ReasonQuota {
+		if c.Type == PlaceReady || c.Type == Scheduled && (c.Reason == ReasonQuota || c.Reason == ReasonRefused) {
 			n.Conditions = without(n.Conditions, c.Type)
 		}
 	}
