@@ -234,4 +234,5 @@ func (b *buffer) Start(status int, h exchange.Header) {
 		b.Header()[k] = v
 	}
 	b.WriteHeader(status)
+	_ = http.NewResponseController(b.ResponseWriter).Flush()
 }

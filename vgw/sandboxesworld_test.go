@@ -109,7 +109,10 @@ func serveSocket(rw http.ResponseWriter, r *http.Request, d *exchange.WebSocket)
 	}
 	defer ws.CloseNow()
 	ws.SetReadLimit(d.MaxMessage)
-	err = d.Handle(context.WithoutCancel(r.Context()), &socket{ws})
+	s := &socket{ws: ws, messages: make(chan said), done: make(chan struct{})}
+	go s.receive()
+	defer close(s.done)
+	err = d.Handle(context.WithoutCancel(r.Context()), s)
 	code, reason := websocket.StatusNormalClosure, ""
 	if err != nil {
 		code, reason = websocket.StatusPolicyViolation, fault.From(err).Detail
@@ -120,15 +123,43 @@ func serveSocket(rw http.ResponseWriter, r *http.Request, d *exchange.WebSocket)
 	_ = ws.Close(code, reason)
 }
 
-// socket is a WebSocket as handlers see it.
-type socket struct{ ws *websocket.Conn }
+// socket is a WebSocket as handlers see it. A Read that is given up does not end the connection.
+type socket struct {
+	ws       *websocket.Conn
+	messages chan said
+	done     chan struct{}
+}
+
+type said struct {
+	binary bool
+	bytes  []byte
+	err    error
+}
+
+func (s *socket) receive() {
+	for {
+		kind, p, err := s.ws.Read(context.Background())
+		if websocket.CloseStatus(err) == websocket.StatusNormalClosure {
+			err = io.EOF
+		}
+		select {
+		case s.messages <- said{kind == websocket.MessageBinary, p, err}:
+		case <-s.done:
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
 
 func (s *socket) Read(ctx context.Context) (bool, []byte, error) {
-	kind, p, err := s.ws.Read(ctx)
-	if websocket.CloseStatus(err) == websocket.StatusNormalClosure {
-		err = io.EOF
+	select {
+	case m := <-s.messages:
+		return m.binary, m.bytes, m.err
+	case <-ctx.Done():
+		return false, nil, context.Cause(ctx)
 	}
-	return kind == websocket.MessageBinary, p, err
 }
 
 func (s *socket) Write(ctx context.Context, binary bool, p []byte) error {
@@ -184,4 +215,19 @@ func (w *world) awaits(t testing.TB, p tenant.Principal, name, goal string) map[
 	}
 	s, _ := got["sandbox"].(map[string]any)
 	return s
+}
+
+// eventually waits until something is so that nobody tells of.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	over := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-over:
+			t.Fatalf("in 20 s it is not so that %s", what)
+		}
+	}
 }
