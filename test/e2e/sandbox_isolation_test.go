@@ -48,8 +48,8 @@ func TestForeignSandboxLooksAbsent(t *testing.T) {
 			}
 		}
 		// Within the tenant: what is another's looks absent to who is no admin.
-		absent, got := eve.call(q.method, "/api/v1/sandboxes/nothing"+q.path, q.body), eve.call(q.method, "/api/v1/sandboxes/mine"+q.path, q.body)
-		if got.status != absent.status || blank(got.body, "mine") != blank(absent.body, "nothing") || got.status < 400 {
+		absent, got := eve.call(q.method, "/api/v1/sandboxes/zilch"+q.path, q.body), eve.call(q.method, "/api/v1/sandboxes/mine"+q.path, q.body)
+		if got.status != absent.status || blank(got.body, "mine") != blank(absent.body, "zilch") || got.status < 400 {
 			t.Errorf("%s %s of a colleague's: %s; of none: %s", q.method, q.path, got, absent)
 		}
 		// At B's host: as a key that nobody has.

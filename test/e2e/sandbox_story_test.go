@@ -110,7 +110,7 @@ func TestSandboxByHTTP(t *testing.T) {
 		}
 	})
 	t.Run("ends", func(t *testing.T) {
-		m.create("done", "exit", "0")
+		m.create("done", "lines", "3")
 		m.create("failed", "exit", "3")
 		m.createWith(map[string]any{"name": "hungry", "args": []string{"oom"}, "resources": map[string]string{"memory": "32Mi"}})
 		for name, want := range map[string]string{"done": "Stopped Completed 0", "failed": "Failed Error 3", "hungry": "Failed OutOfMemory 137"} {
@@ -123,7 +123,13 @@ func TestSandboxByHTTP(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-		w.awaitPods("team-a", 1)
+		if r := m.call("GET", "/api/v1/sandboxes/done/logs", nil); r.status != 200 || !strings.HasSuffix(r.body, "line 3\n") {
+			t.Errorf("the log of what ended: %s", r)
+		}
+		for _, name := range []string{"done", "failed", "hungry"} {
+			m.call("DELETE", "/api/v1/sandboxes/"+name, nil)
+		}
+		w.awaitPods("team-a", 1) // each was kept for its log
 	})
 	t.Run("an image that is not there", func(t *testing.T) {
 		b := m.createWith(map[string]any{"name": "nowhere", "image": "localhost/sandbox-tools:none"})
