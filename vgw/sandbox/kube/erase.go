@@ -233,8 +233,13 @@ func (e *eraser) dropRights(ctx context.Context) error {
 	if err != nil && !apierrors.IsForbidden(err) { // Forbidden: gone already, and the right to delete it with it
 		return err
 	}
+	return e.unhold(ctx)
+}
+
+// unhold takes the finalizer off the gateway's RoleBinding.
+func (e *eraser) unhold(ctx context.Context) error {
 	return e.gone(ctx, "let go of the gateway's rights", func(ctx context.Context) error {
-		_, err := c.Patch(ctx, bindingName, types.StrategicMergePatchType, withoutFinalizer("", finalizerBinding), metav1.PatchOptions{FieldManager: manager})
+		_, err := e.rbac.RoleBindings(e.namespace).Patch(ctx, bindingName, types.StrategicMergePatchType, withoutFinalizer("", finalizerBinding), metav1.PatchOptions{FieldManager: manager})
 		return err
 	})
 }

@@ -128,7 +128,14 @@ func (p *place) look(ctx context.Context, mayMake bool) ([]string, error) {
 	if err := p.claim(ctx, name); err != nil { // only now: a record that names another's namespace must not keep it from its owner
 		return nil, err
 	}
-	return p.settle(ctx, name, v, found)
+	return p.settle(ctx, name, v, found, mayMake || p.used(ctx, name))
+}
+
+// used says whether there are pods of the tenant. If nobody can tell, there may be.
+func (p *place) used(ctx context.Context, name string) bool {
+	e := eraser{cluster: p.cluster, site: p.site, namespace: name, uid: p.tenant.Scope.UID()}
+	pods, err := e.pods(ctx)
+	return err != nil || len(pods) > 0
 }
 
 // claim notes in the registry that the namespace is this tenant's, before anything of it is written: two tenants whose records name
@@ -159,8 +166,9 @@ func (p *place) find(ctx context.Context, name string) (found *corev1.Namespace,
 	return found, err
 }
 
-// settle brings the namespace, and then what belongs in it, in shape.
-func (p *place) settle(ctx context.Context, name string, v verdict, found *corev1.Namespace) ([]string, error) {
+// settle brings the namespace, and then what belongs in it, in shape. held says that there are pods, or will be: without any, whoever
+// deletes the namespace need not wait for the gateway.
+func (p *place) settle(ctx context.Context, name string, v verdict, found *corev1.Namespace, held bool) ([]string, error) {
 	report, err := p.settleNamespace(ctx, v, p.site.namespace(name, p.tenant), found)
 	if err != nil {
 		return nil, err
@@ -169,6 +177,9 @@ func (p *place) settle(ctx context.Context, name string, v verdict, found *corev
 		report = append(report, differences("namespace "+name, found.Labels, podSecurity(p.tenant.Settings.PodSecurity))...)
 	}
 	if b := p.site.binding(name, p.tenant.Scope.ID().String(), p.tenant.Scope.UID()); b != nil {
+		if !held {
+			b.Finalizers = nil
+		}
 		if err := p.settleBinding(ctx, b); err != nil {
 			return nil, err
 		}

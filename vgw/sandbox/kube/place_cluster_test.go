@@ -191,6 +191,51 @@ func TestPlaceIsKept(t *testing.T) {
 	}
 }
 
+// TestPlaceIsHeldWhileUsed deletes a namespace from outside: as long as there are pods it waits for the gateway, and without any it does not.
+func TestPlaceIsHeldWhileUsed(t *testing.T) {
+	in := install(t, nil)
+	d := in.open(aTenant("team-a"))
+	if err := d.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	held := func() bool {
+		b, err := in.admin.RbacV1().RoleBindings(d.namespace).Get(t.Context(), bindingName, metav1.GetOptions{})
+		return err == nil && slices.Contains(b.Finalizers, finalizerBinding)
+	}
+	watch := func() { // as a manager does that closes at once
+		ctx, cancel := context.WithCancel(t.Context())
+		_ = d.Watch(ctx, func(sandbox.Observation) {}, cancel)
+	}
+	task := in.run(t, d)
+	watch()
+	if !held() {
+		t.Fatal("not held while a pod runs")
+	}
+	if err := d.Remove(t.Context(), task, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pod is gone", func() bool {
+		_ = d.Release(t.Context(), task)
+		_, err := in.admin.CoreV1().Pods(d.namespace).Get(t.Context(), runName(task.Sandbox, task.Nonce), metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	watch()
+	if held() {
+		t.Error("held though nothing runs")
+	}
+	if err := in.prepare(d); err != nil || !held() {
+		t.Errorf("not held before the next pod: %v", err)
+	}
+	watch()
+	if err := in.admin.CoreV1().Namespaces().Delete(t.Context(), d.namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace is gone, without the gateway", func() bool {
+		_, err := in.admin.CoreV1().Namespaces().Get(t.Context(), d.namespace, metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+}
+
 // TestX53PlacesRefused has tenants' records name namespaces that are not theirs.
 func TestX53PlacesRefused(t *testing.T) {
 	in := install(t, nil)

@@ -16,6 +16,7 @@ const (
 	keepEvery    = 5 * time.Minute        // between two looks at a namespace while nothing is heard of it
 	keepBad      = 30 * time.Second       // after a look that failed, and before a watch that broke begins anew
 	keepEnding   = 2 * time.Second        // while the namespace is being deleted: it waits for the gateway
+	unholdIn     = 3 * time.Second        // of the calls that are made after the watch has ended
 	keepGathered = 200 * time.Millisecond // changes that come together are one
 )
 
@@ -31,6 +32,22 @@ func (p *place) keep(ctx context.Context) (stop func()) {
 		cancel()
 		<-ended
 		<-ended
+		p.unhold(context.WithoutCancel(ctx))
+	}
+}
+
+// unhold lets the namespace be deleted without the gateway, if no pod is left that waits for it: nobody may look at it again for long. Whoever
+// watches next puts it right should a pod have come meanwhile.
+func (p *place) unhold(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, unholdIn)
+	defer cancel()
+	name, err := p.site.namespaceOf(p.tenant)
+	if err != nil || p.site.binding(name, "", "") == nil || p.circuit.open() || p.used(ctx, name) {
+		return
+	}
+	e := eraser{cluster: p.cluster, site: p.site, namespace: name, uid: p.tenant.Scope.UID()}
+	if err := e.unhold(ctx); err != nil {
+		p.config.Logger.Debug("namespace not let go", "tenant", p.tenant.Scope, "error", err)
 	}
 }
 
