@@ -96,13 +96,15 @@ func (c *Cluster) DeleteNamespace(t testing.TB, name string) {
 	if err := c.Client.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); ignoreAbsent(err) != nil {
 		t.Errorf("delete namespace %s: %v", name, err)
 	}
+	none := []byte(`{"metadata":{"finalizers":null}}`)
+	_, _ = c.Client.RbacV1().RoleBindings(name).Patch(ctx, "polygate-gateway", "application/merge-patch+json", none, metav1.PatchOptions{})
 	pods, err := c.Client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return
 	}
 	for _, p := range pods.Items {
 		if len(p.Finalizers) > 0 {
-			_, _ = c.Client.CoreV1().Pods(name).Patch(ctx, p.Name, "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+			_, _ = c.Client.CoreV1().Pods(name).Patch(ctx, p.Name, "application/merge-patch+json", none, metav1.PatchOptions{})
 		}
 	}
 }
