@@ -49,7 +49,7 @@ func newDescribed(t *testing.T) *described {
 	hash := func(key string) string { return `"` + tenant.HashKey(key).String() + `"` }
 	s.gateway = newGateway(t, strings.NewReplacer("%ADMIN%", hash("admin-key"), "%EDITOR%", hash("editor-key"), "%VIEWER%", hash("viewer-key")).Replace(describedTenants))
 	cfg := must(os.ReadFile(filepath.Join(s.dir, "polygate.yaml")))
-	s.write("polygate.yaml", string(cfg)+"admin: {auditor_token_file: "+filepath.Join(s.dir, "auditor-token")+"}\npolicy: {eval_timeout: 1s}\n")
+	s.write("polygate.yaml", string(cfg)+"admin: {auditor_token_file: "+filepath.Join(s.dir, "auditor-token")+"}\npolicy: {eval_timeout: 1s}\nsandboxes: {driver: process}\n")
 	s.start()
 	c := s.client()
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -104,7 +104,7 @@ func TestOpenAPI(t *testing.T) {
 		do   func(t *testing.T)
 	}{
 		{"self", s.self}, {"servers", s.servers}, {"keys", s.keys}, {"bots", s.bots}, {"authenticators", s.authenticators}, {"members", s.members},
-		{"grants", s.grants}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports}, {"certificates", s.certificates},
+		{"grants", s.grants}, {"sandboxes", s.sandboxes}, {"mcp", s.mcpCalls}, {"browser", s.browser}, {"policies", s.policies}, {"reports", s.reports}, {"certificates", s.certificates},
 		{"tenants", s.tenants}, {"archives and keys", s.archivesAndKeys}, {"operators' keys", s.operatorKeys}, {"operators' members", s.operatorMembers}, {"platform", s.platform}, {"replicas", s.replicas},
 		{"refusals", s.refusals}, {"mistakes", s.mistakes}, {"bounds", s.bounds},
 	} {
