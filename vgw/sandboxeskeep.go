@@ -166,7 +166,7 @@ func (b *boxes) have() (*sandbox.Manager, error) {
 		return b.manager, nil
 	}
 	if b.failed != nil {
-		return nil, b.failed
+		return nil, unread(b.failed)
 	}
 	return nil, moved(context.Cause(b.gw.ctx))
 }
@@ -350,8 +350,13 @@ func (c *call) sandboxes() (*sandbox.Manager, error) {
 	if err == nil {
 		return m, nil
 	}
+	return nil, unread(err)
+}
+
+// unread is what is answered where sandboxes could not be opened.
+func unread(err error) error {
 	if f := (*fault.Error)(nil); errors.As(err, &f) {
-		return nil, err
+		return err
 	}
-	return nil, fault.Wrap(fault.Unavailable, err, "this tenant's sandboxes could not be read: try again").After(time.Second)
+	return fault.Wrap(fault.Unavailable, err, "this tenant's sandboxes could not be read: try again").After(time.Second)
 }
