@@ -140,13 +140,13 @@ func TestGatewayKilledInEachState(t *testing.T) {
 	f.set(func() string { return "" })
 	w.start()
 
-	w.eventually(90*time.Second, "the pods that were asked for", func(context.Context) (bool, error) {
+	w.eventually(90*time.Second, "the pods that were asked for, and the one whose log is kept", func(context.Context) (bool, error) {
 		var names []string
 		for _, p := range w.pods("team-a") {
 			names = append(names, p.Annotations["polygate.dev/name"])
 		}
 		slices.Sort(names)
-		return strings.Join(names, " ") == "pending running starting", errors.New(strings.Join(names, " "))
+		return strings.Join(names, " ") == "failed pending running starting", errors.New(strings.Join(names, " "))
 	})
 	m.await("pending", "Running")
 	m.await("stopping", "Stopped")
