@@ -51,6 +51,21 @@ func (s *described) sandboxes(t *testing.T) {
 	s.editor.send(apiCall{op: "DELETE " + one, args: box, want: 202})
 	s.editor.send(apiCall{op: "GET " + one + "/wait", args: map[string]string{"sandbox": text(t, made, "id")}, query: url.Values{"for": {"deleted"}}, want: 200})
 	s.editor.send(apiCall{op: "GET " + one, args: box, want: 404})
+	s.useReports()
+}
+
+// useReports asks for what sandboxes used.
+func (s *described) useReports() {
+	const op = "GET /api/v1/usage"
+	for _, group := range []string{"owner", "owner,day", "hour", "none"} {
+		s.tenant.send(apiCall{op: op, query: url.Values{"group_by": {group}, "from": {"2020-01-31T12:00:00Z"}, "to": {"2099-01-31T12:00:00Z"}}, want: 200})
+	}
+	s.viewer.send(apiCall{op: op, query: url.Values{"group_by": {"owner"}}, want: 200})
+	s.tenant.send(apiCall{op: op, query: url.Values{"format": {"csv"}}, want: 200})
+	s.tenant.send(apiCall{op: op, head: []string{"Accept", "text/csv"}, want: 200})
+	s.tenant.send(apiCall{op: op, query: url.Values{"group_by": {"sandbox"}}, want: 400, wrong: true})
+	s.tenant.send(apiCall{op: op, query: url.Values{"from": {"yesterday"}}, want: 400, wrong: true})
+	s.tenant.send(apiCall{op: op, query: url.Values{"from": {"2020-01-31T12:00:00Z"}}, head: []string{"Accept", "image/png"}, want: 406})
 }
 
 // sandboxStreams runs commands in a sandbox and reads its log.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/csv"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -99,6 +100,30 @@ func TestSandboxesOnTheRunningProduct(t *testing.T) {
 	g.exits(t, 1, "404", "sandbox", "get", "web")
 	ok("is not there", "sandbox", "wait", "web", "--for", "deleted")
 	ok("made", "sandbox", "create", "web", "--", "true")
+	t.Run("usage", func(t *testing.T) { g.sandboxUsage(t) })
+}
+
+// sandboxUsage reads what the sandboxes before used, as a table, as CSV and as JSON.
+func (g *gateway) sandboxUsage(t *testing.T) {
+	if out := g.exits(t, 0, "OWNER", "usage", "--from", "1h", "--group-by", "owner"); strings.Contains(out, "AUTHENTICATOR") || !strings.Contains(out, "SANDBOX SECONDS") || !strings.Contains(out, "key:") {
+		t.Errorf("a table:\n%s", out)
+	}
+	rows, err := csv.NewReader(strings.NewReader(g.exits(t, 0, "", "usage", "--from", "1h", "--group-by", "owner,day", "-o", "csv"))).ReadAll()
+	if err != nil || len(rows) < 2 || rows[0][0] != "from" {
+		t.Errorf("CSV: %v, %v", rows, err)
+	}
+	var report struct {
+		Items []struct {
+			Seconds  float64 `json:"sandbox_seconds"`
+			Sessions int     `json:"sessions"`
+		}
+	}
+	out := g.exits(t, 0, "", "usage", "--group-by", "owner", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Items) == 0 || report.Items[0].Seconds <= 0 || report.Items[0].Sessions == 0 {
+		t.Errorf("JSON: %v\n%s", err, out)
+	}
+	g.exits(t, 0, "Requests:", "usage")
+	g.exits(t, 1, "400", "usage", "--group-by", "sandbox")
 }
 
 func (g *gateway) execCodes(t *testing.T) {

@@ -75,6 +75,7 @@ func TestSandboxRequests(t *testing.T) {
 		{"sandbox unshare web user:corp/bob --allow exec", "DELETE /api/v1/grants/g-1"},
 		{"sandbox unshare web user:corp/bob", "DELETE /api/v1/grants/g-2"},
 		{"sandbox unshare web --all", "DELETE /api/v1/grants/g-3"},
+		{"usage --from 2026-01-01T01:00:00+01:00 --to 2026-02-01T00:00:00Z --group-by owner,day -o json", "GET /api/v1/usage?from=2026-01-01T00%3A00%3A00Z&group_by=owner%2Cday&to=2026-02-01T00%3A00%3A00Z"},
 		{"grant add user:corp/bob sandbox.exec sandbox/web", `POST /api/v1/grants {"action":"sandbox.exec","object":"sandbox/web","to":"user:corp/bob"}`},
 	} {
 		rec.asked = nil
@@ -131,6 +132,7 @@ func TestSandboxWrongLines(t *testing.T) {
 		{"sandbox unshare web", "--all", 1},
 		{"sandbox unshare web user:corp/bob --all", "--all", 1},
 		{"sandbox watch -o yaml", "use -o json", 1},
+		{"usage --from soon", "neither a time", 1},
 		// Those of exec are 125, so that no script takes them for the command's.
 		{"sandbox exec", "no sandbox", 125},
 		{"sandbox exec web", "no command", 125},

@@ -78,8 +78,26 @@ func (s *scoped) usageReport(ctx context.Context, cmd *cobra.Command, c *client,
 	if err != nil {
 		return fmt.Errorf("%s answered no report: is this the right URL? (%w)", c.base, err)
 	}
+	rows = filledColumns(rows)
 	for i, head := range rows[0] {
 		rows[0][i] = clean(strings.ToUpper(strings.ReplaceAll(head, "_", " ")))
 	}
 	return printTable(out, rows[0], rows[1:])
+}
+
+// filledColumns leaves out the columns in which no row has anything. The first row are their names; all have the same length.
+func filledColumns(rows [][]string) [][]string {
+	out := make([][]string, len(rows))
+	for i := range rows[0] {
+		filled := len(rows) == 1
+		for _, row := range rows[1:] {
+			filled = filled || row[i] != ""
+		}
+		for n, row := range rows {
+			if filled {
+				out[n] = append(out[n], row[i])
+			}
+		}
+	}
+	return out
 }
