@@ -185,6 +185,21 @@ func TestClockFarAheadCountsNoMoreThanTheLifetime(t *testing.T) {
 	}
 }
 
+// A clock that is hours behind does not believe the end of a run that knows no lifetime, and takes nothing back that was not counted.
+func TestClockThatIsBehind(t *testing.T) {
+	m := newMeter(t, MeterConfig{})
+	s := runningSince(noon())
+	s.Run.Ended = noon().Add(time.Minute)
+	s = keep(t, m, noon().Add(-3*time.Hour), s)[0]
+	s = keep(t, m, noon().Add(time.Hour), s)[0]
+	if got := total(t, m).Seconds(); got != 60 {
+		t.Errorf("a run of a minute is %g s", got)
+	}
+	if _, due := m.Due(s); due {
+		t.Error("it is due still")
+	}
+}
+
 // total2 is the time in the books, of all times.
 func total2(t *testing.T, m *Meter) (millis int64) {
 	t.Helper()
