@@ -202,6 +202,9 @@ func (s *stage) remove(path string, body []byte) (int, any) {
 	if found == nil {
 		return 404, status(404, metav1.StatusReasonNotFound, "not found")
 	}
+	if g := o.(*metav1.DeleteOptions).GracePeriodSeconds; g != nil && *g == 0 {
+		return 400, status(400, metav1.StatusReasonBadRequest, "a grace of 0 forgets a pod that still runs")
+	}
 	if p := o.(*metav1.DeleteOptions).Preconditions; p != nil && p.UID != nil && *p.UID != found.GetUID() {
 		return 409, status(409, metav1.StatusReasonConflict, "UID in precondition differs")
 	}

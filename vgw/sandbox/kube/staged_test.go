@@ -121,6 +121,9 @@ func TestUnknownOutcome(t *testing.T) {
 	if err != nil || uid == "" || len(s.have("pods")) != 1 {
 		t.Errorf("%q, %v, %v", uid, err, s.have("pods"))
 	}
+	if err := d.Remove(t.Context(), task, 0); err != nil || len(s.have("pods")) != 0 {
+		t.Errorf("Remove without a grace, of a run whose UID was not stored: %v, %v", err, s.have("pods"))
+	}
 }
 
 // TestAdoption: what has the name of a run and does not carry its labels is neither adopted nor touched.
