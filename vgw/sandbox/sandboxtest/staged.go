@@ -35,7 +35,7 @@ type Staged struct {
 	closed   int
 }
 
-// Call is one call of the driver: prepare, create, remove, release, watch, exec, logs, events or used.
+// Call is one call of the driver: prepare, create, remove, release, watch, list, exec, logs, events or used.
 type Call struct {
 	Name string
 	N    int // of this name, from 1 on
@@ -245,6 +245,9 @@ func (s *Staged) Watch(ctx context.Context, seen func(sandbox.Observation), sync
 	s.watchers[w] = true
 	s.mu.Unlock()
 	defer s.locked(func() { delete(s.watchers, w) })
+	if err := s.act(ctx, "list", sandbox.Task{}, nil); err != nil { // what it takes to tell what there was
+		return err
+	}
 	for _, o := range now {
 		seen(o)
 	}
