@@ -280,6 +280,7 @@ func TestX55CreatesWhileTheClusterFails(t *testing.T) {
 	<-killed
 	w.start()
 	storm(calls / 4)
+	w.eventually(60*time.Second, "tries of what was accepted", func(context.Context) (bool, error) { return f.calls.Load() > 2*quota, nil })
 	t.Logf("answers: %v; %d calls of the API server", answers, f.calls.Load())
 	if n := m.exist(); n > quota {
 		t.Errorf("%d sandboxes with a quota of %d", n, quota)
@@ -289,11 +290,23 @@ func TestX55CreatesWhileTheClusterFails(t *testing.T) {
 	w.start()
 	began := time.Now()
 	w.eventually(60*time.Second, "pod for each sandbox, and no other", func(ctx context.Context) (bool, error) {
-		n := m.count(ctx, "Running")
-		pods := w.pods("team-a")
-		return n == m.exist() && n == len(pods), fmt.Errorf("%d of %d run, %d pods", n, m.exist(), len(pods))
+		pods := make(map[string]int)
+		for _, p := range w.pods("team-a") {
+			pods[p.Labels["polygate.dev/sandbox"]]++
+		}
+		all := m.list()
+		for _, b := range all {
+			if pods[b.ID] != 1 {
+				return false, fmt.Errorf("%d pods of %+v", pods[b.ID], b)
+			}
+		}
+		return len(pods) == len(all), fmt.Errorf("%d sandboxes, pods of %d", len(all), len(pods))
 	})
 	t.Logf("all in order after %s", time.Since(began).Round(time.Millisecond))
+	w.eventually(2*time.Minute, "start of all", func(ctx context.Context) (bool, error) {
+		n := m.count(ctx, "Running")
+		return n == m.exist(), fmt.Errorf("%d run", n)
+	})
 	accounts, err := w.kube.Client.CoreV1().ServiceAccounts(w.namespace("team-a")).List(t.Context(), metav1.ListOptions{LabelSelector: "polygate.dev/sandbox"})
 	if err != nil || len(accounts.Items) > quota {
 		t.Errorf("%d service accounts of sandboxes: %v", len(accounts.Items), err)

@@ -41,6 +41,12 @@ func TestGatewayAsPods(t *testing.T) {
 	w.program, _ = filepath.Abs(filepath.Join(root, "bin/polygate"))
 	w.rights = c.Install(t, "t-", nil, func(o *unstructured.Unstructured) { asPods(t, o, "http://"+etcd) })
 	makeSecrets(t, c, w.rights.ID, adminToken)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.Kubectl(t, "-n", w.rights.ID, "get", "events", "--sort-by=.lastTimestamp"))
+			t.Log(c.Kubectl(t, "-n", w.rights.ID, "logs", "--prefix", "--tail=20", "--selector=app.kubernetes.io/name=polygate"))
+		}
+	})
 	c.Kubectl(t, "-n", w.rights.ID, "rollout", "status", "deployment/polygate", "--timeout=120s")
 	w.reach()
 

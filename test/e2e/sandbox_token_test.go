@@ -34,10 +34,9 @@ func TestA3KubernetesCallers(t *testing.T) {
 	w.tenants([]string{"team-a"}, fmt.Sprintf(`    authenticators:
       - {name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}
       - {name: openshift, type: kubernetes, default_role: none}
-    members:
-      - {group: developers, authenticator: openshift, role: editor}
-      - {group: "system:serviceaccounts:%s", authenticator: openshift, role: viewer}
-`, audience, ns, ns))
+`, audience, ns))
+	w.operator("member", "add", "group:openshift/developers", "--role", "editor", "--tenant", "team-a")
+	w.operator("member", "add", "group:openshift/system:serviceaccounts:"+ns, "--role", "viewer", "--tenant", "team-a")
 	w.tenants([]string{"team-b"}, fmt.Sprintf("    authenticators:\n      - {name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}\n", audience, foreign))
 
 	mine := w.callerPod(ns, "caller", audience)

@@ -162,7 +162,13 @@ func (w *world) start() {
 
 func (w *world) tailLog(n int) string {
 	b, _ := os.ReadFile(filepath.Join(w.dir, "log"))
-	return tail(string(b), n)
+	var kept strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if !strings.Contains(line, `"msg":"request"`) {
+			kept.WriteString(line)
+		}
+	}
+	return tail(kept.String(), n)
 }
 
 func (w *world) readEnv() {

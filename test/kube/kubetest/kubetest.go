@@ -132,15 +132,19 @@ func Eventually(t testing.TB, limit time.Duration, what string, done func(ctx co
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		ok, err := done(ctx)
 		if ok {
 			return
 		}
+		if ctx.Err() == nil { // else it says only that the time is over
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("no %s within %s: %v", what, limit, err)
+			t.Fatalf("no %s within %s: %v", what, limit, last)
 		}
 	}
 }
