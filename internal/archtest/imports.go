@@ -88,7 +88,7 @@ func foreign(p *Package, imp string) string {
 		return "only internal/authn sees go-oidc, go-jose and oauth2"
 	case under(imp, "github.com/open-policy-agent/opa") && p.Path != "internal/policy":
 		return "only internal/policy sees OPA"
-	case under(imp, "net/http") && (under(p.Path, "vgw") || p.Path == "internal/exchange" || p.Path == "internal/policy"):
+	case under(imp, "net/http") && (under(p.Path, "vgw") && p.Name != "kube" || p.Path == "internal/exchange" || p.Path == "internal/policy"):
 		return "a decision names no HTTP library: return a Reply, a Relay or a Serve"
 	}
 	return ""
