@@ -47,8 +47,8 @@ func TestListBeforeCreate(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.driver.Hold = true
 		w.driver.Fail = func(c sandboxtest.Call) sandboxtest.Outcome {
-			if c.Name == "list" {
-				return sandboxtest.Outcome{Delay: 10 * time.Second}
+			if c.Name == "list" || c.Name == "follow" {
+				return sandboxtest.Outcome{Delay: 3 * time.Second}
 			}
 			return sandboxtest.Outcome{}
 		}

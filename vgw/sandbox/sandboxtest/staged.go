@@ -35,7 +35,7 @@ type Staged struct {
 	closed   int
 }
 
-// Call is one call of the driver: prepare, create, remove, release, watch, list, exec, logs, events or used.
+// Call is one call of the driver: prepare, create, remove, release, watch, list, follow, exec, logs, events or used.
 type Call struct {
 	Name string
 	N    int // of this name, from 1 on
@@ -252,6 +252,9 @@ func (s *Staged) Watch(ctx context.Context, seen func(sandbox.Observation), sync
 		seen(o)
 	}
 	synced()
+	if err := s.act(ctx, "follow", sandbox.Task{}, nil); err != nil { // until the first change is told
+		return err
+	}
 	for {
 		s.mu.Lock()
 		events, broken := w.events, w.broken
