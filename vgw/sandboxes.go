@@ -67,7 +67,7 @@ import (
 //	       3 exit   (server)   {"code": 0, "signal": ""}, the last message; then close 1000
 //	       4 control (client)  {"resize": {"columns": 80, "rows": 24}}, {"signal": "INT"} or {"eof": true}, the end of stdin
 //	       A message is at most 64 KiB long. Close codes: 1000 after exit; 1003 a text message, 1007 or 1008 a bad one, 1008 also where a
-//	       right has ended, 1009 too long, 1011 the command could not be run or went on without us, 1012 connect again
+//	       right has ended, 1009 too long, 1011 the command could not be run, 1012 connect again, 1013 try again later
 //
 // A sandbox:
 //

@@ -14,7 +14,7 @@ type WebSocket struct {
 	// Handle owns the connection until it returns, and is called exactly once: where the connection does not come about, with a
 	// Conn that fails with the reason, so that what a decision holds is given back. ctx ends with the request, the
 	// principal's credential and the claim. Where Handle has not closed the connection, it is closed by what it returns: nil is
-	// 1000, a fault 1008 or 1011 by its kind, with its words as reason.
+	// 1000, a fault 1008, 1009, 1011 or 1013 by its kind, with its words as reason, a Reconnect 1012.
 	Handle func(ctx context.Context, c Conn) error
 }
 
