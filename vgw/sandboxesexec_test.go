@@ -221,7 +221,7 @@ func TestSandboxExecBadMessages(t *testing.T) {
 
 // S-R3: what hangs on a delegation ends with it, whether it is taken back, is over, or goes with the sandbox; what does not goes on.
 func TestSR3SandboxStreamsEndWithTheirRight(t *testing.T) {
-	w, _ := sandboxed(t)
+	w, stage := sandboxed(t)
 	alice, bob := w.user("team-a", "corp", "alice"), w.user("team-a", "corp", "bob")
 	exec := w.must(t, "team-a", alice, delegate("user:corp/bob", "sandbox.exec", "sandbox/hers", ""), 201)
 	logs := w.must(t, "team-a", alice, delegate("user:corp/bob", "sandbox.logs.read", "sandbox/hers", ""), 201)
@@ -258,7 +258,9 @@ func TestSR3SandboxStreamsEndWithTheirRight(t *testing.T) {
 	}
 	// By itself.
 	w.must(t, "team-a", alice, delegate("user:corp/bob", "sandbox.exec", "sandbox/hers", ""), 201)
+	before := stage.tenant(w, "team-a").Calls("exec")
 	lent = w.attach(t, bob, "", "sleep", "1h")
+	eventually(t, "the command has begun", func() bool { return stage.tenant(w, "team-a").Calls("exec") > before })
 	w.must(t, "team-a", alice, del(hers), 202)
 	if by, _, _ := lent.rest(); by[3] != `{"code":137,"signal":"KILL"}` {
 		t.Errorf("with the sandbox: %q", by)
