@@ -31,13 +31,12 @@ const audience = "polygate"
 func TestA3KubernetesCallers(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	ns, foreign := w.kube.Namespace(t, "t-callers-", nil), w.kube.Namespace(t, "t-foreign-", nil)
-	w.tenants([]string{"team-a"}, fmt.Sprintf(`    authenticators:
-      - {name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}
-      - {name: openshift, type: kubernetes, default_role: none}
-`, audience, ns))
+	w.tenants([]string{"team-a", "team-b"}, "")
+	w.vouches("team-a", accountsOf(ns))
+	w.vouches("team-a", "{name: openshift, type: kubernetes, default_role: none, kubernetes: {}}")
+	w.vouches("team-b", accountsOf(foreign))
 	w.operator("member", "add", "group:openshift/developers", "--role", "editor", "--tenant", "team-a")
 	w.operator("member", "add", "group:openshift/system:serviceaccounts:"+ns, "--role", "viewer", "--tenant", "team-a")
-	w.tenants([]string{"team-b"}, fmt.Sprintf("    authenticators:\n      - {name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}\n", audience, foreign))
 
 	mine := w.callerPod(ns, "caller", audience)
 	theirs := w.callerPod(foreign, "caller", audience)
@@ -75,6 +74,18 @@ func TestA3KubernetesCallers(t *testing.T) {
 		}
 	}
 	w.owned(mine, theirs, ownAudience)
+}
+
+// vouches gives a tenant an authenticator.
+func (w *world) vouches(tenant, yaml string) {
+	w.t.Helper()
+	file := w.write("authenticator.yaml", yaml+"\n")
+	w.member(tenant, "for-"+random()[:8], "admin").run("authenticator", "add", "-f", file)
+}
+
+// accountsOf is an authenticator that lets the accounts of a namespace in, with tokens meant for us.
+func accountsOf(namespace string) string {
+	return fmt.Sprintf("{name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}", audience, namespace)
 }
 
 // owned: a ServiceAccount's sandboxes are its own, for other accounts as for other tenants'.
@@ -161,7 +172,8 @@ const userToken = "sha256~token-of-alice-for-tests"
 func TestRefusedTokensEnd(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	ns := w.kube.Namespace(t, "t-callers-", nil)
-	w.tenants([]string{"team-a"}, fmt.Sprintf("    authenticators:\n      - {name: cluster, type: kubernetes, default_role: editor, kubernetes: {audiences: [%s], namespaces: [%s]}}\n", audience, ns))
+	w.tenants([]string{"team-a"}, "")
+	w.vouches("team-a", accountsOf(ns))
 	pod := w.kube.Run(t, ns, kubetest.Pod("caller", "sleep"))
 	token := w.kube.Token(t, ns, "default", func(s *authenticationv1.TokenRequestSpec) {
 		s.Audiences = []string{audience}

@@ -73,10 +73,11 @@ func (c *Cluster) Exec(t testing.TB, namespace, pod string, command ...string) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
+	var b, complaints bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	err = x.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &b, Stderr: &b})
+	err = x.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &b, Stderr: &complaints})
+	b.Write(complaints.Bytes())
 	var ended exec.CodeExitError
 	switch {
 	case err == nil:
