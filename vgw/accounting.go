@@ -28,8 +28,8 @@ type accountView struct {
 	// AccountedUntil is until when all is added up: sums of before do not change any more.
 	AccountedUntil time.Time `json:"accounted_until"`
 	// Hours are kept for 8 days and days for 400, fewer where they would take too much room: from when on there are some.
-	HourlyFrom time.Time    `json:"hourly_from,omitzero"`
-	DailyFrom  time.Time    `json:"daily_from,omitzero"`
+	HourlyFrom time.Time     `json:"hourly_from,omitzero"`
+	DailyFrom  time.Time     `json:"daily_from,omitzero"`
 	Items      []accountLine `json:"items"`
 }
 

@@ -141,7 +141,7 @@ func asClose(err error, to *websocket.CloseError) bool {
 }
 
 func unwrap(err error) error {
-	u, ok := err.(interface{ Unwrap() error }) //nolint:errorlint // this is the loop's
+	u, ok := err.(interface{ Unwrap() error })
 	if !ok {
 		return nil
 	}

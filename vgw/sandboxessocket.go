@@ -105,9 +105,7 @@ func (s *execSession) run(ctx context.Context, exec func(context.Context, sandbo
 	defer reading.Wait()
 	defer cancel(nil)
 	reading.Go(func() {
-		if err := s.listen(ctx); err != nil {
-			cancel(err)
-		}
+		cancel(s.listen(ctx))
 	})
 	s.exec.Stdin = &execStdin{ctx: ctx, from: s.stdin}
 	s.exec.Stdout = &execOutlet{ctx: ctx, conn: s.conn, channel: channelStdout}

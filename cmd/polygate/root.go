@@ -20,7 +20,7 @@ const (
 )
 
 // passesOn marks, among its annotations, a command that passes on the exit code of another.
-const passesOn = "polygate/passes-on"
+const passesOn = "polygate/passes-on" //nolint:gosec // G101: no credential
 
 // exited is the exit code of another command, which has told itself what there is to tell.
 type exited struct{ code int }

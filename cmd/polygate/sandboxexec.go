@@ -115,7 +115,7 @@ func (x *execution) run(ctx context.Context, c *client, name string, command []s
 	if err != nil {
 		return 0, err
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }()
 	restore, err := x.terminal.raw()
 	if err != nil {
 		return 0, err
@@ -127,7 +127,7 @@ func (x *execution) run(ctx context.Context, c *client, name string, command []s
 // webSocket opens a WebSocket with one of our own protocols.
 func (c *client) webSocket(ctx context.Context, path, protocol string) (*websocket.Conn, error) {
 	head := http.Header{"Authorization": {"Bearer " + c.secret}}
-	conn, resp, err := websocket.Dial(ctx, c.base.String()+path, &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: head, Subprotocols: []string{protocol}})
+	conn, resp, err := websocket.Dial(ctx, c.base.String()+path, &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: head, Subprotocols: []string{protocol}}) //nolint:bodyclose // the library sees to it
 	switch {
 	case err == nil && conn.Subprotocol() != protocol:
 		_ = conn.CloseNow()

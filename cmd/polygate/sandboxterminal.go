@@ -36,7 +36,7 @@ func (t *localTerminal) size() (termSize, bool) {
 	if err != nil || columns <= 0 || rows <= 0 {
 		return termSize{}, false
 	}
-	return termSize{uint16(min(columns, maxTerminal)), uint16(min(rows, maxTerminal))}, true //nolint:gosec // bounded
+	return termSize{uint16(min(columns, maxTerminal)), uint16(min(rows, maxTerminal))}, true
 }
 
 // maxTerminal is the most columns and rows that the gateway takes.

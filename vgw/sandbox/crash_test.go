@@ -47,7 +47,7 @@ type mortal struct {
 func (d mortal) call(ctx context.Context, name string, act func(context.Context) error) error {
 	if d.fate.point("before " + name) {
 		if d.fate.late {
-			time.AfterFunc(30*time.Second, func() { _ = act(context.Background()) }) //nolint:errcheck // nobody is there to hear
+			time.AfterFunc(30*time.Second, func() { _ = act(context.Background()) })
 		}
 		<-ctx.Done()
 		return ctx.Err()

@@ -312,10 +312,10 @@ func TestClusterAway(t *testing.T) {
 		w.until("one", sandbox.Running)
 		set(true)
 		w.driver.BreakWatch(errors.New("connection reset"))
-		two := w.create(request("two"))
+		w.create(request("two"))
 		time.Sleep(30 * time.Minute)
 		one, _ := w.m.Find("one")
-		two, _ = w.m.Find("two")
+		two, _ := w.m.Find("two")
 		if one.State != sandbox.Running || one.Condition(sandbox.ClusterReached) == nil || one.Condition(sandbox.ClusterReached).Status {
 			t.Errorf("one: %s", show(one))
 		}

@@ -48,7 +48,7 @@ func TestClassify(t *testing.T) {
 		"gone":             {apierrors.NewNotFound(pods, "sb-1"), fault.NotFound, sandbox.ErrGone, "gone"},
 		"another UID":      {apierrors.NewConflict(pods, "sb-1", errors.New("Precondition failed: UID")), fault.Conflict, nil, "same time"},
 		"expired":          {apierrors.NewResourceExpired("too old resource version"), fault.Unavailable, errExpired, "anew"},
-		"expired, at once": {apierrors.NewGone("x"), fault.Unavailable, errExpired, "anew"},
+		"expired, at once": {apierrors.NewResourceExpired("x"), fault.Unavailable, errExpired, "anew"},
 		"too many":         {apierrors.NewTooManyRequests("slow down", 3), fault.Unavailable, sandbox.ErrUnreachable, "try again"},
 		"credential":       {apierrors.NewUnauthorized("x"), fault.Unavailable, sandbox.ErrUnreachable, "credential"},
 		"server error":     {apierrors.NewInternalError(errors.New("etcdserver: no leader")), fault.Unavailable, sandbox.ErrUnreachable, "try again"},

@@ -55,34 +55,34 @@ func TestClusterExec(t *testing.T) {
 	d := realTenant(t, realDrivers(t))
 	w := watchAll(t, d)
 	task := start(t, d, w, "sleep")
-	run := func(t *testing.T, x sandbox.Exec) (sandbox.Exit, error, string, string) {
+	run := func(t *testing.T, x sandbox.Exec) (sandbox.Exit, string, string, error) {
 		var out, errs screen
 		out.news, errs.news = make(chan struct{}, 1), make(chan struct{}, 1)
 		x.Stdout, x.Stderr = &out, &errs
 		exit, err := d.Exec(t.Context(), task, x)
-		return exit, err, out.String(), errs.String()
+		return exit, out.String(), errs.String(), err
 	}
 	t.Run("streams and code", func(t *testing.T) {
-		if exit, err, _, errs := run(t, sandbox.Exec{Command: []string{"/tools", "stderr", "oh"}}); err != nil || exit.Code != 0 || errs != "oh\n" {
+		if exit, _, errs, err := run(t, sandbox.Exec{Command: []string{"/tools", "stderr", "oh"}}); err != nil || exit.Code != 0 || errs != "oh\n" {
 			t.Errorf("%+v, %v, %q", exit, err, errs)
 		}
-		if exit, err, _, _ := run(t, sandbox.Exec{Command: []string{"/tools", "exit", "42"}}); err != nil || exit.Code != 42 || exit.Signal != "" {
+		if exit, _, _, err := run(t, sandbox.Exec{Command: []string{"/tools", "exit", "42"}}); err != nil || exit.Code != 42 || exit.Signal != "" {
 			t.Errorf("%+v, %v", exit, err)
 		}
 	})
 	t.Run("stdin ends", func(t *testing.T) {
 		big := strings.Repeat("0123456789abcdef", 64<<10)
-		if exit, err, out, _ := run(t, sandbox.Exec{Command: []string{"/tools", "cat"}, Stdin: strings.NewReader(big)}); err != nil || exit.Code != 0 || out != big {
+		if exit, out, _, err := run(t, sandbox.Exec{Command: []string{"/tools", "cat"}, Stdin: strings.NewReader(big)}); err != nil || exit.Code != 0 || out != big {
 			t.Errorf("%+v, %v, %d bytes of %d", exit, err, len(out), len(big))
 		}
 	})
 	t.Run("dollars are dollars", func(t *testing.T) {
-		if _, err, out, _ := run(t, sandbox.Exec{Command: []string{"/tools", "echo", "$(HOME) $$ $X"}}); err != nil || out != "$(HOME) $$ $X\n" {
+		if _, out, _, err := run(t, sandbox.Exec{Command: []string{"/tools", "echo", "$(HOME) $$ $X"}}); err != nil || out != "$(HOME) $$ $X\n" {
 			t.Errorf("%v, %q", err, out)
 		}
 	})
 	t.Run("no such command", func(t *testing.T) {
-		if exit, err, _, errs := run(t, sandbox.Exec{Command: []string{"/nope"}}); err != nil || exit.Code != 127 || !strings.Contains(errs, "not found") {
+		if exit, _, errs, err := run(t, sandbox.Exec{Command: []string{"/nope"}}); err != nil || exit.Code != 127 || !strings.Contains(errs, "not found") {
 			t.Errorf("%+v, %v, %q", exit, err, errs)
 		}
 	})

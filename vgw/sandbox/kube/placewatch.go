@@ -80,9 +80,9 @@ func pace(err error) time.Duration {
 	case errors.Is(err, sandbox.ErrTerminating):
 		return keepEnding
 	case err != nil:
-		return keepBad + rand.N(keepBad/4)
+		return spread(keepBad)
 	}
-	return keepEvery + rand.N(keepEvery/4)
+	return spread(keepEvery)
 }
 
 // follow tells of each change of the namespace's network policies, until ctx ends. A watch that breaks, as in a namespace that is not there
@@ -112,7 +112,7 @@ func (p *place) follow(ctx context.Context, changed chan<- struct{}) {
 	}
 	for {
 		_ = f.run(ctx, func() {})
-		again := time.NewTimer(keepBad + rand.N(keepBad/4))
+		again := time.NewTimer(spread(keepBad))
 		select {
 		case <-again.C:
 		case <-p.there:
@@ -123,4 +123,9 @@ func (p *place) follow(ctx context.Context, changed chan<- struct{}) {
 			return
 		}
 	}
+}
+
+// spread makes a pause longer by chance, so that many do not come at once.
+func spread(d time.Duration) time.Duration {
+	return d + rand.N(d/4) //nolint:gosec // G404: no secret
 }

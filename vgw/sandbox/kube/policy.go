@@ -93,8 +93,8 @@ func (s site) names() []networkingv1.NetworkPolicyEgressRule {
 // ports returns all ports of some protocols: a rule without ports would mean every protocol that there is.
 func ports(protocols ...corev1.Protocol) []networkingv1.NetworkPolicyPort {
 	var all []networkingv1.NetworkPolicyPort
-	for _, p := range protocols {
-		all = append(all, networkingv1.NetworkPolicyPort{Protocol: new(p)})
+	for i := range protocols {
+		all = append(all, networkingv1.NetworkPolicyPort{Protocol: &protocols[i]})
 	}
 	return all
 }

@@ -33,7 +33,7 @@ func (s *Staged) play(r *run) {
 		fmt.Fprintln(&r.log, arg)
 		s.end(r, new(0), sandbox.ReasonCompleted)
 	case "lines":
-		n, _ := strconv.Atoi(arg) //nolint:errcheck // tests write numbers
+		n, _ := strconv.Atoi(arg)
 		for i := range n {
 			fmt.Fprintln(&r.log, "line", i+1)
 		}
@@ -44,7 +44,7 @@ func (s *Staged) play(r *run) {
 		}
 		s.end(r, new(0), sandbox.ReasonCompleted)
 	case "exit":
-		n, _ := strconv.Atoi(arg) //nolint:errcheck // tests write numbers
+		n, _ := strconv.Atoi(arg)
 		reason := sandbox.ReasonError
 		if n == 0 {
 			reason = sandbox.ReasonCompleted
@@ -109,7 +109,7 @@ func (r *run) exec(ctx context.Context, x sandbox.Exec) (sandbox.Exit, error) {
 			fmt.Fprintf(out, "%s=%s\n", v.Name, v.Value)
 		}
 	case "lines":
-		n, _ := strconv.Atoi(arg) //nolint:errcheck // tests write numbers
+		n, _ := strconv.Atoi(arg)
 		for i := range n {
 			fmt.Fprintln(out, "line", i+1)
 		}
