@@ -79,7 +79,7 @@ func (w *world) observe(namespace string) func(sandbox string) moments {
 		}
 	}()
 	return func(id string) (at moments) {
-		w.eventually(5*time.Second, "the watch of pods", func(context.Context) (bool, error) {
+		w.eventually(90*time.Second, "running pod in the watch", func(context.Context) (bool, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			at = seen[id]

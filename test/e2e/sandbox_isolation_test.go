@@ -155,6 +155,9 @@ func checkConfined(t *testing.T, w *world, m *member) {
 	if s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken || s.HostNetwork || s.HostPID || s.HostIPC || len(s.Containers) != 1 {
 		t.Errorf("pod: %+v", s)
 	}
+	if sc := s.Containers[0].SecurityContext; sc == nil || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
+		t.Errorf("its root can be written: %+v", sc) // which from within cannot be told from its being another user's
+	}
 	for _, v := range s.Volumes {
 		if v.EmptyDir == nil {
 			t.Errorf("volume %s: %+v", v.Name, v.VolumeSource)
