@@ -36,8 +36,8 @@ arch: ## hold the import map and the shape of the packages
 bench: ## benchmarks of the request path, the registry and the audit chain
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem ./...
 
-e2e: build ## the official MCP conformance suite and other clients, through the running demo (needs npm), and 15 minutes of faults
-	./.ci/e2e
+e2e: build ## the official MCP conformance suite and other clients, through the running demo, sandboxes on a real Kubernetes, and 15 minutes of faults (needs npm and root)
+	./.ci/kube run ./.ci/e2e
 	$(MAKE) chaos CHAOS=15m
 
 chaos: ## faults under load against three replicas and three etcd members, for CHAOS (default 60m); see test/chaos
