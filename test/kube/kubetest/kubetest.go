@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -87,7 +88,7 @@ func (c *Cluster) Namespace(t testing.TB, prefix string, labels map[string]strin
 	return ns.Name
 }
 
-// DeleteNamespace deletes a namespace with all that is in it, and the finalizers of pods there whose owner has left them behind.
+// DeleteNamespace deletes a namespace with all that is in it, and the finalizers of pods and role bindings there whose gateway is gone.
 // It does not wait until it is gone.
 func (c *Cluster) DeleteNamespace(t testing.TB, name string) {
 	t.Helper()
@@ -98,13 +99,19 @@ func (c *Cluster) DeleteNamespace(t testing.TB, name string) {
 	}
 	none := []byte(`{"metadata":{"finalizers":null}}`)
 	_, _ = c.Client.RbacV1().RoleBindings(name).Patch(ctx, "polygate-gateway", "application/merge-patch+json", none, metav1.PatchOptions{})
-	pods, err := c.Client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return
+	const let = `{"metadata":{"finalizers":null}}`
+	if pods, err := c.Client.CoreV1().Pods(name).List(ctx, metav1.ListOptions{}); err == nil {
+		for _, p := range pods.Items {
+			if len(p.Finalizers) > 0 {
+				_, _ = c.Client.CoreV1().Pods(name).Patch(ctx, p.Name, types.MergePatchType, []byte(let), metav1.PatchOptions{})
+			}
+		}
 	}
-	for _, p := range pods.Items {
-		if len(p.Finalizers) > 0 {
-			_, _ = c.Client.CoreV1().Pods(name).Patch(ctx, p.Name, "application/merge-patch+json", none, metav1.PatchOptions{})
+	if bindings, err := c.Client.RbacV1().RoleBindings(name).List(ctx, metav1.ListOptions{}); err == nil {
+		for _, b := range bindings.Items {
+			if len(b.Finalizers) > 0 {
+				_, _ = c.Client.RbacV1().RoleBindings(name).Patch(ctx, b.Name, types.MergePatchType, []byte(let), metav1.PatchOptions{})
+			}
 		}
 	}
 }
