@@ -97,7 +97,7 @@ func (m *member) startFigures(n int) {
 	ns := m.namespace("team-a")
 	equal := m.podOf("team-a", first.ID)
 	seen := m.observe(ns)
-	var ours, part, pods spread
+	var ours, part, pods, ends spread
 	for i := range n {
 		name := fmt.Sprintf("box-%d", i)
 		began := time.Now()
@@ -109,7 +109,10 @@ func (m *member) startFigures(n int) {
 		at := seen(b.ID)
 		ours = append(ours, ended.Sub(began))
 		part = append(part, at.made.Sub(began)+max(0, ended.Sub(at.running)))
+		began = time.Now()
 		m.call("DELETE", "/api/v1/sandboxes/"+b.ID, nil)
+		m.await(b.ID, "")
+		ends = append(ends, time.Since(began))
 
 		plain := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "plain-" + strconv.Itoa(i)}, Spec: *equal.Spec.DeepCopy()}
 		plain.Spec.NodeName = ""
@@ -119,11 +122,11 @@ func (m *member) startFigures(n int) {
 		}
 		pods = append(pods, seen(plain.Name).running.Sub(began))
 		_ = m.kube.Client.CoreV1().Pods(ns).Delete(m.t.Context(), plain.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
-		m.await(b.ID, "")
 	}
 	m.t.Logf("create → Running    %s", ours)
 	m.t.Logf("  of it the gateway %s", part)
 	m.t.Logf("an equal pod        %s", pods)
+	m.t.Logf("delete → gone       %s", ends)
 }
 
 func (m *member) execFigures(n int) {
