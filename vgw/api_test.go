@@ -228,11 +228,11 @@ func TestRevokedCallerChangesNoKeys(t *testing.T) {
 			w.store.add("team-a")
 			w.as(tenant.Admin, "team-a", request{method: "POST", path: "/api/v1/keys", body: `{"name":"ci"}`})
 			p := w.principal("team-a", tenant.Admin)
-			w.store.onUpdate = func(tenant.ID) error {
-				w.store.onUpdate = nil
+			w.store.beforeUpdate(func(tenant.ID) error {
+				w.store.beforeUpdate(nil)
 				w.store.edit("team-a", change)
 				return nil
-			}
+			})
 			changes := len(w.store.entriesA) + 1 // the revocation
 			got := w.do("team-a", p, q)
 			if got.status != 401 || len(w.store.entriesA) != changes {
@@ -350,12 +350,12 @@ func TestKeyOfATenantThatWasReplaced(t *testing.T) {
 	w := newWorld(t)
 	w.store.add("team-a")
 	p := w.principal("team-a", tenant.Admin)
-	w.store.onUpdate = func(id tenant.ID) error {
-		w.store.onUpdate = nil
+	w.store.beforeUpdate(func(id tenant.ID) error {
+		w.store.beforeUpdate(nil)
 		w.store.erase(id)
 		w.store.add(id)
 		return nil
-	}
+	})
 	got := w.do("team-a", p, request{method: "POST", path: "/api/v1/keys", body: `{"name":"k"}`})
 	if _, ok := w.store.entry("team-a").Record.KeyByName("k"); ok || got.status != 404 {
 		t.Errorf("got %d %s; the new tenant has the key: %v", got.status, got.body, ok)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,18 +65,17 @@ func TestSandboxAwakeIsTriedAgain(t *testing.T) {
 		w.store.add("team-a")
 		admin := w.principal("team-a", tenant.Admin)
 		w.must(t, "team-a", admin, get("/api/v1/sandboxes"), 200)
-		broken := true
-		w.store.mu.Lock()
-		w.store.onUpdate = func(tenant.ID) error {
-			if broken {
+		var broken atomic.Bool
+		broken.Store(true)
+		w.store.beforeUpdate(func(tenant.ID) error {
+			if broken.Load() {
 				return fault.New(fault.Unavailable, "the store is away")
 			}
 			return nil
-		}
-		w.store.mu.Unlock()
+		})
 		w.must(t, "team-a", admin, post("/api/v1/sandboxes", `{"name":"s","command":["sleep","1h"]}`), 201)
 		time.Sleep(5 * time.Second)
-		broken = false
+		broken.Store(false)
 		time.Sleep(2 * time.Second)
 		if !w.awake("team-a") {
 			t.Error("the record was not written again")

@@ -96,9 +96,19 @@ func (s *store) entry(id tenant.ID) *tenant.Entry {
 	return s.entries[id]
 }
 
+// beforeUpdate sets onUpdate: gateways update their own records meanwhile.
+func (s *store) beforeUpdate(f func(id tenant.ID) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onUpdate = f
+}
+
 func (s *store) UpdateTenant(_ context.Context, id tenant.ID, _ int64, edit func(*tenant.Record) error, e audit.Entry) (*tenant.Entry, error) {
-	if s.onUpdate != nil {
-		if err := s.onUpdate(id); err != nil {
+	s.mu.Lock()
+	onUpdate := s.onUpdate
+	s.mu.Unlock()
+	if onUpdate != nil {
+		if err := onUpdate(id); err != nil {
 			return nil, err
 		}
 	}
