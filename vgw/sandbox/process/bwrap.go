@@ -3,6 +3,7 @@ package process
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -74,7 +75,7 @@ func system(lstat func(string) (os.FileInfo, error), readlink func(string) (stri
 // the file to which bubblewrap tells the first process's pid; the one after it is the filter of system calls, if there is one.
 func (o *order) arguments(dir string, shown []string, info int, filtered bool) []string {
 	s := divide(o.Task.Spec.Resources.Storage)
-	args := o.Mode.namespaces()
+	args := append(o.Mode.namespaces(), folders("/etc", "/etc/pki", "/etc/pki/ca-trust", "/etc/pki/tls", "/etc/ssl")...)
 	if o.Network {
 		args = without(args, "--unshare-net")
 		shown = append(shown, "--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf")
@@ -84,6 +85,7 @@ func (o *order) arguments(dir string, shown []string, info int, filtered bool) [
 		args = append(args, "--ro-bind", filepath.Join(dir, name), "/etc/"+name)
 	}
 	for _, p := range o.Paths {
+		args = append(args, folders(above(p)...)...)
 		args = append(args, "--ro-bind", p, p)
 	}
 	for _, p := range append([]string{"/usr"}, o.Paths...) {
@@ -107,6 +109,26 @@ func (o *order) arguments(dir string, shown []string, info int, filtered bool) [
 		args = append(args, "--seccomp", strconv.Itoa(info+1))
 	}
 	return append(args, "--", insideSelf, Command, stageInit)
+}
+
+// folders returns the arguments that make folders above what is shown, as far as there are none. bubblewrap itself makes them for their
+// owner alone, who is root where the sandbox is a user of its own: it could read nothing in /etc.
+func folders(names ...string) []string {
+	var args []string
+	for _, name := range names {
+		args = append(args, "--perms", "0755", "--dir", name)
+	}
+	return args
+}
+
+// above returns the folders above a path, the topmost first.
+func above(path string) []string {
+	var names []string
+	for dir := filepath.Dir(path); dir != "/" && dir != "."; dir = filepath.Dir(dir) {
+		names = append(names, dir)
+	}
+	slices.Reverse(names)
+	return names
 }
 
 // hostname is the sandbox's name, if it is one that a host can have.
