@@ -37,7 +37,7 @@ type isolated struct {
 }
 
 func newIsolated(t *testing.T) *isolated {
-	g := newGateway(t, twoTenants)
+	g := newSandboxGateway(t)
 	g.start()
 	s := &isolated{gateway: g, c: g.client()}
 	endpoint := startMCP(t)
@@ -56,6 +56,7 @@ func newIsolated(t *testing.T) *isolated {
 		{"", "/api/v1/bots", "", `{"name":"secret-bot","role":"viewer"}`},
 		{"member", "/api/v1/members", "id", `{"kind":"user","authenticator":"secret-issuer","name":"secret-user","role":"viewer"}`},
 		{"grant", "/api/v1/grants", "id", `{"to":"user:secret-issuer/secret-user","action":"mcp.call","object":"server/secret-server"}`},
+		{"sandbox", "/api/v1/sandboxes", "id", `{"name":"secret-sandbox","command":["sleep","3600"]}`},
 		{"digest", "/api/v1/policies", "digest", `{"modules":{"a.rego":"package polygate.authz\n\nallow := true\n"}}`},
 	} {
 		made := do(s.c, "POST", g.env["TEAM_A_URL"]+o.path, o.body, bearer(g.env["TEAM_A_KEY"])...)
@@ -66,6 +67,9 @@ func newIsolated(t *testing.T) *isolated {
 		if o.param != "" {
 			s.objects[o.param] = out[o.id].(string)
 		}
+	}
+	if got := do(s.c, "GET", s.sandbox()+"/wait?for=running&timeout=1m", nil, bearer(g.env["TEAM_A_KEY"])...); got.Status != 200 {
+		t.Fatalf("the sandbox: %d %s", got.Status, got.Body)
 	}
 	init := do(s.c, "POST", g.env["TEAM_A_URL"]+"/servers/secret-server/mcp", initialize, append(bearer(g.env["TEAM_A_KEY"]), "Accept", "application/json, text/event-stream")...)
 	if s.session = init.Header.Get("Mcp-Session-Id"); s.session == "" {
@@ -79,6 +83,11 @@ func newIsolated(t *testing.T) *isolated {
 		t.Fatalf("list: no cursor: %s", list.Body)
 	}
 	return s
+}
+
+// sandbox is the address of team-a's sandbox.
+func (s *isolated) sandbox() string {
+	return s.env["TEAM_A_URL"] + "/api/v1/sandboxes/" + s.objects["sandbox"]
 }
 
 const initialize = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`
@@ -111,6 +120,8 @@ func body(r exchange.Route, method string) any {
 		return `{"type":"oidc","oidc":{"issuer":"https://id.example.com"}}`
 	case method == "PUT" && strings.HasPrefix(r.Pattern, "/api/v1/certificates/"):
 		return `{"chain":"-----BEGIN CERTIFICATE-----","key":"-----BEGIN PRIVATE KEY-----"}`
+	case method == "POST" && strings.HasSuffix(r.Pattern, "/exec"):
+		return `{"command":["true"]}`
 	case method == "POST" && r.Pattern == "/api/v1/hosts":
 		return `{"host":"secret.example.org"}`
 	case method == "PATCH" && strings.HasPrefix(r.Pattern, "/api/v1/members/"):
@@ -162,7 +173,13 @@ func TestX36Isolation(t *testing.T) {
 
 func (s *isolated) probes(t *testing.T, r exchange.Route) []probe {
 	a, b, shared := s.env["TEAM_A_URL"], s.env["TEAM_B_URL"], s.env["SHARED_URL"]
-	real, never := s.path(t, r.Pattern, true), s.path(t, r.Pattern, false)
+	real, never, foreign := s.path(t, r.Pattern, true), s.path(t, r.Pattern, false), 404
+	switch r.Method + " " + r.Pattern {
+	case "POST /api/v1/sandboxes/{sandbox}/exec": // who may not use it is not told whether it is there
+		foreign = 403
+	case "GET /api/v1/sandboxes/{sandbox}/exec": // no upgrade is asked for, which is looked at first
+		real, never, foreign = real+"?command=true", never+"?command=true", 400
+	}
 	keyB := bearer(s.env["TEAM_B_KEY"])
 	nobody := bearer("pgk_nobody")
 	with := func(h []string, more ...string) []string { return append(append([]string(nil), h...), more...) }
@@ -176,7 +193,11 @@ func (s *isolated) probes(t *testing.T, r exchange.Route) []probe {
 		{"B's key, B's host, A's path", b + "/tenant/team-a" + real, b + "/tenant/absent" + never, keyB, keyB, 403},
 	}
 	if real != never {
-		list = append(list, probe{"A's object at B", b + real, b + never, keyB, keyB, 404})
+		list = append(list, probe{"A's object at B", b + real, b + never, keyB, keyB, foreign})
+	}
+	if strings.Contains(r.Pattern, "{sandbox}") {
+		named := strings.Replace(real, s.objects["sandbox"], "secret-sandbox", 1)
+		list = append(list, probe{"A's sandbox by its name at B", b + named, b + never, keyB, keyB, foreign})
 	}
 	if strings.HasSuffix(r.Pattern, "/mcp") {
 		list = append(list, probe{"A's session at B", b + real, b + never, with(keyB, "Mcp-Session-Id", s.session), with(keyB, "Mcp-Session-Id", "never"), 404})
@@ -232,6 +253,9 @@ func (s *isolated) untouched(t *testing.T) {
 		if got := do(s.c, "GET", s.env["TEAM_A_URL"]+path, nil, key...); got.Status != 200 {
 			t.Errorf("%s afterwards: %d %s", path, got.Status, got.Body)
 		}
+	}
+	if got := do(s.c, "GET", s.sandbox(), nil, key...); !strings.Contains(string(got.Body), `"state":"Running"`) {
+		t.Errorf("the sandbox afterwards: %d %s", got.Status, got.Body)
 	}
 	if got := do(s.c, "GET", s.env["TEAM_A_URL"]+"/api/v1/keys", nil, key...); !strings.Contains(string(got.Body), "secret-key") {
 		t.Errorf("keys afterwards: %s", got.Body)
