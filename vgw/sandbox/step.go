@@ -406,7 +406,9 @@ func (t *turn) resting() {
 			t.act(Act{Kind: ActForget})
 		}
 	case t.s.Want == WantRunning && t.s.State == Pending:
-		if t.s.Run.Nonce == "" || known && (!left || phase == PhaseEnded) {
+		// The run before is let go of first: nobody knows of it once its nonce is replaced, and what it left, its log and its
+		// environment, would lie there until it is taken for an orphan. A loop of stops and starts would fill the disk.
+		if t.s.Run.Nonce == "" || known && !left {
 			t.act(Act{Kind: ActBegin})
 		}
 	case t.s.State != Stopped && t.s.State != Failed:
