@@ -48,7 +48,7 @@ func someTenant(uid string) sandbox.Tenant {
 
 func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
-	cfg := Config{Dir: t.TempDir(), Cgroup: true, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	cfg := Config{Dir: t.TempDir(), Self: self(), Cgroup: true, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	if change != nil {
 		change(&cfg)
 	}
