@@ -84,20 +84,12 @@ func (o *order) arguments(dir string, shown []string, info int, filtered bool) [
 	for _, name := range []string{"passwd", "group", "hosts"} {
 		args = append(args, "--ro-bind", filepath.Join(dir, name), "/etc/"+name)
 	}
-	for _, p := range o.Paths {
-		args = append(args, folders(above(p)...)...)
-		args = append(args, "--ro-bind", p, p)
-	}
-	for _, p := range append([]string{"/usr"}, o.Paths...) {
-		if within(o.Hide, p) {
-			args = append(args, "--size", "4096", "--tmpfs", o.Hide, "--remount-ro", o.Hide)
-			break
-		}
-	}
 	args = append(args, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev",
 		"--perms", "1777", "--size", strconv.FormatInt(min(s.tmp, 64<<20), 10), "--tmpfs", "/dev/shm",
 		"--perms", "1777", "--size", strconv.FormatInt(s.tmp, 10), "--tmpfs", insideTmp,
-		"--perms", "0777", "--size", strconv.FormatInt(s.workspace, 10), "--tmpfs", insideWorkspace,
+		"--perms", "0777", "--size", strconv.FormatInt(s.workspace, 10), "--tmpfs", insideWorkspace)
+	args = append(args, o.shows()...) // over /tmp, in which some of it may be
+	args = append(args,
 		"--ro-bind", o.Self, insideSelf, "--hostname", o.hostname(),
 		// The first two are small file systems in memory without a bound of their own.
 		"--remount-ro", "/dev", "--remount-ro", "/",
@@ -109,6 +101,21 @@ func (o *order) arguments(dir string, shown []string, info int, filtered bool) [
 		args = append(args, "--seccomp", strconv.Itoa(info+1))
 	}
 	return append(args, "--", insideSelf, Command, stageInit)
+}
+
+// shows returns the arguments for what is shown beside the system. What holds the sandboxes' own folder is covered.
+func (o *order) shows() []string {
+	var args []string
+	for _, p := range o.Paths {
+		args = append(args, folders(above(p)...)...)
+		args = append(args, "--ro-bind", p, p)
+	}
+	for _, p := range append([]string{"/usr"}, o.Paths...) {
+		if within(o.Hide, p) {
+			return append(args, "--size", "4096", "--tmpfs", o.Hide, "--remount-ro", o.Hide)
+		}
+	}
+	return args
 }
 
 // folders returns the arguments that make folders above what is shown, as far as there are none. bubblewrap itself makes them for their

@@ -207,7 +207,7 @@ func (d *driver) Release(_ context.Context, t sandbox.Task) error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, err, "the run's supervisor has not ended yet")
 	}
-	defer lock.Close() //nolint:errcheck // nobody comes after
+	defer lock.Close()
 	if err := d.all.erase(path, o.UID); err != nil {
 		return fault.Wrap(fault.Unavailable, err, "the run's folder cannot be removed")
 	}

@@ -35,7 +35,7 @@ func waiting() sandbox.Task { return task("/bin/sh", "-c", "sleep 1000") }
 func TestEscapeFiles(t *testing.T) {
 	apart(t, func(t *testing.T, r *rig) {
 		canary := filepath.Join(r.drivers.cfg.Dir, "canary")
-		if err := os.WriteFile(canary, []byte("CANARY"), 0o644); err != nil { //nolint:gosec // G306: readable on purpose
+		if err := os.WriteFile(canary, []byte("CANARY"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		first, second := r.run(waiting()), r.run(waiting())
@@ -117,12 +117,12 @@ func TestEscapeNetwork(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ln.Close() //nolint:errcheck // a test's
+		defer ln.Close()
 		abstract, err := net.Listen("unix", "@polygate-test-"+newUID())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer abstract.Close() //nolint:errcheck // a test's
+		defer abstract.Close()
 		_, port, _ := net.SplitHostPort(ln.Addr().String())
 		run := r.run(waiting())
 		out, _ := r.sh(run, "cat /proc/net/dev /proc/net/unix; exec 3<>/dev/tcp/127.0.0.1/"+port+" && echo REACHED")

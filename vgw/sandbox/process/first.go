@@ -2,12 +2,14 @@ package process
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,7 +75,7 @@ func initMain() int {
 	go f.serve(execs)
 	over := make(chan struct{})
 	go f.obey(control, main, over)
-	code := 0
+	var code int
 	select {
 	case ws := <-main.ended:
 		code = exitOf(ws).Code
@@ -127,11 +129,11 @@ func (f *first) confine() error {
 	for _, l := range []struct {
 		what int
 		n    int64
-	}{{syscall.RLIMIT_CORE, 0}, {syscall.RLIMIT_FSIZE, t.File}, {syscall.RLIMIT_NOFILE, 4096}, {syscall.RLIMIT_DATA, t.Data}, {rlimitNproc, int64(t.Pids)}} {
+	}{{syscall.RLIMIT_CORE, 0}, {syscall.RLIMIT_FSIZE, t.File}, {syscall.RLIMIT_NOFILE, 4096}, {rlimitNproc, int64(t.Pids)}} {
 		if l.n == 0 && l.what != syscall.RLIMIT_CORE {
 			continue
 		}
-		if err := limit(l.what, uint64(l.n)); err != nil { //nolint:gosec // G115: never negative
+		if err := limit(l.what, uint64(l.n)); err != nil {
 			return err
 		}
 	}
@@ -191,7 +193,7 @@ func (f *first) begin() (*process, error) {
 	if !f.task.Hold {
 		_ = hold.Close()
 	}
-	defer in.Close() //nolint:errcheck // the child has it
+	defer in.Close()
 	if f.task.Command[0] == keeper {
 		return &process{ended: make(chan syscall.WaitStatus), hold: hold}, nil
 	}
@@ -256,6 +258,9 @@ func (f *first) start(argv, env []string, files []*os.File, tty bool) (*process,
 		fds[i] = file.Fd()
 	}
 	attr := &syscall.ProcAttr{Dir: f.task.Dir, Env: env, Files: fds, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: tty}}
+	if f.task.Data > 0 {
+		path, argv = ownProgram, append([]string{ownProgram, Command, stageLimit, strconv.FormatInt(f.task.Data, 10), path}, argv...)
+	}
 	p, err := f.reaper.start(path, argv, attr)
 	runtime.KeepAlive(files)
 	if err != nil {
@@ -264,6 +269,23 @@ func (f *first) start(argv, env []string, files []*os.File, tty bool) (*process,
 	// Should memory be short, whatever the sandbox runs is to go before us: we would take all of it along.
 	_ = os.WriteFile(filepath.Join("/proc", itoa(p.pid), "oom_score_adj"), []byte("500"), 0o600)
 	return p, nil
+}
+
+// ownProgram is this program, wherever it lies, and though what we have become may not walk there.
+const ownProgram = "/proc/self/exe"
+
+// limitMain limits the memory of this process and becomes the command. The first process cannot have that limit itself: it would end at
+// one that is small, and all with it. args are the limit, the command's path, and its arguments.
+func limitMain(args []string, stderr io.Writer) int {
+	n, err := strconv.ParseUint(args[0], 10, 63)
+	if err == nil {
+		err = limit(syscall.RLIMIT_DATA, n)
+	}
+	if err == nil {
+		err = syscall.Exec(args[1], args[2:], os.Environ())
+	}
+	io.WriteString(stderr, "polygate: "+args[1]+": "+err.Error()+"\n") //nolint:errcheck // nobody to tell
+	return 126
 }
 
 // find looks a command up as a shell would, by the sandbox's own PATH.

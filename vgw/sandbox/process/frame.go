@@ -57,7 +57,7 @@ func (f *frames) read(most int) (kind, []byte, error) {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(head[1:])
-	if uint64(n) > uint64(most) { //nolint:gosec // G115: a bound
+	if uint64(n) > uint64(most) {
 		return 0, nil, errFrame
 	}
 	b := make([]byte, n)
@@ -70,7 +70,7 @@ func (f *frames) read(most int) (kind, []byte, error) {
 func (f *frames) write(k kind, b []byte) error {
 	head := make([]byte, 5, 5+len(b))
 	head[0] = byte(k)
-	binary.BigEndian.PutUint32(head[1:], uint32(len(b))) //nolint:gosec // G115: bounded by who calls
+	binary.BigEndian.PutUint32(head[1:], uint32(len(b)))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, err := f.rw.Write(append(head, b...))

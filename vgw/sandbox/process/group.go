@@ -18,8 +18,14 @@ type groups struct {
 	Parents map[string]string `json:"parents"` // by controller
 }
 
-// The controllers that limits need. cpuacct is read only.
+// controllers are those that limits need.
 func controllers() []string { return []string{"cpu", "memory", "pids"} }
+
+// wanted says whether a controller of version 1 is of use here: to limit, or to count. Others are left alone: a group of cpuset, for one,
+// takes no process before it is told of processors.
+func wanted(controller string) bool {
+	return controller == "cpuacct" || slices.Contains(controllers(), controller)
+}
 
 // findGroups looks for where this process may make groups: below its own.
 func findGroups() *groups {
@@ -78,7 +84,7 @@ func parseGroups(mounts, own string) *groups {
 			continue
 		}
 		for _, c := range strings.Split(f[1], ",") {
-			if m, ok := one[c]; ok && c != "" && !strings.HasPrefix(c, "name=") {
+			if m, ok := one[c]; ok && wanted(c) {
 				g.Parents[c] = join(m, f[2])
 			}
 		}
@@ -128,7 +134,7 @@ func (g *groups) turnOn(parent string) bool {
 }
 
 func (g *groups) enabled(parent string) bool {
-	b, _ := os.ReadFile(filepath.Join(parent, "cgroup.subtree_control")) //nolint:gosec // G304: the kernel's
+	b, _ := os.ReadFile(filepath.Join(parent, "cgroup.subtree_control"))
 	on := strings.Fields(string(b))
 	return !slices.ContainsFunc(controllers(), func(c string) bool { return !slices.Contains(on, c) })
 }
@@ -257,7 +263,7 @@ func (w *group) each() []string {
 func (w *group) pids() []int {
 	var pids []int
 	for _, dir := range w.each() {
-		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) //nolint:gosec // G304: the kernel's
+		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		for _, f := range strings.Fields(string(b)) {
 			if pid, err := strconv.Atoi(f); err == nil && pid > 0 && !slices.Contains(pids, pid) {
 				pids = append(pids, pid)
@@ -298,12 +304,12 @@ func (w *group) killedForMemory() uint64 {
 // usage returns the CPU time and the memory that the group uses; ok is false where nobody counts.
 func (w *group) usage() (cpu time.Duration, memory int64, ok bool) {
 	if w.v2 {
-		cpu = time.Duration(w.number("cpu", "cpu.stat", "usage_usec")) * time.Microsecond //nolint:gosec // G115: a time
-		memory = int64(w.number("memory", "memory.current", ""))                          //nolint:gosec // G115: bytes
-		memory -= int64(w.number("memory", "memory.stat", "inactive_file"))               //nolint:gosec // G115: bytes
+		cpu = time.Duration(w.number("cpu", "cpu.stat", "usage_usec")) * time.Microsecond
+		memory = int64(w.number("memory", "memory.current", ""))
+		memory -= int64(w.number("memory", "memory.stat", "inactive_file"))
 	} else {
-		cpu = time.Duration(w.number("cpuacct", "cpuacct.usage", ""))             //nolint:gosec // G115: a time
-		memory = int64(w.number("memory", "memory.usage_in_bytes", ""))           //nolint:gosec // G115: bytes
+		cpu = time.Duration(w.number("cpuacct", "cpuacct.usage", ""))
+		memory = int64(w.number("memory", "memory.usage_in_bytes", ""))
 		memory -= int64(w.number("memory", "memory.stat", "total_inactive_file")) //nolint:gosec // G115: bytes
 	}
 	return cpu, max(memory, 0), memory > 0 && cpu > 0
@@ -314,7 +320,7 @@ func (w *group) number(controller, file, key string) uint64 {
 	if w.dirs[controller] == "" {
 		return 0
 	}
-	b, err := os.ReadFile(filepath.Join(w.dirs[controller], file)) //nolint:gosec // G304: the kernel's
+	b, err := os.ReadFile(filepath.Join(w.dirs[controller], file))
 	if err != nil {
 		return 0
 	}

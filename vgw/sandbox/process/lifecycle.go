@@ -31,7 +31,7 @@ func (d *Drivers) begin(ctx context.Context, path string) error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, err, "this machine is short of files")
 	}
-	defer ready.Close() //nolint:errcheck // only read
+	defer ready.Close()
 	if err := d.spawn(path, told); err != nil {
 		return fault.Wrap(fault.Unavailable, err, "the sandbox's supervisor cannot be started")
 	}
@@ -48,12 +48,12 @@ func (d *Drivers) begin(ctx context.Context, path string) error {
 // spawn starts a shim in a session of its own, with an environment of its own, so that neither a signal to the gateway's group nor the
 // gateway's end reaches it, nor any secret. It is nobody's child when we end, and is waited for by reap until then.
 func (d *Drivers) spawn(path string, told *os.File) error {
-	defer told.Close() //nolint:errcheck // the child has it
+	defer told.Close()
 	say, err := os.OpenFile(filepath.Join(path, shimFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	defer say.Close()                                         //nolint:errcheck // the child has it
+	defer say.Close()
 	cmd := exec.Command(d.cfg.Self, Command, stageShim, path) //nolint:gosec // G204: our own program
 	cmd.Env = []string{"PATH=" + insidePath, "GOMAXPROCS=2", "GOGC=50"}
 	cmd.Dir = "/"
@@ -88,7 +88,7 @@ func (d *Drivers) bury(path string, o *order, reason, text string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // only held
+	defer lock.Close()
 	st, err := readStatus(path)
 	if err != nil {
 		return err
@@ -185,9 +185,9 @@ func dial(ctx context.Context, dir, name string) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // a handle
+	defer f.Close()
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", "/proc/self/fd/"+itoa(int(f.Fd()))+"/"+name) //nolint:gosec // G115: a descriptor
+	conn, err := dialer.DialContext(ctx, "unix", "/proc/self/fd/"+itoa(int(f.Fd()))+"/"+name)
 	if err != nil {
 		return nil, err
 	}

@@ -51,14 +51,6 @@ func (i identity) kill() error {
 	return nil
 }
 
-// reap waits for the process, should it be a child of ours that has ended. It never blocks.
-func (i identity) reap() {
-	if st, err := readStat(i.PID); err != nil || st.start != i.Start || st.parent != os.Getpid() || i.Boot != bootID() {
-		return
-	}
-	_, _ = syscall.Wait4(i.PID, nil, syscall.WNOHANG, nil)
-}
-
 func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -106,8 +98,8 @@ func parseStat(b []byte) (stat, error) {
 		return n
 	}
 	return stat{
-		state: f[0][0], parent: int(num(1)), session: int(num(3)), start: num(19), //nolint:gosec // G115: pids
-		cpu: num(11) + num(12) + num(13) + num(14), memory: int64(num(21)) * int64(os.Getpagesize()), //nolint:gosec // G115: pages
+		state: f[0][0], parent: int(num(1)), session: int(num(3)), start: num(19),
+		cpu: num(11) + num(12) + num(13) + num(14), memory: int64(num(21)) * int64(os.Getpagesize()),
 	}, nil
 }
 
@@ -117,7 +109,7 @@ func processes() map[int]stat {
 	if err != nil {
 		return nil
 	}
-	defer dir.Close() //nolint:errcheck // only read
+	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
 	all := make(map[int]stat, len(names))
 	for _, name := range names {

@@ -5,6 +5,7 @@
 package process
 
 import (
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -118,6 +119,11 @@ func (c *Config) checkPaths() error {
 		if err != nil {
 			return fault.Wrap(fault.Invalid, err, "sandboxes.process.paths[%d]: %q cannot be read", i, p)
 		}
+		for _, own := range []string{insideTmp, insideWorkspace, "/proc", "/dev", "/etc", "/run/polygate"} {
+			if within(own, p) {
+				return fault.New(fault.Invalid, "sandboxes.process.paths[%d]: %q would hide the sandbox's own %s: name a folder within", i, p, own)
+			}
+		}
 		if within(at, real) || within(real, at) {
 			return fault.New(fault.Invalid, "sandboxes.process.paths[%d]: %q holds the sandboxes' own folder or lies in it", i, p)
 		}
@@ -160,4 +166,4 @@ var _ interface {
 } = (*Drivers)(nil)
 
 // gone says whether an error tells that a file is not there.
-func gone(err error) bool { return err != nil && os.IsNotExist(err) || err == fs.ErrNotExist }
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -17,7 +17,7 @@ import (
 
 // gatewayMain is a gateway as a process of its own: it makes one run in a folder, prints its task, and waits to be killed.
 func gatewayMain(args []string) {
-	d, err := New(Config{Dir: args[0], Cgroup: true})
+	d, err := New(Config{Dir: args[0], Self: self(), Cgroup: true})
 	if err != nil {
 		panic(err)
 	}
@@ -37,7 +37,7 @@ func gatewayMain(args []string) {
 func TestGatewayKilled(t *testing.T) {
 	needBwrap(t)
 	dir := t.TempDir()
-	old := exec.Command(os.Args[0], gatewayCommand, dir) //nolint:gosec // G204: this test
+	old := exec.Command(os.Args[0], gatewayCommand, dir)
 	out, err := old.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func digits(uid string) string {
 
 func withArgument(text string) (found []string) {
 	for pid := range processes() {
-		b, _ := os.ReadFile(filepath.Join("/proc", itoa(pid), "cmdline")) //nolint:gosec // G304: a process
+		b, _ := os.ReadFile(filepath.Join("/proc", itoa(pid), "cmdline"))
 		if bytes.Contains(b, []byte(text)) {
 			found = append(found, strings.ReplaceAll(string(b), "\x00", " "))
 		}

@@ -77,8 +77,8 @@ func (a *abi) program() ([]byte, error) {
 	refuseIf(bpf.JumpEqual, syscall.TIOCSTI)
 	tests = append(tests, bpf.RetConstant{Val: seccompAllow}, bpf.RetConstant{Val: seccompErrno | uint32(syscall.EPERM)})
 	for _, i := range refusals {
-		j := tests[i].(bpf.JumpIf)             //nolint:errcheck,forcetypeassert // made above
-		j.SkipTrue = uint8(len(tests) - 2 - i) //nolint:gosec // G115: below 255, or Assemble fails
+		j := tests[i].(bpf.JumpIf)
+		j.SkipTrue = uint8(len(tests) - 2 - i)
 		tests[i] = j
 	}
 	raw, err := bpf.Assemble(tests)

@@ -61,7 +61,7 @@ type session struct {
 }
 
 func (f *first) session(conn net.Conn) {
-	defer conn.Close() //nolint:errcheck // done
+	defer conn.Close()
 	s := &session{conn: conn, frames: &frames{rw: conn}, reaper: f.reaper, queue: make(chan []byte, window+1)}
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var c command
@@ -257,7 +257,7 @@ func (s *session) feed() {
 			_ = s.input.Close()
 		}
 		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], uint32(len(b))) //nolint:gosec // G115: a frame
+		binary.BigEndian.PutUint32(n[:], uint32(len(b)))
 		if s.frames.write(frameTaken, n[:]) != nil {
 			break
 		}

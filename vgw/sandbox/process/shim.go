@@ -65,7 +65,7 @@ func shimMain(ctx context.Context, dir string, stderr io.Writer) int {
 	if err != nil {
 		return 0 // another is here
 	}
-	defer lock.Close() //nolint:errcheck // it ends with us
+	defer lock.Close()
 	o, err := readOrder(".")
 	if err != nil {
 		return complain(stderr, err)
@@ -197,6 +197,9 @@ func (s *shim) enter() {
 		s.held = nil
 	}
 	s.status.Limits = describe(s.held)
+	if err != nil {
+		s.status.Limits += " (" + err.Error() + ")"
+	}
 }
 
 func describe(held []string) string {
@@ -225,7 +228,7 @@ func (s *shim) others() int {
 			continue
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) == own {
-			n += int(st.Nlink) - 2 //nolint:gosec // G115: threads
+			n += int(st.Nlink) - 2
 		}
 	}
 	return n
@@ -289,7 +292,7 @@ func (s *shim) start(execs *os.File) error {
 		return err
 	}
 	defer told.Close() //nolint:errcheck // the child has it
-	defer info.Close() //nolint:errcheck // read below
+	defer info.Close()
 	rules, err := filter()
 	if err != nil {
 		return err
@@ -407,9 +410,9 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	f := os.NewFile(uintptr(fds[0]), "control")     //nolint:gosec // G115: a descriptor
-	defer f.Close()                                 //nolint:errcheck // FileConn has its own
-	theirs = os.NewFile(uintptr(fds[1]), "control") //nolint:gosec // G115: a descriptor
+	f := os.NewFile(uintptr(fds[0]), "control")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "control")
 	ours, err = net.FileConn(f)
 	return ours, theirs, err
 }

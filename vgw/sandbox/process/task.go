@@ -93,7 +93,7 @@ func freeUser(uidMap, uid string) int {
 		}
 		for _, r := range [][2]uint64{{1_000_000_000, 900_000_000}, {60_100, 4_900}} {
 			if from <= r[0] && from+count >= r[0]+r[1] {
-				return int(r[0] + seed%r[1]) //nolint:gosec // G115: below 2^31
+				return int(r[0] + seed%r[1])
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func usageOf(all map[int]stat, root identity) (cpu time.Duration, memory int64) 
 		return 0, 0
 	}
 	for _, pid := range append(descendants(all, root.PID), root.PID) {
-		cpu += time.Duration(all[pid].cpu) * time.Second / ticks //nolint:gosec // G115: a time
+		cpu += time.Duration(all[pid].cpu) * time.Second / ticks
 		memory += all[pid].memory
 	}
 	return cpu, memory
@@ -69,6 +69,9 @@ func (d *Drivers) rate(uid string, cpu time.Duration, started time.Time) float64
 	}
 	if !ok {
 		last = sample{at: started}
+		if now.Sub(started) < 2*time.Second { // what it took to start would be most of it
+			return 0
+		}
 	}
 	next := sample{at: now, cpu: cpu}
 	if span := now.Sub(last.at); span > 0 && cpu > last.cpu {
