@@ -261,7 +261,7 @@ func TestX55CreatesWhileTheClusterFails(t *testing.T) {
 			turns <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-turns }()
-				r, err := m.try(t.Context(), "POST", "/api/v1/sandboxes", map[string]any{"args": []string{"sleep"}})
+				r, err := m.try(t.Context(), "POST", "/api/v1/sandboxes", map[string]any{"args": []string{"sleep"}, "resources": map[string]string{"cpu": "20m"}})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {

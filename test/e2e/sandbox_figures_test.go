@@ -92,7 +92,7 @@ func (w *world) observe(namespace string) func(sandbox string) moments {
 // startFigures makes sandboxes and equal plain pods in turn.
 func (m *member) startFigures(n int) {
 	m.t.Helper()
-	first := m.create("first", "sleep")
+	first := m.createWith(sized("first"))
 	m.await("first", "Running")
 	ns := m.namespace("team-a")
 	equal := m.podOf("team-a", first.ID)
@@ -101,7 +101,7 @@ func (m *member) startFigures(n int) {
 	for i := range n {
 		name := fmt.Sprintf("box-%d", i)
 		began := time.Now()
-		b := m.create(name, "sleep")
+		b := m.createWith(sized(name))
 		if r := m.call("GET", "/api/v1/sandboxes/"+b.ID+"/wait?for=running&timeout=60s", nil); !strings.Contains(r.body, `"reached":true`) {
 			m.t.Fatalf("wait: %s", r)
 		}
@@ -206,4 +206,9 @@ func (w *world) resident() int64 {
 		}
 	}
 	return 0
+}
+
+// sized is a sandbox with enough CPU: with less, the start of its process and of each command in it is what is measured.
+func sized(name string) map[string]any {
+	return map[string]any{"name": name, "args": []string{"sleep"}, "resources": map[string]string{"cpu": "400m"}}
 }

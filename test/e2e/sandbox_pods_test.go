@@ -133,7 +133,7 @@ sandboxes:
   driver: kube
   default_image: %[2]s
   images: [localhost/sandbox-tools]
-  defaults: {cpu: 10m, memory: 32MiB, storage: 32MiB}
+  defaults: {cpu: 100m, memory: 32MiB, storage: 32MiB}
   kube:
     in_cluster: true
     namespace_prefix: %[3]s-

@@ -211,7 +211,7 @@ func TestHundredSandboxes(t *testing.T) {
 	for _, m := range members {
 		for i := range each {
 			wg.Go(func() {
-				r, err := m.try(t.Context(), "POST", "/api/v1/sandboxes", map[string]any{"name": fmt.Sprintf("box-%d", i), "args": []string{"sleep"}})
+				r, err := m.try(t.Context(), "POST", "/api/v1/sandboxes", map[string]any{"name": fmt.Sprintf("box-%d", i), "args": []string{"sleep"}, "resources": map[string]string{"cpu": "10m"}})
 				if err != nil || r.status != http.StatusCreated {
 					errs <- fmt.Errorf("%s: %s %w", m.tenant, r, err)
 				}

@@ -94,7 +94,7 @@ sandboxes:
   driver: kube
   default_image: %[7]s
   images: [localhost/sandbox-tools]
-  defaults: {cpu: 10m, memory: 32MiB, storage: 32MiB}
+  defaults: {cpu: 100m, memory: 32MiB, storage: 32MiB}
   kube:
     kubeconfig: %[6]s
     namespace_prefix: %[8]s
