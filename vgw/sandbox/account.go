@@ -109,7 +109,7 @@ func (m *Manager) billed(ctx context.Context, ids []string) bool {
 		n.Version = m.nextVersion()
 		n.Used = later(n.Used, m.items[n.ID].used.UTC())
 		m.mu.Unlock()
-		w, err := encode(&n)
+		w, err := m.cfg.encode(&n)
 		if err != nil {
 			bill.Dropped()
 			return m.storable(err)

@@ -170,7 +170,7 @@ func (m *Manager) store(s *Sandbox, commit commit, edit func(*Sandbox) *Sandbox)
 	m.mu.Lock()
 	next.Version, next.Updated = m.nextVersion(), now
 	m.mu.Unlock()
-	w, err := encode(&next)
+	w, err := m.cfg.encode(&next)
 	if err != nil {
 		bill.Dropped()
 		return nil, err

@@ -17,12 +17,19 @@ type Store interface {
 	Commit(ctx context.Context, action authz.Action, resource string, w ...tenant.Write) error
 }
 
+// Sealer seals values with the tenant's data key, bound to where they belong.
+type Sealer interface {
+	Seal(plain []byte, context ...string) ([]byte, error)
+	Open(sealed []byte, context ...string) ([]byte, error)
+}
+
 // Config is what a Manager is built from. Driver, Store and Tenant are required.
 type Config struct {
 	Driver Driver
 	Store  Store
 	Tenant Tenant
 	Rules  Rules
+	Sealer Sealer // seals what is stored; nil = it is stored in the clear
 	Meter  *Meter // nil = use is not added up
 	Pace   Pace
 	Logger *slog.Logger     // nil = none

@@ -206,7 +206,7 @@ func (m *Manager) load(ctx context.Context) (map[string]*Sandbox, error) {
 	}
 	all := make(map[string]*Sandbox, len(objects))
 	for _, o := range objects {
-		s, err := decode(o.Value)
+		s, err := m.cfg.decode(o.ID, o.Value)
 		if err != nil {
 			return nil, fmt.Errorf("read sandbox %s: %w", o.ID, err)
 		}
@@ -268,7 +268,28 @@ func (m *Manager) nextVersion() int64 {
 	return m.version
 }
 
-func decode(b []byte) (*Sandbox, error) {
+// sealed is a sandbox as it lies in the store: sealed, since its environment and its command may hold somebody's credentials.
+type sealed struct {
+	V      int    `json:"v"`
+	Sealed []byte `json:"sealed"`
+}
+
+// decode reads what encode wrote.
+func (c *Config) decode(id string, b []byte) (*Sandbox, error) {
+	if c.Sealer != nil {
+		var outer sealed
+		if err := json.Unmarshal(b, &outer); err != nil {
+			return nil, err
+		}
+		if outer.V > Version+1 {
+			return nil, fmt.Errorf("its version is %d: this build reads %d and %d", outer.V, Version, Version+1)
+		}
+		plain, err := c.Sealer.Open(outer.Sealed, c.Tenant.Scope.UID(), Kind, id)
+		if err != nil {
+			return nil, err
+		}
+		b = plain
+	}
 	s := &Sandbox{}
 	if err := json.Unmarshal(b, s); err != nil {
 		return nil, err
@@ -279,7 +300,12 @@ func decode(b []byte) (*Sandbox, error) {
 	return s, nil
 }
 
-func encode(s *Sandbox) (tenant.Write, error) {
+func (c *Config) encode(s *Sandbox) (tenant.Write, error) {
 	b, err := json.Marshal(s)
+	if err == nil && c.Sealer != nil {
+		if b, err = c.Sealer.Seal(b, c.Tenant.Scope.UID(), Kind, s.ID); err == nil {
+			b, err = json.Marshal(sealed{Version, b})
+		}
+	}
 	return tenant.Write{Kind: Kind, ID: s.ID, Value: b}, err
 }
