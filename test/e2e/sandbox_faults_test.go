@@ -112,6 +112,7 @@ func TestGatewayKilledInEachState(t *testing.T) {
 	w, f := newFaultyWorld(t, "")
 	w.tenants([]string{"team-a"}, "")
 	m := w.member("team-a", "alice", "editor")
+	image := "localhost/sandbox-tools:" + strings.ToLower(w.rights.ID) // imported late
 
 	m.create("running", "loop", "100ms")
 	m.create("stopped", "sleep")
@@ -124,7 +125,7 @@ func TestGatewayKilledInEachState(t *testing.T) {
 	m.await("failed", "Failed")
 	m.call("POST", "/api/v1/sandboxes/stopped/stop", nil)
 	m.await("stopped", "Stopped")
-	m.createWith(map[string]any{"name": "starting", "image": "localhost/sandbox-tools:later", "args": []string{"sleep"}})
+	m.createWith(map[string]any{"name": "starting", "image": image, "args": []string{"sleep"}})
 	m.await("starting", "Starting")
 	before := make(map[string]box)
 	for _, name := range []string{"running", "stopped", "failed", "starting"} {
@@ -165,7 +166,7 @@ func TestGatewayKilledInEachState(t *testing.T) {
 	if got := m.exec("running", "echo", "still"); got.Stdout != "still\n" {
 		t.Errorf("exec: %+v", got)
 	}
-	w.kube.LoadImage(t, kubetest.PackImage(t, "localhost/sandbox-tools:later", w.kube.Built(t, "images/tools")))
+	w.kube.LoadImage(t, kubetest.PackImage(t, image, w.kube.Built(t, "images/tools")))
 	m.call("POST", "/api/v1/sandboxes/starting/stop", nil)
 	m.await("starting", "Stopped")
 	m.call("POST", "/api/v1/sandboxes/starting/start", nil)
