@@ -190,8 +190,8 @@ func stopCallTo(ctx context.Context, path string, grace time.Duration) error {
 	return f.want(frameDone, 0, nil)
 }
 
-// Release implements sandbox.Driver.
-func (d *driver) Release(_ context.Context, t sandbox.Task) error {
+// Release implements sandbox.Driver. A run that was told to end is waited for; nobody asks for its grace any more.
+func (d *driver) Release(ctx context.Context, t sandbox.Task) error {
 	path, o, st, err := d.find(t)
 	if errors.Is(err, sandbox.ErrGone) {
 		return nil
@@ -199,15 +199,23 @@ func (d *driver) Release(_ context.Context, t sandbox.Task) error {
 	if err != nil {
 		return err
 	}
-	if st == nil || st.Phase != sandbox.PhaseEnded {
+	if st != nil && st.Phase == sandbox.PhaseStopping {
+		_ = stopCallTo(ctx, path, 0) // it may have ended in between
+	} else if st == nil || st.Phase != sandbox.PhaseEnded {
 		return fault.New(fault.Conflict, "the run has not ended: stop it first")
 	}
 	// The shim ends a moment after it has told of the end.
 	lock, err := takeLock(path, 5*time.Second)
 	if err != nil {
-		return fault.Wrap(fault.Unavailable, err, "the run's supervisor has not ended yet")
+		if gone(err) { // another call released it meanwhile
+			return nil
+		}
+		return fault.Wrap(fault.Unavailable, err, "the run's supervisor has not ended yet: try again")
 	}
 	defer lock.Close()
+	if st, err := readStatus(path); err == nil && st != nil && st.Phase != sandbox.PhaseEnded {
+		d.all.clear(o, st) // the shim was killed
+	}
 	if err := d.all.erase(path, o.UID); err != nil {
 		return fault.Wrap(fault.Unavailable, err, "the run's folder cannot be removed")
 	}
