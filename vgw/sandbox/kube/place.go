@@ -205,7 +205,9 @@ func (p *place) settleNamespace(ctx context.Context, v verdict, want, found *cor
 			_, err := p.core.Namespaces().Create(ctx, want, metav1.CreateOptions{FieldManager: manager})
 			return err
 		})
-		p.config.Logger.Info("namespace made", "tenant", p.tenant.Scope, "namespace", want.Name, "error", err)
+		if err == nil {
+			p.config.Logger.Info("namespace made", "tenant", p.tenant.Scope.String(), "namespace", want.Name)
+		}
 		return nil, err
 	}
 	lines := differences("namespace "+want.Name, found.Labels, want.Labels)
@@ -234,14 +236,14 @@ func (p *place) letGo(ctx context.Context, found *corev1.Namespace) {
 		err = e.dropRights(ctx)
 	}
 	if err != nil {
-		p.config.Logger.Warn("cannot let go of a namespace that is being deleted", "tenant", p.tenant.Scope, "namespace", found.Name, "error", err)
+		p.config.Logger.Warn("cannot let go of a namespace that is being deleted", "tenant", p.tenant.Scope.String(), "namespace", found.Name, "error", err)
 	}
 }
 
 // tell logs what a look found.
 func (p *place) tell(report []string) {
 	for _, line := range report {
-		p.config.Logger.Warn("namespace of sandboxes not as it should be", "tenant", p.tenant.Scope, "found", line, "observed", p.tenant.Settings.Observed())
+		p.config.Logger.Warn("namespace of sandboxes not as it should be", "tenant", p.tenant.Scope.String(), "found", line, "observed", p.tenant.Settings.Observed())
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/polygate/polygate/internal/fault"
 )
 
 // object is what the gateway keeps of the cluster's kinds.
@@ -140,7 +142,7 @@ func (p *place) withRights(ctx context.Context, what string, f func(context.Cont
 // where it has no rights yet. One that somebody deleted is still in force by its finalizer; it is let go and made anew.
 func (p *place) settleBinding(ctx context.Context, want *rbacv1.RoleBinding) error {
 	c := p.rbac.RoleBindings(want.Namespace)
-	return p.withRights(ctx, "bind the gateway's rights in the tenant's namespace", func(ctx context.Context) error {
+	err := p.withRights(ctx, "bind the gateway's rights in the tenant's namespace", func(ctx context.Context) error {
 		got, err := apply(ctx, c, want)
 		if err != nil || got.DeletionTimestamp == nil {
 			return err
@@ -152,6 +154,10 @@ func (p *place) settleBinding(ctx context.Context, want *rbacv1.RoleBinding) err
 		_, err = apply(ctx, c, want)
 		return err
 	})
+	if fault.Is(err, fault.NotFound) {
+		return fault.Wrap(fault.Unavailable, err, "the ClusterRole %s is missing in the cluster: apply deploy/kubernetes/10-rbac.yaml", want.RoleRef.Name)
+	}
+	return err
 }
 
 func samePolicy(got, want *networkingv1.NetworkPolicy) bool {

@@ -47,7 +47,7 @@ func (p *place) unhold(ctx context.Context) {
 	}
 	e := eraser{cluster: p.cluster, site: p.site, namespace: name, uid: p.tenant.Scope.UID()}
 	if err := e.unhold(ctx); err != nil {
-		p.config.Logger.Debug("namespace not let go", "tenant", p.tenant.Scope, "error", err)
+		p.config.Logger.Debug("namespace not let go", "tenant", p.tenant.Scope.String(), "error", err)
 	}
 }
 
@@ -68,7 +68,7 @@ func (p *place) tend(ctx context.Context, changed <-chan struct{}) {
 		p.spoil()
 		err := p.shape(ctx, false)
 		if err != nil && ctx.Err() == nil {
-			p.config.Logger.Debug("namespace not kept in shape", "tenant", p.tenant.Scope, "error", err)
+			p.config.Logger.Debug("namespace not kept in shape", "tenant", p.tenant.Scope.String(), "error", err)
 		}
 		next.Reset(pace(err))
 	}
