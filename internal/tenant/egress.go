@@ -45,7 +45,7 @@ func ParseEgress(s string) (EgressRule, error) {
 
 // cutPort splits a port off.
 func cutPort(s string) (text string, port uint16, err error) {
-	digits := ""
+	var digits string
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		var rest string
 		if text, rest, ok = strings.Cut(inner, "]"); !ok {

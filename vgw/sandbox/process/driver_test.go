@@ -154,7 +154,7 @@ func (r *rig) log(t sandbox.Task) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer rc.Close() //nolint:errcheck // only read
+	defer rc.Close()
 	b, err := io.ReadAll(rc)
 	return fmt.Sprint(string(b), "", orNil(err))
 }

@@ -57,7 +57,7 @@ func TestExecSignals(t *testing.T) {
 		run := r.run(task())
 		in, feed := io.Pipe()
 		go func() { _, _ = feed.Write(make([]byte, 4<<20)) }()
-		defer in.Close() //nolint:errcheck // ends the writer
+		defer in.Close()
 		signals := make(chan string, 2)
 		signals <- "NONSENSE"
 		started := make(chan struct{})
@@ -101,7 +101,7 @@ func TestExecTerminal(t *testing.T) {
 			_ = out.Close()
 			done <- result{exit, err}
 		}()
-		defer keys.Close() //nolint:errcheck // a test's
+		defer keys.Close()
 		lines := bufio.NewScanner(screen)
 		until := func(want string) {
 			t.Helper()
@@ -260,7 +260,7 @@ func TestLogs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer rc.Close() //nolint:errcheck // only read
+		defer rc.Close()
 		b, err := io.ReadAll(rc)
 		if err != nil {
 			t.Error(err)

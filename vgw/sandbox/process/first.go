@@ -282,7 +282,7 @@ func limitMain(args []string, stderr io.Writer) int {
 		err = limit(syscall.RLIMIT_DATA, n)
 	}
 	if err == nil {
-		err = syscall.Exec(args[1], args[2:], os.Environ())
+		err = syscall.Exec(args[1], args[2:], os.Environ()) //nolint:gosec // G204: what it is for
 	}
 	io.WriteString(stderr, "polygate: "+args[1]+": "+err.Error()+"\n") //nolint:errcheck // nobody to tell
 	return 126

@@ -310,7 +310,7 @@ func (w *group) usage() (cpu time.Duration, memory int64, ok bool) {
 	} else {
 		cpu = time.Duration(w.number("cpuacct", "cpuacct.usage", ""))
 		memory = int64(w.number("memory", "memory.usage_in_bytes", ""))
-		memory -= int64(w.number("memory", "memory.stat", "total_inactive_file")) //nolint:gosec // G115: bytes
+		memory -= int64(w.number("memory", "memory.stat", "total_inactive_file"))
 	}
 	return cpu, max(memory, 0), memory > 0 && cpu > 0
 }

@@ -274,19 +274,19 @@ func replaceReadable(name, text string) error {
 
 // start starts bubblewrap, or the first process itself.
 func (s *shim) start(execs *os.File) error {
-	defer execs.Close() //nolint:errcheck // the child has it
+	defer execs.Close()
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
 	}
-	defer theirs.Close() //nolint:errcheck // the child has it
+	defer theirs.Close()
 	s.control = &frames{rw: ours}
 	s.closing = append(s.closing, ours)
 	out, in, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer in.Close() //nolint:errcheck // the child has it
+	defer in.Close()
 	info, told, err := os.Pipe()
 	if err != nil {
 		return err

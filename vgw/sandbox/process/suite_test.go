@@ -70,11 +70,11 @@ func openTo(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(to) })
-	b, err := os.ReadFile(filepath.Join(dir, "tools")) //nolint:gosec // G304: built above
+	b, err := os.ReadFile(filepath.Join(dir, "tools"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(filepath.Join(to, "tools"), b, 0o755), os.Chmod(to, 0o755)); err != nil { //nolint:gosec // G302: to be run by others
+	if err := errors.Join(os.WriteFile(filepath.Join(to, "tools"), b, 0o755), os.Chmod(to, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return to

@@ -114,7 +114,7 @@ func (r *run) exec(ctx context.Context, x sandbox.Exec) (sandbox.Exit, error) {
 			fmt.Fprintln(out, "line", i+1)
 		}
 	case "exit":
-		n, _ := strconv.Atoi(arg) //nolint:errcheck // tests write numbers
+		n, _ := strconv.Atoi(arg)
 		return sandbox.Exit{Code: n}, nil
 	case "cat":
 		if x.Stdin != nil {
