@@ -3,12 +3,14 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +119,35 @@ func TestShimKilled(t *testing.T) {
 	}
 }
 
+// TestAllKilled kills what supervises a plain sandbox and its first process at once, so that neither can end what is left.
+func TestAllKilled(t *testing.T) {
+	for _, groups := range []bool{true, false} {
+		t.Run(fmt.Sprint("groups=", groups), func(t *testing.T) {
+			r := newRig(t, func(c *Config) { c.Bwrap, c.Cgroup = NoBwrap, groups })
+			if !r.drivers.mode.Root && r.drivers.groups.lacks() != nil {
+				t.Skip("what is left is found by its control group or its user: run as root")
+			}
+			mark := digits(newUID())
+			run := r.run(task("/bin/sh", "-c", "(setsid sleep 88."+mark+" &); sleep 88."+mark))
+			_, _, st, err := r.driver.(*driver).find(run)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(syscall.Kill(st.First.PID, syscall.SIGSTOP), st.Shim.kill(), syscall.Kill(st.First.PID, syscall.SIGKILL)); err != nil {
+				t.Fatal(err)
+			}
+			if o := r.until(run, sandbox.PhaseEnded); o.Reason != sandbox.ReasonReplica {
+				t.Errorf("end = %+v", o)
+			}
+			for end := time.Now().Add(5 * time.Second); len(withArgument(mark)) > 0; pause(r.ctx, 20*time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("left of it: %v", withArgument(mark))
+				}
+			}
+		})
+	}
+}
+
 // digits makes a number of an id, to find a process by.
 func digits(uid string) string {
 	return strings.Map(func(r rune) rune { return '0' + r%10 }, uid)
@@ -215,6 +246,17 @@ func TestNeverTwice(t *testing.T) {
 	}
 	if got := r.log(run); got != "once\n" {
 		t.Errorf("log = %q, want that it ran once", got)
+	}
+	path, _, before, err := r.driver.(*driver).find(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A shim that comes late, such as one whose gateway was slow.
+	if err := exec.Command(r.drivers.cfg.Self, Command, stageShim, path).Run(); err != nil {
+		t.Error(err)
+	}
+	if after, err := readStatus(path); err != nil || !after.Started.Equal(before.Started) {
+		t.Errorf("it was run again: %+v, %v", after, err)
 	}
 	other := run
 	other.UID = newUID()

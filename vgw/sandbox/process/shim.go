@@ -291,7 +291,7 @@ func (s *shim) start(execs *os.File) error {
 	if err != nil {
 		return err
 	}
-	defer told.Close() //nolint:errcheck // the child has it
+	defer told.Close()
 	defer info.Close()
 	rules, err := filter()
 	if err != nil {
@@ -305,7 +305,7 @@ func (s *shim) start(execs *os.File) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close() //nolint:errcheck // the child has it
+		defer f.Close()
 		s.cmd.ExtraFiles = append(s.cmd.ExtraFiles, f)
 	}
 	if err := s.cmd.Start(); err != nil {
