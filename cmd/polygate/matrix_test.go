@@ -76,6 +76,7 @@ func newKnown(t *testing.T) *known {
 	k.write("issuer-b.pem", k.other.ca.pem())
 	k.write("people.pem", k.people.pem())
 	k.write("a.yaml", "servers:\n  - {name: one, url: \"http://127.0.0.1:9/mcp\"}\n")
+	k.write("polygate.yaml", string(must(os.ReadFile(filepath.Join(k.dir, "polygate.yaml"))))+"sandboxes: {driver: process}\n")
 	k.start()
 	k.c = k.client()
 	return k
@@ -224,6 +225,9 @@ func (c caller) expect(r exchange.Route, method string) int {
 	action := r.Action
 	if strings.HasSuffix(r.Pattern, "/mcp") && method != http.MethodPost {
 		action = authz.MCPRead
+	}
+	if method == http.MethodGet && strings.HasSuffix(r.Pattern, "/exec") {
+		return 400 // no WebSocket is asked for: nothing is looked at
 	}
 	who := tenant.Principal{Tenant: "team-a", Kind: c.kind, ID: "x", Role: c.role}
 	if authz.Authorize(who, action, "team-a").Allow {

@@ -25,11 +25,11 @@ import (
 // TestMain looks for leaked goroutines. A start that fails over broken data leaves two of etcd's; the process ends then.
 // Members of a cluster leave connections between each other, which end with their process in real life.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, etcdtest.Leaks(),
+	goleak.VerifyTestMain(m, append(etcdtest.Leaks(),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*conn).serve"), goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"),
 		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/wal.(*filePipeline).run"),
-		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/backend.(*backend).run"))
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/backend.(*backend).run"))...)
 }
 
 func startEmbedded(t testing.TB, cfg etcd.EmbeddedConfig) *etcd.Embedded {

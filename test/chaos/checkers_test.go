@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, etcdtest.Leaks())
+	goleak.VerifyTestMain(m, etcdtest.Leaks()...)
 }
 
 func ops(list ...op) []op {

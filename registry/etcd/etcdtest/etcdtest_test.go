@@ -12,7 +12,7 @@ import (
 	"github.com/polygate/polygate/registry/etcd/etcdtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, etcdtest.Leaks()) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, etcdtest.Leaks()...) }
 
 func put(t *testing.T, c *clientv3.Client) error {
 	t.Helper()

@@ -22,8 +22,11 @@ type Proxy struct {
 
 // Leaks is for goleak in tests that use a Proxy: a connection that ends while something is done to it leaves a goroutine
 // of toxiproxy's behind.
-func Leaks() goleak.Option {
-	return goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run")
+func Leaks() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+	}
 }
 
 // Proxy puts a proxy in front of each member, for one client.

@@ -83,7 +83,7 @@ func (in *Installation) manifests(t testing.TB, files []string, edit func(*unstr
 		if len(files) > 0 && !slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(filepath.Base(file), f) }) {
 			continue
 		}
-		text, err := os.ReadFile(file) //nolint:gosec // of the project
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -130,7 +130,7 @@ func (c *Cluster) programs(program string) ([]int, error) {
 	}
 	var pids []int
 	for _, file := range lines {
-		b, err := os.ReadFile(file) //nolint:gosec // of /proc
+		b, err := os.ReadFile(file)
 		args := strings.Split(string(b), "\x00")
 		if err != nil || len(args) < 2 || args[0] != "kube" || args[1] != program {
 			continue
