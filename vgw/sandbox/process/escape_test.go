@@ -1,6 +1,7 @@
 package process
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -103,9 +104,10 @@ func TestEscapeProcesses(t *testing.T) {
 		}
 		// Processes by name alone, and never all (kill -9 -1): were a sandbox not apart, that would be the whole machine's.
 		targets := itoa(victim.Process.Pid) + " " + itoa(st.First.PID)
-		out, _ := r.sh(run, "ls -d /proc/[0-9]*; for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; done; for p in "+targets+"; do kill -9 $p && echo KILLED; done")
-		if n := strings.Count(out, "/proc/"); n > 8 || strings.Contains(out, "test.") || strings.Contains(out, "KILLED") {
-			t.Errorf("it sees %d processes:\n%s", n, out)
+		out, _ := r.sh(run, "echo SEES $(ls -d /proc/[0-9]* | wc -l); for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; done; for p in "+targets+"; do kill -9 $p && echo KILLED; done")
+		var n int
+		if _, err := fmt.Sscanf(out, "SEES %d", &n); err != nil || n > 8 || strings.Contains(out, "test.") || strings.Contains(out, "KILLED\n") {
+			t.Errorf("it sees %d processes, %v:\n%s", n, err, out)
 		}
 		if st, err := readStat(victim.Process.Pid); err != nil || st.state == 'Z' {
 			t.Error("a process outside was killed")
