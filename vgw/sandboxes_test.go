@@ -18,15 +18,15 @@ const hers = "/api/v1/sandboxes/hers"
 func TestSandboxStory(t *testing.T) {
 	w, _ := sandboxed(t)
 	alice := w.user("team-a", "corp", "alice")
-	body := `{"name":"work","command":["sleep","1h"],"args":["x"],"env":[{"name":"B","value":"2"},{"name":"A","value":"1"}],"working_dir":"/workspace",
+	body := `{"name":"chore","command":["sleep","1h"],"args":["x"],"env":[{"name":"B","value":"2"},{"name":"A","value":"1"}],"working_dir":"/workspace",
 		"resources":{"cpu":"1","memory":"1Gi"},"ports":[{"name":"web","port":8080}],"lifetime_seconds":3600,"idle_timeout_seconds":600,"labels":{"team":"red"}}`
 	made := w.do("team-a", alice, post("/api/v1/sandboxes", body))
-	if made.status != 201 || made.header.Get("Location") != "https://t.test/api/v1/sandboxes/work" || made.header.Get("Etag") == "" {
+	if made.status != 201 || made.header.Get("Location") != "https://t.test/api/v1/sandboxes/chore" || made.header.Get("Etag") == "" {
 		t.Fatalf("%d %v %s", made.status, made.header, made.body)
 	}
-	s := w.awaits(t, alice, "work", "running")
+	s := w.awaits(t, alice, "chore", "running")
 	for field, want := range map[string]string{
-		"name": `"work"`, "owner": `"user:corp/alice"`, "state": `"Running"`, "want": `"running"`, "command": `["sleep","1h"]`, "args": `["x"]`,
+		"name": `"chore"`, "owner": `"user:corp/alice"`, "state": `"Running"`, "want": `"running"`, "command": `["sleep","1h"]`, "args": `["x"]`,
 		"env": `[{"name":"A","value":"1"},{"name":"B","value":"2"}]`, "working_dir": `"/workspace"`,
 		"resources": `{"cpu":"1","memory":"1Gi","storage":"1Gi"}`, "ports": `[{"name":"web","port":8080}]`, "lifetime_seconds": "3600",
 		"idle_timeout_seconds": "600", "labels": `{"team":"red"}`,
@@ -40,26 +40,26 @@ func TestSandboxStory(t *testing.T) {
 		t.Errorf("run %v, expires %v", run, s["expires"])
 	}
 	byID := w.must(t, "team-a", alice, get("/api/v1/sandboxes/"+s["id"].(string)), 200)
-	if byID["name"] != "work" {
+	if byID["name"] != "chore" {
 		t.Errorf("by its id: %v", byID)
 	}
-	w.says(t, "team-a", alice, get("/api/v1/sandboxes/work/events"), 200, `"reason":"Started"`)
-	w.says(t, "team-a", alice, post("/api/v1/sandboxes/work/stop", ""), 202, `"want":"stopped"`)
-	if s := w.awaits(t, alice, "work", "stopped"); s["state"] != "Stopped" || s["expires"] != nil {
+	w.says(t, "team-a", alice, get("/api/v1/sandboxes/chore/events"), 200, `"reason":"Started"`)
+	w.says(t, "team-a", alice, post("/api/v1/sandboxes/chore/stop", ""), 202, `"want":"stopped"`)
+	if s := w.awaits(t, alice, "chore", "stopped"); s["state"] != "Stopped" || s["expires"] != nil {
 		t.Errorf("stopped: %v", s)
 	}
-	w.says(t, "team-a", alice, post("/api/v1/sandboxes/work/stop", ""), 202, `"state":"Stopped"`)
-	w.says(t, "team-a", alice, post("/api/v1/sandboxes/work/exec", `{"command":["echo"]}`), 409, "start it")
-	w.says(t, "team-a", alice, request{method: "GET", path: "/api/v1/sandboxes/work/exec?command=echo", header: map[string]string{"Upgrade": "websocket"}}, 409, "Stopped")
-	w.says(t, "team-a", alice, post("/api/v1/sandboxes/work/start", ""), 202, `"want":"running"`)
-	if s := w.awaits(t, alice, "work", "running"); s["run"].(map[string]any)["number"] != 2.0 {
+	w.says(t, "team-a", alice, post("/api/v1/sandboxes/chore/stop", ""), 202, `"state":"Stopped"`)
+	w.says(t, "team-a", alice, post("/api/v1/sandboxes/chore/exec", `{"command":["echo"]}`), 409, "start it")
+	w.says(t, "team-a", alice, request{method: "GET", path: "/api/v1/sandboxes/chore/exec?command=echo", header: map[string]string{"Upgrade": "websocket"}}, 409, "Stopped")
+	w.says(t, "team-a", alice, post("/api/v1/sandboxes/chore/start", ""), 202, `"want":"running"`)
+	if s := w.awaits(t, alice, "chore", "running"); s["run"].(map[string]any)["number"] != 2.0 {
 		t.Errorf("started again: %v", s)
 	}
-	w.says(t, "team-a", alice, del("/api/v1/sandboxes/work"), 202, `"want":"deleted"`)
-	if got := w.do("team-a", alice, get("/api/v1/sandboxes/work/wait?for=deleted")); got.status != 404 && got.body != `{"reached":true}`+"\n" {
+	w.says(t, "team-a", alice, del("/api/v1/sandboxes/chore"), 202, `"want":"deleted"`)
+	if got := w.do("team-a", alice, get("/api/v1/sandboxes/chore/wait?for=deleted")); got.status != 404 && got.body != `{"reached":true}`+"\n" {
 		t.Errorf("deleted: %d %s", got.status, got.body)
 	}
-	w.says(t, "team-a", alice, get("/api/v1/sandboxes/work"), 404, "")
+	w.says(t, "team-a", alice, get("/api/v1/sandboxes/chore"), 404, "")
 }
 
 func TestSandboxWaits(t *testing.T) {

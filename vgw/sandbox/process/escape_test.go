@@ -46,7 +46,7 @@ func TestEscapeFiles(t *testing.T) {
 			{"ls " + r.drivers.cfg.Dir, "canary", ""},
 			{"cat /proc/1/root" + canary + " /proc/1/cwd" + canary, "CANARY", ""},
 			{"ls /proc/1/fd/ /proc/self/fd/ -l", r.drivers.cfg.Dir, ""},
-			{"cat /etc/shadow /root/.ssh/* /root/.bashrc /home/*/.bashrc; ls /var /root /home /srv /mnt", "root:", ""},
+			{"cat /etc/shadow ~root/.ssh/* ~root/.bashrc /home/*/.bashrc; ls /var /root /home /srv /mnt", "root:", ""},
 			{"cat /workspace/mine /tmp/mine", "MINE", ""},
 			{"for f in /x /usr/x /etc/x /dev/x /run/x /run/polygate/x; do touch $f && echo WROTE; done", "WROTE", ""},
 			{"echo x > /run/polygate/sandbox-init && echo WROTE", "WROTE", ""},
