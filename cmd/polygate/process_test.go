@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -118,7 +119,22 @@ egress: {allow: [127.0.0.0/8]}
 demo: {env_file: %[1]s/demo/env, tenants: [team-a, team-b]}
 `, g.dir, g.public, g.plain, g.admin, g.metrics))
 	g.write("tenants.yaml", tenantsYAML)
+	t.Cleanup(func() { endSandboxes(g.dir) })
 	return g
+}
+
+// endSandboxes ends what the process driver runs under a folder, which outlives its gateway.
+func endSandboxes(dir string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range lines {
+		line, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(line), "sandbox-init\x00shim\x00"+dir) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil && pid > 1 {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // what it started dies with it
+		}
+	}
 }
 
 const twoTenants = `
