@@ -590,9 +590,7 @@ func TestFrozenOrder(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, a.cmd.Process)
 	b := a.replica("two", etcd)
 	a.acme.SetA("t0.gw.test", "127.0.0.2")
 	b.start()

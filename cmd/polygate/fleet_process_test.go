@@ -296,9 +296,7 @@ func TestX44FrozenOwner(t *testing.T) {
 	late := make(chan answer, 8)
 	direct := f.to(at)
 	f.want("warm", f.ask(direct, "t0", "GET", "/api/v1/servers", nil), 200)
-	if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, frozen.cmd.Process)
 	for i := range 8 {
 		go func() { late <- f.ask(direct, "t0", "POST", "/api/v1/servers", aServer(fmt.Sprintf("late%d", i))) }()
 	}

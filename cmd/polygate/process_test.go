@@ -123,6 +123,24 @@ demo: {env_file: %[1]s/demo/env, tenants: [team-a, team-b]}
 	return g
 }
 
+// freeze stops a process, and returns when all of its threads stand still: on a busy machine they go on for a while.
+func freeze(t *testing.T, p *os.Process) {
+	t.Helper()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 10*time.Second, "the process to stop", func() error {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		for _, file := range threads {
+			b, err := os.ReadFile(file)
+			if _, state, ok := strings.Cut(string(b), ") "); err == nil && ok && state[0] != 'T' {
+				return fmt.Errorf("a thread is in state %c", state[0])
+			}
+		}
+		return nil
+	})
+}
+
 // endSandboxes ends what the process driver runs under a folder, which outlives its gateway.
 func endSandboxes(dir string) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
