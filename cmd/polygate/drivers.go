@@ -82,7 +82,7 @@ func (d *daemon) sandboxQuotas(q tenant.Quotas) tenant.Quotas {
 	q.SandboxCPU = cmp.Or(q.SandboxCPU, p.SandboxCPU)
 	q.SandboxMemory = cmp.Or(q.SandboxMemory, p.SandboxMemory)
 	q.SandboxStorage = cmp.Or(q.SandboxStorage, p.SandboxStorage)
-	q.SandboxGPUs = cmp.Or(q.SandboxGPUs, p.SandboxGPUs)
+	q.SandboxGPUs = cmp.Or(q.SandboxGPUs, d.cfg.Quotas.SandboxGPUs) // 0 is none: a ceiling gives nobody a GPU
 	q.SandboxLifetime = cmp.Or(q.SandboxLifetime, p.SandboxLifetime)
 	return q
 }

@@ -11,7 +11,7 @@ type Sandboxes struct {
 	DefaultImage   string         `yaml:"default_image"`   // of a sandbox that names none; default none: each has to name one
 	Images         []string       `yaml:"images"`          // that may be run: a repository, or a prefix that ends in "/"; default none
 	RuntimeClasses []string       `yaml:"runtime_classes"` // that may be asked for; default none
-	GPUs           []string       `yaml:"gpus"`            // resource names that may be asked for, such as nvidia.com/gpu; default none
+	GPUs           []string       `yaml:"gpus"`            // resource names of GPUs that may be asked for, within quotas.sandbox_gpus; default none listed: those of the usual device plugins, such as nvidia.com/gpu
 	Defaults       SandboxSize    `yaml:"defaults"`        // of a sandbox that does not say
 	StartTimeout   time.Duration  `yaml:"start_timeout"`   // after which a sandbox that does not come to run has failed; 10s to 24h; default 10m
 	MaxSessions    int            `yaml:"max_sessions"`    // exec and log streams open at a time for one sandbox; 1 to 1000; default 16

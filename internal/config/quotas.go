@@ -21,7 +21,7 @@ type Quotas struct {
 	SandboxCPU            Cores         `yaml:"sandbox_cpu"`             // cores of all that are not at rest together, such as 8 or 500m; default 8
 	SandboxMemory         Size          `yaml:"sandbox_memory"`          // likewise; default 16GiB
 	SandboxStorage        Size          `yaml:"sandbox_storage"`         // likewise; default 50GiB
-	SandboxGPUs           int           `yaml:"sandbox_gpus"`            // likewise, of those that sandboxes.gpus allows; default 0 = no limit
+	SandboxGPUs           int           `yaml:"sandbox_gpus"`            // likewise; default 0 = none may be used
 	SandboxLifetime       time.Duration `yaml:"sandbox_lifetime"`        // of one start, whole seconds; default 24h
 	PerPrincipal          Share         `yaml:"per_principal"`           // of each user, bot or key among the tenant's
 	PerKey                Share         `yaml:"per_key"`                 // of each key
