@@ -60,6 +60,7 @@ func TestImportMap(t *testing.T) {
 		internal = "internal packages know no part"
 		small    = "part of the vocabulary"
 		outside  = "commands are at the outside"
+		measures = "sees the product from outside"
 	)
 	for _, c := range []struct{ from, to, want string }{
 		{"proxy", "vgw", apart},
@@ -79,7 +80,11 @@ func TestImportMap(t *testing.T) {
 		{"proxy", "cmd/polygate", outside},
 		{"internal/telemetry", "cmd/polygate", outside},
 		{"cmd/polygate", "proxy", ""},
-		{"cmd/polybench", "cmd/polygate/client", ""},
+		{"cmd/polybench", "cmd/polygate/client", measures},
+		{"bench/client", "internal/fault", measures},
+		{"bench/cluster", "registry", measures},
+		{"cmd/polybench", "bench/lab", ""},
+		{"bench/lab", "bench/load", ""},
 		{"proxy", "internal/guard", ""},
 		{"proxy", "proxy/admin", ""},
 		{"vgw", "vgw/mcp", ""},
@@ -104,6 +109,8 @@ func TestLibraries(t *testing.T) {
 		{"proxy", "github.com/caddyserver/certmagic", "only certs"},
 		{"certs", "github.com/caddyserver/certmagic", ""},
 		{"proxy", "github.com/coreos/go-oidc/v3/oidc", "only internal/authn"},
+		{"bench/client", "github.com/go-jose/go-jose/v4", "only internal/authn"},
+		{"bench/credential", "github.com/go-jose/go-jose/v4", ""},
 		{"internal/authn", "github.com/coreos/go-oidc/v3/oidc", ""},
 		{"internal/guard", "github.com/open-policy-agent/opa/v1/rego", "only internal/policy"},
 		{"internal/policy", "github.com/open-policy-agent/opa/v1/rego", ""},

@@ -50,6 +50,9 @@ func forbidden(from, to string) string {
 	if under(to, "cmd") && !under(from, "cmd") {
 		return "commands are at the outside, nothing imports them"
 	}
+	if under(from, "bench") && !under(to, "bench") || under(from, "cmd/polybench") && !under(to, "bench") && !under(to, "cmd/polybench") {
+		return "the harness sees the product from outside, as it sees its peers"
+	}
 	if may, ok := vocabulary(from); ok && !slices.Contains(may, to) {
 		return "it is part of the vocabulary and may import only [" + strings.Join(may, " ") + "]"
 	}
@@ -84,8 +87,8 @@ func foreign(p *Package, imp string) string {
 		return "only packages named kube, and kubetest, see client-go"
 	case (under(imp, "github.com/caddyserver/certmagic") || under(imp, "github.com/mholt/acmez") || under(imp, "github.com/libdns") || under(imp, "github.com/miekg/dns")) && !under(p.Path, "certs"):
 		return "only certs sees certmagic, its ACME engine and its DNS providers"
-	case (under(imp, "github.com/coreos/go-oidc") || under(imp, "github.com/go-jose/go-jose") || under(imp, "golang.org/x/oauth2")) && p.Path != "internal/authn":
-		return "only internal/authn sees go-oidc, go-jose and oauth2"
+	case (under(imp, "github.com/coreos/go-oidc") || under(imp, "github.com/go-jose/go-jose") || under(imp, "golang.org/x/oauth2")) && p.Path != "internal/authn" && p.Path != "bench/credential":
+		return "only internal/authn, and bench/credential, see go-oidc, go-jose and oauth2"
 	case under(imp, "github.com/open-policy-agent/opa") && p.Path != "internal/policy":
 		return "only internal/policy sees OPA"
 	case under(imp, "net/http") && (under(p.Path, "vgw") && p.Name != "kube" || p.Path == "internal/exchange" || p.Path == "internal/policy"):
