@@ -55,12 +55,15 @@ type Scenario struct {
 
 // Run is one load's figures in one phase of one turn of one subject.
 type Run struct {
-	Subject string  `json:"subject"` // polygate, nginx, …, direct, or the target's address
-	Variant string  `json:"variant"` // what differs beside the subject, such as "http1" or "http2, key"
-	Turn    int     `json:"turn"`    // from 1; the same turns of two subjects ran next to each other
-	Phase   string  `json:"phase"`
-	Load    string  `json:"load"`
-	Figures Figures `json:"figures"`
+	Subject string `json:"subject"` // polygate, nginx, …, direct, or the target's address
+	Variant string `json:"variant"` // what differs beside the subject, such as "http1" or "http2, key"
+	Turn    int    `json:"turn"`    // from 1; the same turns of two subjects ran next to each other
+	Phase   string `json:"phase"`
+	Load    string `json:"load"`
+	// Protocol and Asked let a report say what the generator's own ceiling limited. Both may be absent.
+	Protocol string  `json:"protocol,omitempty"` // as Ceiling's; without it, the words before the first comma of Variant
+	Asked    float64 `json:"asked,omitempty"`    // open loop: requests a second that were due; 0 = a closed loop
+	Figures  Figures `json:"figures"`
 }
 
 // Figures are of one measured span.

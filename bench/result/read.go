@@ -1,0 +1,166 @@
+package result
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// maxBytes bounds a report that is read. A long one has some 10 MB.
+const maxBytes = 256 << 20
+
+// ErrVersion is a report in a form that this polybench does not know, for errors.Is.
+var ErrVersion = errors.New("a report in another form")
+
+// Read reads one report, strictly: an unknown field, a figure that cannot be, anything behind it, or another version is an error,
+// as a report that is half understood would be compared as if it were whole.
+func Read(r io.Reader) (*Report, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the report: %w", err)
+	}
+	if len(b) > maxBytes {
+		return nil, fmt.Errorf("the report is over %d MiB: is this a file that polybench --json wrote?", maxBytes>>20)
+	}
+	if err := checkVersion(b); err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	rep := new(Report)
+	if err := d.Decode(rep); err != nil {
+		return nil, fmt.Errorf("%w: is this a file that polybench --json wrote, and of this version?", explain(b, err))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("byte %d: something follows the report: give one report a file", d.InputOffset())
+	}
+	if err := rep.Validate(); err != nil {
+		return nil, err
+	}
+	return rep, nil
+}
+
+// checkVersion looks at the version alone, so that a later form is told by its number and not by the first field that is new.
+func checkVersion(b []byte) error {
+	var head struct {
+		V *int `json:"v"`
+	}
+	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&head); err != nil {
+		return fmt.Errorf("%w: is this a file that polybench --json wrote?", explain(b, err))
+	}
+	if head.V == nil {
+		return errors.New(`no version ("v"): is this a file that polybench --json wrote?`)
+	}
+	if *head.V != Version {
+		return fmt.Errorf("%w: version %d, known is %d: use the polybench that wrote it, or measure again", ErrVersion, *head.V, Version)
+	}
+	return nil
+}
+
+// explain adds to an error of encoding/json where it is.
+func explain(b []byte, err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Errorf("line %d: %w", line(b, syntax.Offset), err)
+	case errors.As(err, &kind):
+		return fmt.Errorf("line %d: %w", line(b, kind.Offset), err)
+	case errors.Is(err, io.EOF):
+		return errors.New("the file is empty")
+	}
+	return err
+}
+
+// line returns the line that an offset lies in, from 1.
+func line(b []byte, offset int64) int {
+	return 1 + bytes.Count(b[:min(max(offset, 0), int64(len(b)))], []byte("\n"))
+}
+
+// Write writes a report so that Read takes it back. A figure that is no finite number is an error: it has no form in JSON, and a
+// report with it would be lost as a whole.
+func Write(w io.Writer, r *Report) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// Validate refuses what no measurement finds, with the place in words.
+func (r *Report) Validate() error {
+	if r.V != Version {
+		return fmt.Errorf("%w: version %d, known is %d", ErrVersion, r.V, Version)
+	}
+	for _, s := range r.Scenarios {
+		for i, run := range s.Runs {
+			if err := run.validate(); err != nil {
+				return fmt.Errorf("scenario %q, run %d of %q: %w", s.Name, i+1, run.Subject, err)
+			}
+		}
+	}
+	for _, p := range r.Capacity {
+		if p.Subject == "" || min(p.Registered, p.Active, p.Connected, p.Streams) < 0 {
+			return fmt.Errorf("capacity: a point of %q has a number below 0, or no subject", p.Subject)
+		}
+	}
+	for _, p := range r.Tenants {
+		if p.Subject == "" || min(p.Tenants, p.Processes) < 0 {
+			return fmt.Errorf("tenants: a point of %q has a number below 0, or no subject", p.Subject)
+		}
+	}
+	return nil
+}
+
+func (r Run) validate() error {
+	switch f := r.Figures; {
+	case r.Subject == "":
+		return errors.New("no subject")
+	case r.Turn < 1:
+		return fmt.Errorf("turn %d: turns count from 1", r.Turn)
+	case f.Requests < 0 || f.Late < 0 || f.Seconds < 0 || f.Rate < 0 || f.CPUMicros < 0 || f.RSS < 0 || f.PSS < 0:
+		return errors.New("a figure is below 0")
+	case f.Handshake != nil:
+		if err := f.Handshake.validate(); err != nil {
+			return fmt.Errorf("handshake: %w", err)
+		}
+	}
+	for class, n := range r.Figures.Errors {
+		if n < 0 {
+			return fmt.Errorf("errors %q: a count below 0", class)
+		}
+	}
+	return r.Figures.Latency.validate()
+}
+
+// validate holds what At and plots rely on: a spectrum ascends.
+func (l Latency) validate() error {
+	if l.Count < 0 || min(l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max) < 0 {
+		return errors.New("a latency is below 0")
+	}
+	for i, p := range l.Spectrum {
+		if p.Quantile < 0 || p.Quantile > 1 || p.Micros < 0 {
+			return fmt.Errorf("spectrum, point %d: a quantile is 0 to 1, and a latency not below 0", i+1)
+		}
+	}
+	ascends := func(a, b Point) int {
+		if a.Quantile < b.Quantile && a.Micros <= b.Micros {
+			return -1
+		}
+		if a == b {
+			return 0
+		}
+		return 1
+	}
+	if !slices.IsSortedFunc(l.Spectrum, ascends) {
+		return errors.New("the spectrum does not ascend")
+	}
+	return nil
+}
