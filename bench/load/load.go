@@ -8,7 +8,8 @@ import "context"
 // Caller makes requests. One goroutine uses a caller at a time.
 type Caller interface {
 	// Call makes one request for the tenant with that number, checks the answer and returns nil if it is right. ctx has the
-	// request's deadline. What went wrong is counted under Class of the error; one that is ErrForeign ends the run.
+	// request's deadline. To ask for its Done costs a timer each time: a client that can, sets the deadline on its connection in its
+	// place. What went wrong is counted under Class of the error; one that is Stop ends the run.
 	Call(ctx context.Context, tenant int) error
 	// Close ends the caller's own connections.
 	Close() error
