@@ -47,17 +47,17 @@ type Ports struct {
 
 // Server is the upstream. It listens from New on and serves in Run, which has to be called to let go of the ports.
 type Server struct {
-	cfg     Config
-	stall   *stall
-	plain   net.Listener
-	tls     net.Listener // nil = none
-	control net.Listener // nil = none
-	certs   *tls.Config
-	web     *http.Server
-	handed  *handover
-	conns   connections
-	padding string
-	streams *sessions
+	cfg      Config
+	stall    *stall
+	plain    net.Listener
+	tls      net.Listener // nil = none
+	control  net.Listener // nil = none
+	certs    *tls.Config
+	web      *http.Server
+	handed   *handover
+	conns    connections
+	padding  string
+	sessions *sessions
 }
 
 // New checks the configuration and listens.
@@ -65,7 +65,11 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, stall: newStall(), padding: padding(cfg.AnswerBytes), handed: newHandover(), streams: newSessions(cfg.Seed)}
+	open, err := newSessions()
+	if err != nil {
+		return nil, fmt.Errorf("remember MCP sessions: %w", err)
+	}
+	s := &Server{cfg: cfg, stall: newStall(), padding: padding(cfg.AnswerBytes), handed: newHandover(), sessions: open}
 	if err := s.listen(); err != nil {
 		s.closeListeners()
 		return nil, err
