@@ -2,6 +2,11 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/polygate/polygate/bench/peer"
 )
@@ -20,5 +25,62 @@ func (Each) Name() string { return "polygate-each" }
 // Version implements peer.Peer.
 func (e Each) Version(ctx context.Context) (string, error) { return version(ctx, e.Binary) }
 
-// Start implements peer.Peer.
-func (e Each) Start(ctx context.Context, s *peer.Site) (peer.Running, error) { return nil, errLater }
+// atATime is how many processes are started at a time.
+const atATime = 4
+
+// EachRunning is gateways, one for each tenant.
+type EachRunning struct{ gateways []*Running }
+
+// Start implements peer.Peer. What it returns is an *EachRunning. Each process is started once: it has one tenant to take in.
+func (e Each) Start(ctx context.Context, s *peer.Site) (peer.Running, error) {
+	r := &EachRunning{gateways: make([]*Running, len(s.Tenants))}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(atATime)
+	for i := range s.Tenants {
+		g.Go(func() (err error) {
+			one := *s
+			one.Dir, one.Tenants = filepath.Join(s.Dir, s.Tenants[i].Name), s.Tenants[i:i+1]
+			r.gateways[i], err = Polygate{Binary: e.Binary, Options: e.Options}.run(ctx, &one, false)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, errors.Join(fmt.Errorf("a gateway for each tenant: %w", err), r.Stop())
+	}
+	return r, nil
+}
+
+// Addr implements peer.Running.
+func (r *EachRunning) Addr(tenant int) string { return r.gateways[tenant].Addr(0) }
+
+// PIDs implements peer.Running.
+func (r *EachRunning) PIDs() []int {
+	var pids []int
+	for _, g := range r.gateways {
+		pids = append(pids, g.PIDs()...)
+	}
+	return pids
+}
+
+// StoreBytes is how much of all their registries' databases is in use.
+func (r *EachRunning) StoreBytes(ctx context.Context) (sum int64, err error) {
+	for _, g := range r.gateways {
+		n, err := g.StoreBytes(ctx)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// Stop implements peer.Running.
+func (r *EachRunning) Stop() error {
+	var errs []error
+	for _, g := range r.gateways {
+		if g != nil {
+			errs = append(errs, g.Stop())
+		}
+	}
+	return errors.Join(errs...)
+}
