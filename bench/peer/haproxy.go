@@ -39,22 +39,27 @@ func (h *haproxy) Start(ctx context.Context, s *Site) (Running, error) {
 	}
 	c := configured{name: "haproxy", write: func(dir string, s *Site, port int) ([]string, error) {
 		// -db: in the foreground, without a master that it would need only for reloads
-		return []string{path, "-db", "-f", filepath.Join(dir, "haproxy.cfg")}, h.write(dir, s, port)
+		return []string{path, "-db", "-f", "haproxy.cfg"}, h.write(dir, s, port)
 	}}
 	return running(c.start(ctx, s, s.Dir))
 }
 
-// write writes the configuration and what it names: certificates with their keys, and the maps.
+// write writes the configuration and what it names: certificates with their keys, and the maps. HAProxy runs in that folder and the
+// names are relative to it, so that no character of its path means anything in the files.
 func (h *haproxy) write(dir string, s *Site, port int) error {
-	certs := filepath.Join(dir, "certs")
-	if err := os.MkdirAll(certs, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "certs"), 0o700); err != nil {
 		return err
+	}
+	if s.Auth == JWTAuth {
+		if err := join(filepath.Join(dir, "jwt.pem"), s.JWT.KeyFile); err != nil {
+			return err
+		}
 	}
 	var list, hosts, keys bytes.Buffer
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
-		file := filepath.Join(certs, t.Host+".pem")
-		if err := join(file, t.CertFile, t.KeyFile); err != nil {
+		file := filepath.Join("certs", t.Host+".pem")
+		if err := join(filepath.Join(dir, file), t.CertFile, t.KeyFile); err != nil {
 			return err
 		}
 		fmt.Fprintf(&list, "%s %s\n", file, t.Host)
@@ -62,7 +67,7 @@ func (h *haproxy) write(dir string, s *Site, port int) error {
 		fmt.Fprintf(&keys, "%s %s\n", t.Key, t.Name)
 	}
 	text, err := fill(haproxyTemplate, haproxySite{
-		Site: s, Dir: dir, Listen: fmt.Sprintf("%s:%d", listenOn, port), Connections: maxConnections, Threads: len(s.Cores), Log: !h.noLog, GRPC: grpcService,
+		Site: s, Listen: fmt.Sprintf("%s:%d", listenOn, port), Connections: connections(), Threads: len(s.Cores), Log: !h.noLog, GRPC: grpcService,
 	})
 	if err != nil {
 		return err
@@ -74,6 +79,9 @@ func (h *haproxy) write(dir string, s *Site, port int) error {
 	}
 	return nil
 }
+
+// connections is how many HAProxy may serve at once. Each takes two files, and it does not start if it may not have them.
+func connections() int { return max(64, min(maxConnections, (openFiles()-1024)/2)) }
 
 // join writes files one after the other into one.
 func join(to string, from ...string) error {
@@ -91,7 +99,7 @@ func join(to string, from ...string) error {
 // haproxySite is what HAProxy's template is filled with.
 type haproxySite struct {
 	*Site
-	Dir, Listen          string
+	Listen               string
 	Connections, Threads int
 	Log                  bool
 	GRPC                 string
@@ -118,15 +126,15 @@ defaults
 	timeout http-request 30s
 	http-reuse always
 frontend tenants
-	bind {{.Listen}} ssl crt-list "{{.Dir}}/certs.list" strict-sni alpn h2,http/1.1 backlog 4096
-	http-request set-var(txn.tenant) "req.hdr(host),field(1,:),lower,map_str({{.Dir}}/hosts.map)"
+	bind {{.Listen}} ssl crt-list certs.list strict-sni alpn h2,http/1.1 backlog 4096
+	http-request set-var(txn.tenant) "req.hdr(host),field(1,:),lower,map_str(hosts.map)"
 	http-request deny deny_status 421 unless { var(txn.tenant) -m found }
-{{if eq .Auth "key"}}	http-request set-var(txn.caller) "http_auth_bearer,map_str({{.Dir}}/keys.map)"
+{{if eq .Auth "key"}}	http-request set-var(txn.caller) "http_auth_bearer,map_str(keys.map)"
 	http-request deny deny_status 401 unless { var(txn.caller),strcmp(txn.tenant) eq 0 }
 {{end}}{{if eq .Auth "jwt"}}	http-request set-var(txn.bearer) http_auth_bearer
 	http-request set-var(txn.alg) "var(txn.bearer),jwt_header_query('$.alg')"
 	http-request deny deny_status 401 unless { var(txn.alg) -m str ES256 }
-	http-request deny deny_status 401 unless { var(txn.bearer),jwt_verify(txn.alg,"{{.JWT.KeyFile}}") -m int 1 }
+	http-request deny deny_status 401 unless { var(txn.bearer),jwt_verify(txn.alg,jwt.pem) -m int 1 }
 	http-request deny deny_status 401 unless { var(txn.bearer),jwt_payload_query('$.iss') -m str "{{.JWT.Issuer}}" }
 	http-request set-var(txn.caller) "var(txn.bearer),jwt_payload_query('$.aud[0]')"
 	http-request set-var(txn.caller) "var(txn.bearer),jwt_payload_query('$.aud')" unless { var(txn.caller) -m found }

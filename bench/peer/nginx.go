@@ -59,7 +59,7 @@ func (n *nginx) Start(ctx context.Context, s *Site) (Running, error) {
 			return nil, err
 		}
 		file := filepath.Join(dir, "nginx.conf")
-		return []string{path, "-p", dir, "-c", file, "-e", filepath.Join(dir, "error.log")}, os.WriteFile(file, text, 0o600)
+		return []string{path, "-p", dir, "-c", file, "-e", "error.log"}, os.WriteFile(file, text, 0o600)
 	}}
 	return running(c.start(ctx, s, s.Dir))
 }
@@ -72,22 +72,34 @@ func running(r *single, err error) (Running, error) {
 	return r, nil
 }
 
-// nginxSite is what nginx's template is filled with.
+// nginxSite is what nginx's template is filled with. Paths are relative to the folder that nginx is told to live in, so that no
+// character of the folder's own path means anything in the file.
 type nginxSite struct {
 	*Site
-	Dir, Listen, User   string
-	Workers             string
-	Files, Connections  int
-	Kept, Names, Bucket int
-	Log                 bool
-	GRPC                string
+	Tenants            []nginxTenant
+	Listen, User       string
+	Workers            string
+	Files, Connections int
+	Kept, Names        int
+	Bucket             int
+	Log                bool
+	GRPC               string
+}
+
+type nginxTenant struct {
+	*Tenant
+	Cert, CertKey string
 }
 
 func (n *nginx) config(s *Site, dir string, port int) ([]byte, error) {
 	d := nginxSite{
-		Site: s, Dir: dir, Listen: fmt.Sprintf("%s:%d", listenOn, port), Workers: workers(s.Cores),
+		Site: s, Listen: fmt.Sprintf("%s:%d", listenOn, port), Workers: workers(s.Cores),
 		Files: openFiles(), Connections: maxConnections, Kept: keptEach(len(s.Tenants)), Log: !n.noLog, GRPC: grpcService,
 		Names: powerOver(2 * len(s.Tenants)), Bucket: powerOver(longestHost(s.Tenants) + 16),
+	}
+	var err error
+	if d.Tenants, err = nginxTenants(s.Tenants, dir); err != nil {
+		return nil, err
 	}
 	if os.Geteuid() == 0 {
 		u, err := user.Current()
@@ -97,6 +109,26 @@ func (n *nginx) config(s *Site, dir string, port int) ([]byte, error) {
 		d.User = u.Username // else workers become nobody, who cannot enter the folder
 	}
 	return fill(nginxTemplate, d)
+}
+
+func nginxTenants(tenants []Tenant, dir string) ([]nginxTenant, error) {
+	all := make([]nginxTenant, len(tenants))
+	for i := range tenants {
+		t := &tenants[i]
+		cert, err := filepath.Rel(dir, t.CertFile)
+		if err != nil {
+			return nil, err
+		}
+		key, err := filepath.Rel(dir, t.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		if strings.ContainsAny(cert+key, "\"'\\${};\n") {
+			return nil, fmt.Errorf("nginx cannot name the file %s: choose a folder without quotes, $, {, } and ; in its path", t.CertFile)
+		}
+		all[i] = nginxTenant{t, cert, key}
+	}
+	return all, nil
 }
 
 // workers is one process per core.
@@ -156,16 +188,16 @@ const nginxTemplate = `daemon off;
 {{with .User}}user {{.}};
 {{end}}worker_processes {{.Workers}};
 worker_rlimit_nofile {{.Files}};
-pid "{{.Dir}}/nginx.pid";
-error_log "{{.Dir}}/error.log" warn;
+pid "nginx.pid";
+error_log "error.log" warn;
 events { worker_connections {{.Connections}}; }
 http {
-	client_body_temp_path "{{.Dir}}/body";
-	proxy_temp_path "{{.Dir}}/proxy";
-	fastcgi_temp_path "{{.Dir}}/fastcgi";
-	uwsgi_temp_path "{{.Dir}}/uwsgi";
-	scgi_temp_path "{{.Dir}}/scgi";
-	access_log {{if .Log}}"{{.Dir}}/access.log" combined{{else}}off{{end}};
+	client_body_temp_path "body";
+	proxy_temp_path "proxy";
+	fastcgi_temp_path "fastcgi";
+	uwsgi_temp_path "uwsgi";
+	scgi_temp_path "scgi";
+	access_log {{if .Log}}"access.log" combined{{else}}off{{end}};
 	server_tokens off;
 	tcp_nodelay on;
 	server_names_hash_max_size {{.Names}};
@@ -204,8 +236,8 @@ http {
 {{end}}	server {
 		listen {{$.Listen}} ssl http2;
 		server_name {{$t.Host}};
-		ssl_certificate "{{$t.CertFile}}";
-		ssl_certificate_key "{{$t.KeyFile}}";
+		ssl_certificate "{{$t.Cert}}";
+		ssl_certificate_key "{{$t.CertKey}}";
 {{if eq $.Auth "key"}}		if ($http_authorization != "Bearer {{$t.Key}}") { return 401; }
 {{end}}		location / { proxy_pass http://{{$t.Name}}; }
 		location /events { proxy_pass http://{{$t.Name}}; proxy_buffering off; }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,12 +40,19 @@ type process struct {
 
 // launch starts a command on cores, its output in the file log.
 func launch(name string, cores []int, log string, argv ...string) (*process, error) {
+	program, err := exec.LookPath(argv[0])
+	if err == nil {
+		program, err = filepath.Abs(program) // it runs in another folder
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	defer f.Close()                           // the child has its own
-	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec // the command is the subject that the user asked for
+	cmd := exec.Command(program, argv[1:]...) //nolint:gosec // the command is the subject that the user asked for
 	cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Dir(log), f, f
 	if len(cores) > 0 {
 		cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(len(cores)))
@@ -169,7 +177,7 @@ func (c configured) start(ctx context.Context, s *Site, dir string) (*single, er
 		var r *single
 		r, err = c.once(ctx, s, dir)
 		var ended *endedError
-		if err == nil || !errors.As(err, &ended) || !bytes.Contains([]byte(ended.words), []byte("in use")) {
+		if err == nil || !errors.As(err, &ended) || !strings.Contains(strings.ToLower(ended.words), "in use") {
 			return r, err
 		}
 	}
