@@ -16,15 +16,6 @@ func (f Figures) ErrorCount() int64 {
 	return n
 }
 
-// ErrorShare is the errors' share of all requests, 0 to 1.
-func (f Figures) ErrorShare() float64 {
-	n := f.ErrorCount()
-	if n == 0 {
-		return 0
-	}
-	return float64(n) / float64(n+f.Requests)
-}
-
 // CPU is the subject's CPU time of a request in microseconds, for Over and Ratio; NaN = not known.
 func (f Figures) CPU() float64 { return known(f.CPUMicros) }
 

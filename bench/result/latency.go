@@ -1,6 +1,7 @@
 package result
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -54,23 +55,15 @@ func round(q float64) float64 { return math.Round(q*1e9) / 1e9 }
 // At returns the latency at a quantile, from the spectrum: that of the nearest point at or above it, so never less than it was. ok
 // is false without a spectrum.
 func (l Latency) At(q float64) (micros float64, ok bool) {
-	i, _ := slices.BinarySearchFunc(l.Spectrum, q, func(p Point, q float64) int {
-		switch {
-		case p.Quantile < q:
-			return -1
-		case p.Quantile > q:
-			return 1
-		}
-		return 0
-	})
+	i, _ := slices.BinarySearchFunc(l.Spectrum, q, func(p Point, q float64) int { return cmp.Compare(p.Quantile, q) })
 	if i == len(l.Spectrum) {
 		return 0, false
 	}
 	return l.Spectrum[i].Micros, true
 }
 
-// MedianSpectrum lays spectra over each other: at each quantile that the longest-lasting of them all have, the median of their
-// latencies. What only some runs were long enough to see is left out, as their median would jump there.
+// MedianSpectrum lays the spectra of several runs over each other: at each quantile the median of their latencies. What not all of
+// them were long enough to see is left out, as the curve would jump where a run ends.
 func MedianSpectrum(l []Latency) []Point {
 	l = slices.DeleteFunc(slices.Clone(l), func(l Latency) bool { return len(l.Spectrum) == 0 })
 	if len(l) == 0 {
@@ -79,13 +72,20 @@ func MedianSpectrum(l []Latency) []Point {
 	shortest := slices.MinFunc(l, func(a, b Latency) int { return len(a.Spectrum) - len(b.Spectrum) })
 	var points []Point
 	for _, p := range shortest.Spectrum {
-		at := make([]float64, 0, len(l))
-		for _, one := range l {
-			if v, ok := one.At(p.Quantile); ok {
-				at = append(at, v)
-			}
+		if at := allAt(l, p.Quantile); len(at) == len(l) {
+			points = append(points, Point{Quantile: p.Quantile, Micros: median(at)})
 		}
-		points = append(points, Point{Quantile: p.Quantile, Micros: median(at)})
 	}
 	return points
+}
+
+// allAt returns the latencies at a quantile of those that have it.
+func allAt(l []Latency, q float64) []float64 {
+	at := make([]float64, 0, len(l))
+	for _, one := range l {
+		if v, ok := one.At(q); ok {
+			at = append(at, v)
+		}
+	}
+	return at
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 )
 
 // maxBytes bounds a report that is read. A long one has some 10 MB.
@@ -145,22 +144,12 @@ func (l Latency) validate() error {
 	if l.Count < 0 || min(l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max) < 0 {
 		return errors.New("a latency is below 0")
 	}
+	var before Point
 	for i, p := range l.Spectrum {
-		if p.Quantile < 0 || p.Quantile > 1 || p.Micros < 0 {
-			return fmt.Errorf("spectrum, point %d: a quantile is 0 to 1, and a latency not below 0", i+1)
+		if p.Quantile < before.Quantile || p.Quantile > 1 || p.Micros < before.Micros {
+			return fmt.Errorf("spectrum, point %d: quantiles ascend from 0 to 1, and latencies with them", i+1)
 		}
-	}
-	ascends := func(a, b Point) int {
-		if a.Quantile < b.Quantile && a.Micros <= b.Micros {
-			return -1
-		}
-		if a == b {
-			return 0
-		}
-		return 1
-	}
-	if !slices.IsSortedFunc(l.Spectrum, ascends) {
-		return errors.New("the spectrum does not ascend")
+		before = p
 	}
 	return nil
 }

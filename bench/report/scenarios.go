@@ -1,0 +1,225 @@
+package report
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/polygate/polygate/bench/result"
+)
+
+// figure is a column of a scenario's table.
+type figure struct {
+	title   string
+	meaning string
+	of      func(result.Figures) float64
+	unit    func(float64) string
+}
+
+// The columns' meanings, as they stand below a report.
+const (
+	meansSubject = "What was measured. direct is the upstream's own TLS port with nothing between: the floor of every latency, and what the generator reaches at most. " +
+		"A name that ends in -each is one process per tenant."
+	meansPhase = "The part of the scenario. What was ramped or warmed up is left out."
+	meansCPU   = "Microseconds of CPU time that the subject's processes spent (user and system, with their children) for each right answer. " +
+		"It hardly depends on what else the machine does, so it is the figure to compare by."
+	meansRatio = "The subject's figure divided by the yardstick's, turn by turn: both ran next to each other, so a slow moment of the machine is in both."
+	meansRate  = "Right answers a second. ≥: the generator was near its own ceiling; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
+	meansP     = "Latency of the half (p50), of 99% (p99), of 99.9% (p99.9) of the requests: so much or less, with whole answers checked. In an open loop it counts from when " +
+		"a request was due, so that a stall of the server is in it (no coordinated omission). †: many requests began late."
+	meansChange = "The p99 of this phase divided by that of the load's first phase, turn by turn."
+	meansShake  = "Time of a new connection, TCP and TLS together, of 50% and of 99%."
+	meansRSS    = "Memory resident in the subject's processes at the end of the run. What processes share counts in each."
+	meansErrors = "Requests without a right answer, of all turns, and their share: another status, a broken connection, a timeout, or an answer without the tenant's own mark. " +
+		"An answer with another tenant's mark ends a measurement at once."
+	meansSpread = "How far the turns lie apart, lowest to highest, in percent of the median that stands before it. A repeat is expected to differ by less " +
+		"(with three turns 4 times of 5, with five 99 times of 100)."
+)
+
+func p50(l result.Latency) float64  { return l.P50 }
+func p99(l result.Latency) float64  { return l.P99 }
+func p999(l result.Latency) float64 { return l.P999 }
+
+// handshake returns a function for result.Over over the times of new connections.
+func handshake(of func(result.Latency) float64) func(result.Figures) float64 {
+	return func(f result.Figures) float64 {
+		if f.Handshake == nil || f.Handshake.Count == 0 {
+			return math.NaN()
+		}
+		return of(*f.Handshake)
+	}
+}
+
+func latencies() []figure {
+	return []figure{
+		{"p50", meansP, result.Percentile(p50), micros},
+		{"p99", meansP, result.Percentile(p99), micros},
+		{"p99.9", meansP, result.Percentile(p999), micros},
+	}
+}
+
+func handshakes() []figure {
+	return []figure{
+		{"handshake p50", meansShake, handshake(p50), micros},
+		{"handshake p99", meansShake, handshake(p99), micros},
+	}
+}
+
+// rowsOf computes the table of a group.
+type rowsOf struct {
+	group
+	ceilings []result.Ceiling
+	by       string   // the yardstick; "" = no ratios
+	phase    []string // all
+}
+
+func newRows(ceilings []result.Ceiling, g group) rowsOf {
+	return rowsOf{group: g, ceilings: ceilings, by: yardstick(g.subjects()), phase: g.phases()}
+}
+
+func (r rowsOf) columns() []column {
+	c := []column{{title: "subject", meaning: meansSubject, words: true}, {title: "phase", meaning: meansPhase, words: true}}
+	c = append(c, column{title: "CPU µs/request", meaning: meansCPU}, r.ratioColumn("CPU"))
+	c = append(c, column{title: "requests/s", meaning: meansRate}, r.ratioColumn("rate"))
+	for _, f := range latencies() {
+		c = append(c, column{title: f.title, meaning: f.meaning})
+	}
+	c = append(c, column{title: "p99 ÷ " + clean(r.phase[0]), meaning: meansChange})
+	for _, f := range handshakes() {
+		c = append(c, column{title: f.title, meaning: f.meaning})
+	}
+	return append(c, column{title: "RSS", meaning: meansRSS}, column{title: "errors", meaning: meansErrors})
+}
+
+func (r rowsOf) ratioColumn(of string) column {
+	return column{title: of + " ÷ " + clean(r.by), meaning: meansRatio}
+}
+
+// row returns a subject's figures in a phase, a cell for each column.
+func (r rowsOf) row(subject, phase string) []cell {
+	runs := r.of(subject, phase)
+	l := limitsOf(r.ceilings, r.group, phase)
+	row := []cell{word(subject), r.phaseCell(phase)}
+	row = append(row, spread(result.Over(runs, result.Figures.CPU), number), r.ratio(subject, phase, result.Figures.CPU))
+	row = append(row, r.rateCell(l, subject, runs), r.rateRatio(l, subject, phase, runs))
+	for _, f := range latencies() {
+		c := spread(result.Over(runs, f.of), f.unit)
+		if late(runs) >= manyLate && c.main != unknown {
+			c.main += " †"
+		}
+		row = append(row, c)
+	}
+	row = append(row, r.change(subject, phase))
+	for _, f := range handshakes() {
+		row = append(row, spread(result.Over(runs, f.of), f.unit))
+	}
+	return append(row, spread(result.Over(runs, result.Figures.Resident), size), errorCell(runs))
+}
+
+// phaseCell is empty where there is but one phase, so that the column falls away.
+func (r rowsOf) phaseCell(phase string) cell {
+	if len(r.phase) < 2 {
+		return cell{}
+	}
+	return word(phase)
+}
+
+func (r rowsOf) ratio(subject, phase string, f func(result.Figures) float64) cell {
+	switch {
+	case r.by == "":
+		return cell{main: unknown}
+	case subject == r.by && result.Over(r.of(subject, phase), f).Known():
+		return cell{main: "1×"}
+	}
+	return spread(result.Ratio(r.of(subject, phase), r.of(r.by, phase), f), times)
+}
+
+func (r rowsOf) rateCell(l limits, subject string, runs []result.Run) cell {
+	c := spread(result.Over(runs, rate), number)
+	if l.generator(subject, runs) {
+		c.main = "≥ " + c.main
+	}
+	return c
+}
+
+// rateRatio is left out in an open loop: there the rates are what was asked for. Where the generator limited one of the two, the ratio is
+// a bound too; where it limited both, it says nothing.
+func (r rowsOf) rateRatio(l limits, subject, phase string, runs []result.Run) cell {
+	switch {
+	case runs[0].Asked > 0:
+		return cell{main: unknown}
+	case subject == r.by:
+		return cell{main: "1×"}
+	}
+	c := r.ratio(subject, phase, rate)
+	base := r.of(r.by, phase)
+	above, below := l.generator(subject, runs), len(base) > 0 && l.generator(r.by, base)
+	switch {
+	case c.main == unknown:
+	case above && below:
+		return cell{main: unknown}
+	case above:
+		c.main = "≥ " + c.main
+	case below:
+		c.main = "≤ " + c.main
+	}
+	return c
+}
+
+// change compares with the load's first phase, where there are several.
+func (r rowsOf) change(subject, phase string) cell {
+	switch {
+	case len(r.phase) < 2:
+		return cell{main: unknown}
+	case phase == r.phase[0]:
+		return cell{main: "1×"}
+	}
+	return spread(result.Change(r.of(subject, phase), r.of(subject, r.phase[0]), result.Percentile(p99)), times)
+}
+
+func errorCell(runs []result.Run) cell {
+	var failed, all int64
+	for _, r := range runs {
+		failed += r.Figures.ErrorCount()
+		all += r.Figures.Requests + r.Figures.ErrorCount()
+	}
+	if failed == 0 {
+		return cell{main: "0"}
+	}
+	return cell{main: count(failed), aside: percent(float64(failed) / float64(all))}
+}
+
+// part returns the table of a group with what is to be said of it.
+func (r rowsOf) part() part {
+	p := part{title: r.title(), table: table{columns: r.columns()}}
+	for _, phase := range r.phase {
+		for _, subject := range r.subjects() {
+			if len(r.of(subject, phase)) > 0 {
+				p.table.rows = append(p.table.rows, r.row(subject, phase))
+			}
+		}
+		p.notes = append(p.notes, r.remarks(limitsOf(r.ceilings, r.group, phase), phase)...)
+	}
+	p.table = p.table.compact()
+	return p
+}
+
+// title names variant and load, and says how often it ran.
+func (r rowsOf) title() string {
+	names := slices.DeleteFunc([]string{clean(r.variant), clean(r.load)}, func(s string) bool { return s == "" })
+	return strings.TrimSpace(strings.Join(names, " · ") + " (" + plural(r.turns(), "turn") + ")")
+}
+
+// scenarioSection returns what one scenario found.
+func scenarioSection(r *result.Report, s result.Scenario) section {
+	out := section{title: clean(s.Name), about: clean(s.About)}
+	for _, g := range groups(s) {
+		p := newRows(r.Ceilings, g).part()
+		p.plots = append(costPlots(s, g), latencyPlots(g)...)
+		out.parts = append(out.parts, p)
+	}
+	for _, n := range s.Notes {
+		out.notes = append(out.notes, clean(n))
+	}
+	return out
+}
