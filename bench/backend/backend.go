@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -90,6 +91,18 @@ func (c *Config) complete() error {
 	}
 	if c.AnswerBytes < minAnswer || c.AnswerBytes > maxAnswer {
 		return fmt.Errorf("the upstream's answers cannot have %d bytes: choose %d to %d", c.AnswerBytes, minAnswer, maxAnswer)
+	}
+	return checkControl(c.Control)
+}
+
+// checkControl refuses a control listener that others could reach: whoever does can hold up all answers.
+func checkControl(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil || !at.Addr().IsLoopback() {
+		return fmt.Errorf("the upstream's control listener cannot be at %q: give it a loopback address and port, such as 127.0.0.1:0", addr)
 	}
 	return nil
 }
