@@ -132,17 +132,18 @@ frontend tenants
 {{if eq .Auth "key"}}	http-request set-var(txn.caller) "http_auth_bearer,map_str(keys.map)"
 	http-request deny deny_status 401 unless { var(txn.caller),strcmp(txn.tenant) eq 0 }
 {{end}}{{if eq .Auth "jwt"}}	http-request set-var(txn.bearer) http_auth_bearer
-	http-request set-var(txn.alg) "var(txn.bearer),jwt_header_query('$.alg')"
+	http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg')
 	http-request deny deny_status 401 unless { var(txn.alg) -m str ES256 }
 	http-request deny deny_status 401 unless { var(txn.bearer),jwt_verify(txn.alg,jwt.pem) -m int 1 }
 	http-request deny deny_status 401 unless { var(txn.bearer),jwt_payload_query('$.iss') -m str "{{.JWT.Issuer}}" }
-	http-request set-var(txn.caller) "var(txn.bearer),jwt_payload_query('$.aud[0]')"
-	http-request set-var(txn.caller) "var(txn.bearer),jwt_payload_query('$.aud')" unless { var(txn.caller) -m found }
+	http-request set-var(txn.caller) var(txn.bearer),jwt_payload_query('$.aud[0]')
+	http-request set-var(txn.caller) var(txn.bearer),jwt_payload_query('$.aud') unless { var(txn.caller) -m found }
 	http-request deny deny_status 401 unless { var(txn.caller),strcmp(txn.tenant) eq 0 }
 	http-request set-var(txn.now) date()
-	http-request set-var(txn.exp) "var(txn.bearer),jwt_payload_query('$.exp','int')"
+	http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int')
 	http-request deny deny_status 401 unless { var(txn.exp),sub(txn.now) gt 0 }
 {{end}}	http-request set-header X-Forwarded-Proto https
+	http-request set-header X-Forwarded-Host %[req.hdr(host)]
 {{if .Upstream.H2C}}	use_backend %[var(txn.tenant)]_grpc if { path_beg {{.GRPC}} }
 {{end}}	use_backend %[var(txn.tenant)]
 {{range .Tenants}}backend {{.Name}}

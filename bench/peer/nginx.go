@@ -218,6 +218,10 @@ http {
 	proxy_set_header X-Forwarded-For $remote_addr;
 	proxy_set_header X-Forwarded-Host $host;
 	proxy_set_header X-Forwarded-Proto https;
+	grpc_set_header Host $host;
+	grpc_set_header X-Forwarded-For $remote_addr;
+	grpc_set_header X-Forwarded-Host $host;
+	grpc_set_header X-Forwarded-Proto https;
 	map $http_upgrade $to_upstream { default upgrade; '' ''; }
 	server {
 		listen {{.Listen}} ssl http2 default_server backlog=4096;

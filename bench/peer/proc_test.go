@@ -37,3 +37,24 @@ func cpusOf(t *testing.T, pid int) string {
 	line, _, _ := strings.Cut(rest, "\n")
 	return strings.TrimSpace(line)
 }
+
+// lives tells whether a process group has a member that has not ended. Those that ended and that nobody has waited for do not count.
+func lives(group int) bool {
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		return false
+	}
+	for _, d := range all {
+		b, err := os.ReadFile("/proc/" + d.Name() + "/stat")
+		if err != nil {
+			continue // no process, or one that has ended
+		}
+		// pid (name) state ppid pgrp …
+		_, rest, _ := strings.Cut(string(b[strings.LastIndexByte(string(b), ')'):]), " ")
+		f := strings.Fields(rest)
+		if len(f) > 2 && f[2] == strconv.Itoa(group) && f[0] != "Z" {
+			return true
+		}
+	}
+	return false
+}

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -68,7 +67,7 @@ func (r *rig) start(p Peer) Running {
 			r.Error(err)
 		}
 		for _, pid := range run.PIDs() {
-			if pid != os.Getpid() && syscall.Kill(-pid, 0) == nil {
+			if pid != os.Getpid() && lives(pid) {
 				r.Errorf("processes of the group %d are left", pid)
 			}
 		}
@@ -137,15 +136,24 @@ func (r *rig) right(a answer, tenant int) string {
 	return ""
 }
 
-// subjects are all, with the cache that a user's own Caddy is in.
+// cacheDir is where a user has a Caddy.
+func cacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "polybench", "bin"), err
+}
+
+func all(cache string, o ...Option) []Peer {
+	return []Peer{Nginx(o...), HAProxy(o...), Caddy(cache, o...), CaddyEach(cache, o...), ReverseProxy(nil, o...)}
+}
+
+// subjects are all of them, with the user's own Caddy.
 func subjects(t *testing.T, o ...Option) []Peer {
 	t.Helper()
-	cache, err := os.UserCacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache = filepath.Join(cache, "polybench", "bin")
-	return []Peer{Nginx(o...), HAProxy(o...), Caddy(cache, o...), CaddyEach(cache, o...), ReverseProxy(nil, o...)}
+	return all(cache, o...)
 }
 
 // each runs a test for every subject.
