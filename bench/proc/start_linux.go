@@ -62,7 +62,7 @@ func Cores() int {
 func given() (unix.CPUSet, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var before, all unix.CPUSet
+	var before, all, got unix.CPUSet // the kernel fills in only as many bits as it has cores: got starts empty
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		return before, fmt.Errorf("read the cores of this thread: %w", err)
 	}
@@ -71,10 +71,10 @@ func given() (unix.CPUSet, error) {
 	if err := unix.SchedSetaffinity(0, &all); err != nil {
 		return before, nil // a sandbox that forbids it: what we have is what we get
 	}
-	if err := unix.SchedGetaffinity(0, &all); err != nil {
+	if err := unix.SchedGetaffinity(0, &got); err != nil {
 		return before, fmt.Errorf("read the cores of this thread: %w", err)
 	}
-	return all, nil
+	return got, nil
 }
 
 // pick is the set of the cores with these numbers among those given.
