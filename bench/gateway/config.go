@@ -17,8 +17,8 @@ import (
 // The product's configuration files, as far as a measurement sets them; all else is as a new installation has it. They are written as
 // JSON, which is YAML.
 
-// beyond is a quota that no load reaches: quotas are checked, they do not bind.
-const beyond = 10_000_000
+// beyond is a quota that no load reaches, and the largest: quotas are checked, they do not bind.
+const beyond = 1_000_000
 
 type object = map[string]any
 
@@ -43,7 +43,7 @@ func (p platform) yaml() ([]byte, error) {
 		"limits": object{"max_connections": 100_000, "max_streams": 100_000, "resident_certificates": max(10_000, p.certificates)},
 		"quotas": object{
 			"max_concurrent_requests": beyond, "requests_per_second": beyond, "burst": beyond, "max_streams": beyond,
-			"bytes_per_second": "1024GiB", "bytes_burst": "1024GiB", "max_servers": 1000,
+			"bytes_per_second": "512GiB", "bytes_burst": "512GiB", "max_servers": 1000,
 		},
 	}
 	if p.tenants != "" {

@@ -71,13 +71,6 @@ func (c *child) running() (*os.Process, <-chan struct{}) {
 	}
 }
 
-// started says whether it was ever started.
-func (c *child) started() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ended != nil
-}
-
 // pid returns its number, 0 if it does not run.
 func (c *child) pid() int {
 	if p, _ := c.running(); p != nil {

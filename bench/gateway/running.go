@@ -58,19 +58,26 @@ func (r *Running) StartSeconds() float64 { return r.replicas[0].took.Seconds() }
 // replica that had ended by itself: what was measured of it is worth nothing.
 func (r *Running) Stop() error {
 	var errs []error
+	for _, one := range r.replicas {
+		if one.pid() == 0 && !r.isAway(one) {
+			errs = append(errs, one.failed(errEnded))
+		}
+	}
+	r.destroy()
+	return errors.Join(errs...)
+}
+
+// destroy ends all that was begun.
+func (r *Running) destroy() {
 	if r.balancer != nil {
 		r.balancer.close()
 	}
 	for _, one := range r.replicas {
-		if one.started() && one.pid() == 0 && !r.isAway(one) {
-			errs = append(errs, one.failed(errEnded))
-		}
 		one.destroy()
 	}
 	if r.etcd != nil {
 		r.etcd.kill()
 	}
-	return errors.Join(errs...)
 }
 
 func (r *Running) isAway(one *replica) bool {

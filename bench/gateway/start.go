@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -30,7 +29,8 @@ func (p Polygate) run(ctx context.Context, s *peer.Site, again bool) (*Running, 
 	}
 	r := &Running{site: s, opt: p.Options}
 	if err := r.begin(ctx, p, again); err != nil {
-		return nil, errors.Join(err, r.Stop())
+		r.destroy()
+		return nil, err
 	}
 	return r, nil
 }
