@@ -39,7 +39,7 @@ func caddyFile(cacheDir string) string {
 func caddyBuilt(cacheDir string) (string, error) {
 	info, err := buildinfo.ReadFile(caddyFile(cacheDir))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("caddy is %w: build it once with `polybench install caddy` (needs Go and the Go module proxy)", ErrMissing)
+		return "", fmt.Errorf("caddy is %w: build it once with `polybench peers --install`, which needs Go and takes minutes", ErrMissing)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the version of %s: %w; remove it and build it again", caddyFile(cacheDir), err)

@@ -136,10 +136,10 @@ func (r *rig) right(a answer, tenant int) string {
 	return ""
 }
 
-// cacheDir is where a user has a Caddy.
+// cacheDir is where polybench has a user's Caddy.
 func cacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
-	return filepath.Join(dir, "polybench", "bin"), err
+	return filepath.Join(dir, "polybench"), err
 }
 
 func all(cache string, o ...Option) []Peer {
