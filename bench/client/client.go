@@ -4,12 +4,21 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/polygate/polygate/bench/credential"
 	"github.com/polygate/polygate/bench/load"
@@ -27,58 +36,230 @@ type Tenant struct {
 
 // Config is what a client is made of.
 type Config struct {
-	Load       scenario.Load // as scenario.Parse returns it, with its defaults
-	Tenants    []Tenant      // by number
-	Roots      *x509.CertPool
-	Credential credential.Source   // nil: the tenants' keys where the load's credential is "key", else none
+	Load       scenario.Load       // as scenario.Parse returns it; what it leaves empty is filled in the same way
+	Tenants    []Tenant            // by number
+	Roots      *x509.CertPool      // that the tenants' certificates are checked against; nil = the system's. There is no way around the check
+	Credential credential.Source   // if set, each request shows its token; nil: the tenants' keys where the load's credential is "key", else nothing
 	Handshake  func(time.Duration) // told the time of each TCP connect and TLS handshake together; nil = nobody; must be safe for concurrent use
 	Own        bool                // whoever runs this owns the target: addresses may be public. Else the dialler refuses them
 }
 
 // Client makes the requests of one load. It is safe for concurrent use.
 type Client struct {
-	config  Config
-	bytesIn atomic.Int64
+	load       scenario.Load
+	targets    []target
+	credential credential.Source
+	handshake  func(time.Duration)
+	dialer     net.Dialer
+	tls        *tls.Config // without a server name
+	http2      http2.Transport
+	payload    []byte // of each request or message
+	path       *url.URL
+	bytesIn    atomic.Int64
+	farewells  sync.WaitGroup // WebSockets that are being closed
+
+	mu     sync.Mutex // guards what follows
+	open   map[net.Conn]struct{}
+	closed bool
+}
+
+// target is a tenant with what is kept for it between requests.
+type target struct {
+	Tenant
+	number   int
+	prepared atomic.Pointer[prepared]
+	wires    pool[*wire]    // HTTP/1.1
+	sockets  pool[*socket]  // WebSocket
+	sessions pool[*session] // MCP
+	streams  multiplexed    // HTTP/2 and gRPC
 }
 
 // New checks a configuration and returns a client. It connects to nothing yet.
 func New(c Config) (*Client, error) {
-	if len(c.Tenants) == 0 {
-		return nil, errors.New("a load needs a tenant: name one at least")
+	withDefaults(&c.Load)
+	if err := validate(c); err != nil {
+		return nil, err
 	}
-	return &Client{config: c}, nil
+	path, err := url.ParseRequestURI(c.Load.Path)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: path %q: %w", c.Load.Name, c.Load.Path, err)
+	}
+	client := &Client{
+		load: c.Load, credential: c.Credential, handshake: c.Handshake,
+		targets: make([]target, len(c.Tenants)), open: make(map[net.Conn]struct{}),
+		payload: bytes.Repeat([]byte("x"), c.Load.BodyBytes),
+		dialer:  net.Dialer{KeepAlive: -1, ControlContext: guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
+		tls:     tlsConfig(c),
+		path:    path,
+		http2:   http2.Transport{DisableCompression: true},
+	}
+	for i, t := range c.Tenants {
+		client.targets[i].Tenant, client.targets[i].number = t, i
+	}
+	return client, nil
+}
+
+// withDefaults fills in what a load that no file described leaves empty.
+func withDefaults(l *scenario.Load) {
+	if l.Protocol == "" {
+		l.Protocol = scenario.HTTP1
+	}
+	if l.Connections == "" {
+		l.Connections = scenario.Kept
+	}
+	if l.Concurrency == 0 {
+		l.Concurrency = 32
+	}
+	if l.Messages == 0 {
+		l.Messages = 10
+	}
+	if l.Timeout == 0 {
+		l.Timeout = 10 * time.Second
+	}
+	if l.Method == "" {
+		l.Method = http.MethodGet
+		if l.BodyBytes > 0 {
+			l.Method = http.MethodPost
+		}
+	}
+	if l.Path == "" {
+		l.Path = defaultPath(l)
+	}
+}
+
+// defaultPath is that of a protocol at the lab's upstream, or, for MCP, at a gateway before it.
+func defaultPath(l *scenario.Load) string {
+	switch l.Protocol {
+	case scenario.WebSocket:
+		return "/ws"
+	case scenario.SSE:
+		return fmt.Sprintf("/events?n=%d&interval=%s", l.Messages, l.Interval)
+	case scenario.MCP:
+		return "/servers/bench/mcp"
+	case scenario.GRPC:
+		return "/polybench.Echo/Call"
+	default:
+		return "/"
+	}
+}
+
+// validate refuses what cannot work.
+func validate(c Config) error {
+	if len(c.Tenants) == 0 {
+		return errors.New("a load needs a tenant: name one at least")
+	}
+	if c.Load.Method == http.MethodHead {
+		return fmt.Errorf("load %s: method HEAD: its answers have no body, and so no canary to check: use GET", c.Load.Name)
+	}
+	if c.Load.Path[0] != '/' || !printable(c.Load.Path) {
+		return fmt.Errorf("load %s: path %q: begin it with /, and escape what is not visible ASCII", c.Load.Name, c.Load.Path)
+	}
+	if !printable(c.Load.Method) {
+		return fmt.Errorf("load %s: method %q: write it in one word", c.Load.Name, c.Load.Method)
+	}
+	for _, t := range c.Tenants {
+		if err := validateTenant(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// validateTenant refuses a tenant that cannot be called.
+func validateTenant(t Tenant) error {
+	if !printable(t.Host) {
+		return fmt.Errorf("tenant %s: host %q: give the one that its certificate is for", t.Name, t.Host)
+	}
+	if _, _, err := net.SplitHostPort(t.Addr); err != nil {
+		return fmt.Errorf("tenant %s: address %q: write it as host:port: %w", t.Name, t.Addr, err)
+	}
+	if t.Canary != "" && !strings.HasPrefix(t.Canary, marker) {
+		return fmt.Errorf("tenant %s: canary %q: begin it with %q", t.Name, t.Canary, marker)
+	}
+	return nil
 }
 
 // Caller returns a caller for one goroutine. Callers share the client's connections.
-func (c *Client) Caller() (load.Caller, error) { return nil, errors.New("not built yet") }
+func (c *Client) Caller() (load.Caller, error) {
+	switch c.load.Protocol {
+	case scenario.HTTP1:
+		return &http1Caller{client: c}, nil
+	case scenario.SSE:
+		return &sseCaller{client: c}, nil
+	case scenario.MCP:
+		return newMCPCaller(c), nil
+	case scenario.WebSocket:
+		return &socketCaller{client: c}, nil
+	case scenario.HTTP2:
+		return newHTTP2Caller(c), nil
+	case scenario.GRPC:
+		return newGRPCCaller(c), nil
+	default:
+		return nil, fmt.Errorf("load %s: protocol %q is none of http1, http2, websocket, sse, mcp, grpc", c.load.Name, c.load.Protocol)
+	}
+}
 
-// Probe makes one request for a tenant, on a connection of its own, and says in plain words what is wrong with the target.
-func (c *Client) Probe(ctx context.Context, tenant int) error { return errors.New("not built yet") }
+// target returns the tenant with that number.
+func (c *Client) target(n int) (*target, error) {
+	if n < 0 || n >= len(c.targets) {
+		return nil, fmt.Errorf("there is no tenant number %d, only %d tenants", n, len(c.targets))
+	}
+	return &c.targets[n], nil
+}
+
+// fresh says whether connections are to be new.
+func (c *Client) fresh() bool { return c.load.Connections == scenario.New }
+
+// token returns the bearer token of a tenant; "" = none.
+func (c *Client) token(ctx context.Context, t *target) (token string, err error) {
+	switch {
+	case c.credential != nil:
+		token, err = c.credential.Token(ctx, t.number)
+	case c.load.Credential == scenario.Key:
+		token = t.Key
+	default:
+		return "", nil
+	}
+	if err == nil && !printable(token) { // it would break the header that it stands in
+		err = errors.New("its token is empty, or not of visible ASCII")
+	}
+	if err != nil {
+		return "", &failure{class: "credential", tenant: t, what: "there is no credential for it", err: err}
+	}
+	return token, nil
+}
 
 // BytesIn returns how many bytes have been read from connections, TLS included.
 func (c *Client) BytesIn() int64 { return c.bytesIn.Load() }
 
-// Close ends all connections. Requests that are under way fail.
-func (c *Client) Close() error { return nil }
-
-// GuardTarget returns an error if a host:port has an address that is neither loopback, nor private, nor link-local, nor a unique local
-// one, unless whoever runs this owns the target. It is for saying so early: the dialler checks each address that it connects to.
-func GuardTarget(ctx context.Context, addr string, own bool) error {
-	return fmt.Errorf("%s: not built yet", addr)
+// Close ends all connections. Requests that are under way fail, and so do later ones.
+func (c *Client) Close() error {
+	c.endSessions()
+	c.farewells.Wait()
+	c.mu.Lock()
+	c.closed = true
+	open := c.open
+	c.open = nil
+	c.mu.Unlock()
+	for conn := range open {
+		_ = conn.Close() // it is being thrown away
+	}
+	return nil
 }
 
-// Foreign is an answer that held what belongs to another tenant. It ends the run.
-type Foreign struct {
-	Tenant string // to whom the request went
-	Other  string // whose canary came; "" = of nobody that is known
-	Canary string
+// opened keeps a connection for Close. It returns false if the client has been closed.
+func (c *Client) opened(conn net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.open[conn] = struct{}{}
+	}
+	return !c.closed
 }
 
-// Error says whose canary came.
-func (f *Foreign) Error() string { return "foreign" }
-
-// StopsRun ends the run: no figure may hide this.
-func (f *Foreign) StopsRun() bool { return true }
-
-// Class is for counting.
-func (f *Foreign) Class() string { return "foreign canary" }
+// ended forgets a connection.
+func (c *Client) ended(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+}
