@@ -72,7 +72,7 @@ func machine(m result.Machine) string {
 }
 
 const (
-	meansOurs    = "Polygate's CPU time of a request divided by the subject's: below 1× it spends less, above 1× more. Where a subject checks no credential and Polygate does, it says so in its name."
+	meansOurs    = "Polygate's CPU time of a request divided by the subject's: below 1× it spends less, above 1× more."
 	meansCeiling = "What the generator reaches against the lab's upstream with nothing between, and what generator and upstream spend on a request together. A subject near it is measured too low."
 )
 

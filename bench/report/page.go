@@ -89,8 +89,12 @@ func (p *page) part(one part) {
 	}
 	p.table(one.table, one.title)
 	p.notes(one.notes)
-	for _, pl := range one.plots {
-		p.plot(pl)
+	if len(one.plots) > 0 {
+		p.m.open("div", "class", "plots")
+		for _, pl := range one.plots {
+			p.plot(pl)
+		}
+		p.m.close("div")
 	}
 }
 

@@ -124,7 +124,7 @@ func xs(all []series) []float64 {
 func labelled(at []float64, text func(float64) string) []tick {
 	out := make([]tick, len(at))
 	for i, v := range at {
-		out[i] = tick{v, text(v)}
+		out[i] = tick{v, plain(text(v))}
 	}
 	return out
 }
@@ -132,7 +132,8 @@ func labelled(at []float64, text func(float64) string) []tick {
 const (
 	barHeight = 26.0
 	barLeft   = 132.0
-	barRight  = plotWidth - 150
+	barRight  = plotWidth - 180
+	leastCost = 0.001 // µs: an axis needs a length
 )
 
 // bar is a subject's cost.
@@ -165,11 +166,11 @@ func costPlots(s result.Scenario, g group) []plot {
 
 func drawBars(m *markup, bars []bar, by string) {
 	highest := slices.MaxFunc(bars, func(a, b bar) int { return cmp.Compare(a.cost.High, b.cost.High) }).cost.High
-	x := axis{hi: highest, from: barLeft, to: barRight}
+	x := axis{hi: max(highest, leastCost), from: barLeft, to: barRight}
 	bottom := top + barHeight*float64(len(bars))
 	for _, t := range x.ticks() {
 		m.line("grid", x.at(t), top, x.at(t), bottom)
-		m.label("tick", "middle", x.at(t), bottom+18, number(t))
+		m.label("tick", "middle", x.at(t), bottom+18, plain(number(t)))
 	}
 	for i, b := range bars {
 		b.draw(m, x, top+barHeight*float64(i), by)
@@ -236,7 +237,7 @@ func capacityPlots(points []result.CapacityPoint) []plot {
 			continue
 		}
 		out = append(out, plot{title: clean(subject) + ": memory by registered tenants", height: memoryHeight,
-			desc: "A curve for each step of the measurement, both scales logarithmic: resident memory when ready, with active tenants, with connections and with streams.",
+			desc: "A curve for each step of the measurement, both scales logarithmic: resident memory when ready, with active tenants, with connections and with streams. No tenants at all are drawn where one would be.",
 			draw: func(m *markup) { curves(m, memoryFrame(all, "registered tenants"), all) }})
 	}
 	return out

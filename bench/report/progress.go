@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
+	"os"
+	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // Live is how it goes, over the time since the last one.
@@ -23,17 +27,18 @@ type Live struct {
 
 const (
 	plainEvery = 5 * time.Second
-	liveWidth  = 79 // a longer line would wrap, and could not be rewritten
+	liveWidth  = 80         // of a terminal that does not tell
+	eraseLine  = "\r\x1b[K" // to the begin of the line, and nothing behind it
 )
 
-// Progress shows how a measurement goes on: on a terminal as one line that is rewritten, elsewhere as a plain line each few seconds.
+// Progress shows how a measurement goes on: on a terminal as one line that is rewritten, elsewhere as plain lines each few seconds.
 // Its methods may be called by several goroutines.
 type Progress struct {
 	terminal bool
 
 	mu   sync.Mutex // guards what follows
 	w    io.Writer
-	sum  Live // since the last plain line
+	sums []Live // since the last plain lines, one for each step, as several loads run at once
 	last time.Time
 	live bool // a rewritten line stands on the terminal
 }
@@ -48,19 +53,14 @@ func (p *Progress) Update(l Live) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.terminal {
-		p.rewrite(l)
+		fmt.Fprint(p.w, eraseLine+lineOf(l, columns(p.w)-1))
+		p.live = true
 		return
 	}
-	p.sum = add(p.sum, l)
+	p.sums = add(p.sums, l)
 	if time.Since(p.last) >= plainEvery {
-		fmt.Fprintln(p.w, lineOf(p.sum, math.MaxInt))
-		p.sum, p.last = Live{}, time.Now()
+		p.lines()
 	}
-}
-
-func (p *Progress) rewrite(l Live) {
-	fmt.Fprint(p.w, "\r\x1b[K"+lineOf(l, liveWidth))
-	p.live = true
 }
 
 // Note writes a line that stays, such as that a subject is skipped.
@@ -71,40 +71,66 @@ func (p *Progress) Note(format string, args ...any) {
 	fmt.Fprintln(p.w, clean(fmt.Sprintf(format, args...)))
 }
 
-// Done takes the live line away: what is written to the terminal next begins on an empty line. Update may be called again after it.
+// Done takes the live line away, so that what is written to the terminal next begins on an empty line; elsewhere it writes what has
+// happened since the last lines. Update may be called again after it.
 func (p *Progress) Done() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
+	p.lines()
 }
 
 func (p *Progress) clear() {
 	if p.live {
-		fmt.Fprint(p.w, "\r\x1b[K")
+		fmt.Fprint(p.w, eraseLine)
 		p.live = false
 	}
 }
 
-// add puts two spans behind each other. A change of the step begins anew: a line tells of one step only.
-func add(sum, l Live) Live {
-	if sum.Step != l.Step {
-		return l
+// lines writes the sums and begins anew. A step of which nothing but the begin is known has no line.
+func (p *Progress) lines() {
+	for _, l := range p.sums {
+		if l.Seconds > 0 {
+			fmt.Fprintln(p.w, lineOf(l, math.MaxInt))
+		}
 	}
-	l.Seconds += sum.Seconds
-	l.Requests += sum.Requests
-	l.Errors += sum.Errors
-	l.P99 = max(l.P99, sum.P99) // a moment that was slow is to be seen
-	return l
+	p.sums, p.last = nil, time.Now()
+}
+
+// add puts a span behind those of the same step.
+func add(sums []Live, l Live) []Live {
+	i := slices.IndexFunc(sums, func(s Live) bool { return s.Step == l.Step })
+	if i < 0 {
+		return append(sums, l)
+	}
+	l.Seconds += sums[i].Seconds
+	l.Requests += sums[i].Requests
+	l.Errors += sums[i].Errors
+	l.P99 = max(l.P99, sums[i].P99) // a moment that was slow is to be seen
+	sums[i] = l
+	return sums
 }
 
 // lineOf returns the line for people, the step shortened so that it is no longer than width.
 func lineOf(l Live, width int) string {
-	var b strings.Builder
+	share := ""
 	if l.Done > 0 {
-		fmt.Fprintf(&b, "%3.0f%%  ", 100*min(l.Done, 1))
+		share = fmt.Sprintf("%3.0f%%  ", 100*min(l.Done, 1))
 	}
-	tail := figures(l)
-	room := width - b.Len() - len([]rune(tail))
-	b.WriteString(shorten(clean(l.Step), room))
-	return b.String() + tail
+	step := clean(l.Step)
+	tail := figures(l, true)
+	if utf8.RuneCountInString(share+step+tail) > width {
+		tail = figures(l, false)
+	}
+	return share + shorten(step, width-utf8.RuneCountInString(share+tail)) + tail
+}
+
+// columns is the width of a terminal. A line must be shorter: it would wrap, and could not be rewritten.
+func columns(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			return width
+		}
+	}
+	return liveWidth
 }

@@ -11,7 +11,9 @@ import (
 	"github.com/polygate/polygate/bench/result"
 )
 
-func updating() bool { return flag.Lookup("update") != nil && flag.Lookup("update").Value.String() == "true" }
+func updating() bool {
+	return flag.Lookup("update") != nil && flag.Lookup("update").Value.String() == "true"
+}
 
 func TestMain(m *testing.M) {
 	flag.Bool("update", false, "write the golden files anew")

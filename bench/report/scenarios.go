@@ -80,7 +80,7 @@ func newRows(ceilings []result.Ceiling, g group) rowsOf {
 func (r rowsOf) columns() []column {
 	c := []column{{title: "subject", meaning: meansSubject, words: true}, {title: "phase", meaning: meansPhase, words: true}}
 	c = append(c, column{title: "CPU µs/request", meaning: meansCPU}, r.ratioColumn("CPU"))
-	c = append(c, column{title: "requests/s", meaning: meansRate}, r.ratioColumn("rate"))
+	c = append(c, column{title: "requests/s", meaning: meansRate}, r.ratioColumn("rate"), column{title: "errors", meaning: meansErrors})
 	for _, f := range latencies() {
 		c = append(c, column{title: f.title, meaning: f.meaning})
 	}
@@ -88,7 +88,7 @@ func (r rowsOf) columns() []column {
 	for _, f := range handshakes() {
 		c = append(c, column{title: f.title, meaning: f.meaning})
 	}
-	return append(c, column{title: "RSS", meaning: meansRSS}, column{title: "errors", meaning: meansErrors})
+	return append(c, column{title: "RSS", meaning: meansRSS})
 }
 
 func (r rowsOf) ratioColumn(of string) column {
@@ -101,7 +101,7 @@ func (r rowsOf) row(subject, phase string) []cell {
 	l := limitsOf(r.ceilings, r.group, phase)
 	row := []cell{word(subject), r.phaseCell(phase)}
 	row = append(row, spread(result.Over(runs, result.Figures.CPU), number), r.ratio(subject, phase, result.Figures.CPU))
-	row = append(row, r.rateCell(l, subject, runs), r.rateRatio(l, subject, phase, runs))
+	row = append(row, r.rateCell(l, subject, runs), r.rateRatio(l, subject, phase, runs), errorCell(runs))
 	for _, f := range latencies() {
 		c := spread(result.Over(runs, f.of), f.unit)
 		if late(runs) >= manyLate && c.main != unknown {
@@ -113,7 +113,7 @@ func (r rowsOf) row(subject, phase string) []cell {
 	for _, f := range handshakes() {
 		row = append(row, spread(result.Over(runs, f.of), f.unit))
 	}
-	return append(row, spread(result.Over(runs, result.Figures.Resident), size), errorCell(runs))
+	return append(row, spread(result.Over(runs, result.Figures.Resident), size))
 }
 
 // phaseCell is empty where there is but one phase, so that the column falls away.

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/polygate/polygate/bench/result"
 )
@@ -28,7 +29,7 @@ const (
 	meansStore = "The registry's database in use."
 )
 
-// known returns a cell for a figure whose 0 means that it was not measured.
+// knownCell returns a cell for a figure whose 0 means that it was not measured.
 func knownCell(v float64, unit func(float64) string) cell {
 	if v == 0 {
 		return cell{main: unknown}
@@ -106,14 +107,25 @@ func aimed(v, aim float64) cell {
 	return c
 }
 
+// overAims says, for each aim, at which numbers of tenants it was missed.
 func overAims(points []result.CapacityPoint) []string {
 	var out []string
-	for _, p := range points {
-		if p.PerRegistered > aimRegistered {
-			out = append(out, fmt.Sprintf("%s, %s registered: ✗ a registered tenant is over %s.", clean(p.Subject), count(int64(p.Registered)), size(aimRegistered)))
+	for _, aim := range []struct {
+		what string
+		most float64
+		of   func(result.CapacityPoint) float64
+	}{
+		{"a registered tenant", aimRegistered, func(p result.CapacityPoint) float64 { return p.PerRegistered }},
+		{"an active one", aimActive, func(p result.CapacityPoint) float64 { return p.PerActive }},
+	} {
+		var over []string
+		for _, p := range points {
+			if aim.of(p) > aim.most {
+				over = append(over, clean(p.Subject)+" with "+count(int64(p.Registered)))
+			}
 		}
-		if p.PerActive > aimActive {
-			out = append(out, fmt.Sprintf("%s, %s registered: ✗ an active tenant is over %s.", clean(p.Subject), count(int64(p.Registered)), size(aimActive)))
+		if len(over) > 0 {
+			out = append(out, fmt.Sprintf("✗ over %s for %s: %s.", plain(size(aim.most)), aim.what, strings.Join(over, ", ")))
 		}
 	}
 	return out

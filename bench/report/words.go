@@ -57,6 +57,15 @@ func number(v float64) string {
 	return strconv.FormatFloat(v, 'g', 2, 64)
 }
 
+// plain takes the zeros behind the point from a round figure at an axis: "5.00 ms" is "5 ms".
+func plain(s string) string {
+	figure, unit, _ := strings.Cut(s, " ")
+	if strings.Contains(figure, ".") {
+		figure = strings.TrimRight(strings.TrimRight(figure, "0"), ".")
+	}
+	return strings.TrimSpace(figure + " " + unit)
+}
+
 // count returns n with thousands set apart.
 func count(n int64) string {
 	s := strconv.FormatInt(n, 10)
@@ -129,6 +138,8 @@ func width(s result.Spread) string {
 		return ""
 	}
 	switch p := 100 * s.Width() / math.Abs(s.Median); {
+	case p < 0.05:
+		return "±0%"
 	case p > 999:
 		return "±>999%"
 	case p < 9.95:
@@ -146,8 +157,8 @@ func plural(n int, one string) string {
 	return count(int64(n)) + " " + one + "s"
 }
 
-// figures are the numbers of a live line.
-func figures(l Live) string {
+// figures are the numbers of a live line, all of them or the most needed.
+func figures(l Live, all bool) string {
 	rate := 0.0
 	if l.Seconds > 0 {
 		rate = float64(l.Requests) / l.Seconds
@@ -155,6 +166,9 @@ func figures(l Live) string {
 	s := fmt.Sprintf("  %s/s  %s errors", number(rate), count(l.Errors))
 	if l.P99 > 0 {
 		s += fmt.Sprintf("  p50 %s  p99 %s", micros(l.P50), micros(l.P99))
+	}
+	if all && l.InFlight > 0 {
+		s += "  " + count(int64(l.InFlight)) + " in flight"
 	}
 	if l.Left > 0 {
 		s += "  " + l.Left.Round(time.Second).String() + " left"

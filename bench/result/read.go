@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 )
 
 // maxBytes bounds a report that is read. A long one has some 10 MB.
@@ -106,14 +108,41 @@ func (r *Report) Validate() error {
 		}
 	}
 	for _, p := range r.Capacity {
-		if p.Subject == "" || min(p.Registered, p.Active, p.Connected, p.Streams) < 0 {
-			return fmt.Errorf("capacity: a point of %q has a number below 0, or no subject", p.Subject)
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("capacity, %q: %w", p.Subject, err)
 		}
 	}
 	for _, p := range r.Tenants {
-		if p.Subject == "" || min(p.Tenants, p.Processes) < 0 {
-			return fmt.Errorf("tenants: a point of %q has a number below 0, or no subject", p.Subject)
+		if err := p.validate(); err != nil {
+			return fmt.Errorf("tenants, %q: %w", p.Subject, err)
 		}
+	}
+	for _, c := range r.Ceilings {
+		if !sane(c.Rate, c.CPUMicros) {
+			return fmt.Errorf("ceiling of %q: a figure is below 0, or higher than any can be", c.Protocol)
+		}
+	}
+	return nil
+}
+
+// validate lets the cost of one more be below 0: it is a difference of two measurements.
+func (p CapacityPoint) validate() error {
+	switch {
+	case p.Subject == "":
+		return errors.New("no subject")
+	case !counts(int64(p.Registered), int64(p.Active), int64(p.Connected), int64(p.Streams), p.RSS.Start, p.RSS.Active, p.RSS.Connected, p.RSS.Streams, p.StoreBytes),
+		!sane(p.StartSecs, math.Abs(p.PerRegistered), math.Abs(p.PerActive), math.Abs(p.PerConnected), math.Abs(p.PerStream)):
+		return errors.New("a figure is below 0, or higher than any can be")
+	}
+	return nil
+}
+
+func (p TenantsPoint) validate() error {
+	switch {
+	case p.Subject == "":
+		return errors.New("no subject")
+	case !counts(int64(p.Tenants), int64(p.Processes), p.RSS, p.PSS), !sane(p.StartSecs, p.CPUMicros, p.IdleCPU):
+		return errors.New("a figure is below 0, or higher than any can be")
 	}
 	return nil
 }
@@ -124,29 +153,41 @@ func (r Run) validate() error {
 		return errors.New("no subject")
 	case r.Turn < 1:
 		return fmt.Errorf("turn %d: turns count from 1", r.Turn)
-	case f.Requests < 0 || f.Late < 0 || f.Seconds < 0 || f.Rate < 0 || f.CPUMicros < 0 || f.RSS < 0 || f.PSS < 0:
-		return errors.New("a figure is below 0")
+	case !counts(f.Requests, f.Late, f.RSS, f.PSS, f.BytesIn), !sane(f.Seconds, f.Rate, f.CPUMicros, f.Generator, r.Asked):
+		return errors.New("a figure is below 0, or higher than any can be")
 	case f.Handshake != nil:
 		if err := f.Handshake.validate(); err != nil {
 			return fmt.Errorf("handshake: %w", err)
 		}
 	}
 	for class, n := range r.Figures.Errors {
-		if n < 0 {
+		if !counts(n) {
 			return fmt.Errorf("errors %q: a count below 0", class)
 		}
 	}
 	return r.Figures.Latency.validate()
 }
 
+// highest is far above any figure, and far below where sums of them have no meaning.
+const highest = 1e15
+
+// sane tells whether figures are what a measurement can find.
+func sane(figures ...float64) bool {
+	return !slices.ContainsFunc(figures, func(v float64) bool { return !(v >= 0 && v <= highest) })
+}
+
+func counts(n ...int64) bool {
+	return !slices.ContainsFunc(n, func(v int64) bool { return v < 0 || v > highest })
+}
+
 // validate holds what At and plots rely on: a spectrum ascends.
 func (l Latency) validate() error {
-	if l.Count < 0 || min(l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max) < 0 {
-		return errors.New("a latency is below 0")
+	if !counts(l.Count) || !sane(l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max) {
+		return errors.New("a latency is below 0, or higher than any can be")
 	}
 	var before Point
 	for i, p := range l.Spectrum {
-		if p.Quantile < before.Quantile || p.Quantile > 1 || p.Micros < before.Micros {
+		if p.Quantile < before.Quantile || p.Quantile > 1 || p.Micros < before.Micros || !sane(p.Micros) {
 			return fmt.Errorf("spectrum, point %d: quantiles ascend from 0 to 1, and latencies with them", i+1)
 		}
 		before = p

@@ -114,11 +114,23 @@ type CapacityPoint struct {
 		Connected int64 `json:"connected"` // with the connections open
 		Streams   int64 `json:"streams"`   // with the streams open too
 	} `json:"rss"`
+	// Heap is what is alive of it after a collection. RSS holds what Go's collector leaves for later too, up to as much again.
+	Heap struct {
+		Start     int64 `json:"start"`
+		Active    int64 `json:"active"`
+		Connected int64 `json:"connected"`
+		Streams   int64 `json:"streams"`
+	} `json:"heap"`
 	PerRegistered float64 `json:"per_registered"` // bytes, against the point with the fewest
 	PerActive     float64 `json:"per_active"`     // bytes
 	PerConnected  float64 `json:"per_connected"`  // bytes
 	PerStream     float64 `json:"per_stream"`     // bytes
-	StoreBytes    int64   `json:"store_bytes"`    // size of the registry's database in use
+	// The same of what is alive.
+	HeapPerRegistered float64 `json:"heap_per_registered"`
+	HeapPerActive     float64 `json:"heap_per_active"`
+	HeapPerConnected  float64 `json:"heap_per_connected"`
+	HeapPerStream     float64 `json:"heap_per_stream"`
+	StoreBytes        int64   `json:"store_bytes"` // size of the registry's database in use
 }
 
 // TenantsPoint is what a number of tenants cost in a subject, whichever number of processes it needs for them.
