@@ -28,7 +28,7 @@ func (s *Server) handleGRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.stall.wait()
-	b, err := message(s.body(r.Context()))
+	b, err := message(placeOf(r.Context()).canary + s.padding[:s.cfg.AnswerBytes-canaryBytes])
 	if err != nil {
 		w.Header().Set("Grpc-Status", "13")
 		return

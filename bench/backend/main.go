@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 )
@@ -33,6 +34,9 @@ func Main(ctx context.Context, args []string, in io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
+	// With next to nothing on its heap the collector would run all the time: at this it costs a third less, and memory is not what
+	// we have to save.
+	debug.SetGCPercent(400)
 	s, err := New(cfg)
 	if err != nil {
 		return err

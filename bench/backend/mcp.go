@@ -91,7 +91,7 @@ func refuse(status, code int, format string, args ...any) reply {
 
 // handleMCP is a small MCP server over Streamable HTTP with one tool, echo. It answers as JSON, and with ?answer=sse as an event stream.
 func (s *Server) handleMCP(w http.ResponseWriter, r *http.Request) {
-	tenant, _ := r.Context().Value(tenantKey{}).(int)
+	tenant := placeOf(r.Context()).tenant
 	switch {
 	case r.Method == http.MethodDelete && r.Header.Get(versionHeader) != modern:
 		s.endSession(w, r, tenant)
@@ -229,7 +229,7 @@ func (s *Server) echo(r *http.Request, q rpc, isModern bool) reply {
 	if q.Params.Name != "echo" {
 		return refuse(http.StatusOK, codeParams, "unknown tool %q", q.Params.Name)
 	}
-	text := s.canary(r.Context()) + q.Params.Arguments.Text
+	text := placeOf(r.Context()).canary + q.Params.Arguments.Text
 	text += s.padding[:max(0, s.cfg.AnswerBytes-len(text))]
 	result := toolResult{Content: []content{{Type: "text", Text: text}}}
 	if isModern {

@@ -27,19 +27,22 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func self(t *testing.T) string {
+func self() (string, error) { return os.Executable() }
+
+// launch starts this program as the upstream.
+func launch(t *testing.T, ctx context.Context, cfg Config, cores []int) (*Process, error) {
 	t.Helper()
-	path, err := os.Executable()
+	path, err := self()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return Launch(ctx, path, cfg, cores)
 }
 
 func TestProcess(t *testing.T) {
 	dir, _ := certificatesFor(t, "a.example")
 	cfg := Config{Seed: seed, AnswerBytes: 100, TLS: &TLS{CertDir: dir}, Control: "127.0.0.1:0"}
-	p, err := Launch(t.Context(), self(t), cfg, []int{0})
+	p, err := launch(t, t.Context(), cfg, []int{0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +72,7 @@ func TestProcess(t *testing.T) {
 }
 
 func TestProcessEndsAtSIGTERM(t *testing.T) {
-	p, err := Launch(t.Context(), self(t), Config{Seed: seed}, nil)
+	p, err := launch(t, t.Context(), Config{Seed: seed}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +94,7 @@ func TestLaunchSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = Launch(t.Context(), self(t), Config{Seed: seed, Port: portOf(l)}, nil)
+	_, err = launch(t, t.Context(), Config{Seed: seed, Port: portOf(l)}, nil)
 	if err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("got %v, want that the port is in use", err)
 	}
@@ -100,7 +103,7 @@ func TestLaunchSaysWhy(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = Launch(ctx, self(t), Config{Seed: seed}, nil); err == nil {
+	if _, err = launch(t, ctx, Config{Seed: seed}, nil); err == nil {
 		t.Error("a launch with an ended context is no error")
 	}
 }

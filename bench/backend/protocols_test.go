@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,12 +9,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"io"
 	"maps"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -326,4 +329,45 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 			t.Errorf("%s %s: got %d %q, want %d", c.method, c.path, res.StatusCode, b, c.want)
 		}
 	}
+}
+
+// FuzzMCP: whatever is sent, the answer is one JSON object and holds no canary but in the text of the tool.
+func FuzzMCP(f *testing.F) {
+	f.Add(modern, "tools/call", "echo", []byte(callEcho))
+	f.Add(legacy, "", "", []byte(initialize))
+	f.Add("", "", "", []byte(`{"id":null,"method":"ping","params":[]}`))
+	open, err := newSessions()
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := &Server{cfg: Config{Seed: seed, AnswerBytes: 100}, padding: padding(100), stall: newStall(), sessions: open}
+	f.Fuzz(func(t *testing.T, version, method, name string, body []byte) {
+		r := httptest.NewRequest("POST", "/mcp", bytes.NewReader(body))
+		r.Header = http.Header{"Content-Type": {"application/json"}, versionHeader: {version}, "Mcp-Method": {method}, "Mcp-Name": {name}}
+		r = r.WithContext(context.WithValue(t.Context(), placeKey{}, place{tenant: 1, canary: Canary(seed, 1)}))
+		w := httptest.NewRecorder()
+		s.handleMCP(w, r)
+		if w.Code == http.StatusAccepted && w.Body.Len() == 0 {
+			return
+		}
+		var answer struct {
+			Result, Error json.RawMessage
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || (answer.Result == nil) == (answer.Error == nil) {
+			t.Errorf("answer: got %d %q, %v, want a result or an error", w.Code, w.Body, err)
+		}
+		if bytes.Contains(answer.Error, []byte(Canary(seed, 1))) {
+			t.Errorf("an error with a canary: %s", answer.Error)
+		}
+	})
+}
+
+func FuzzReadMessage(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x00\x03\x0a\x01a"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		err := readMessage(bytes.NewReader(b))
+		if err == nil && (len(b) < 5 || b[0] != 0) {
+			t.Errorf("%q is taken for a message", b)
+		}
+	})
 }

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	simpleHead = 4 << 10  // most bytes of a simple request's head
-	joined     = 16 << 10 // up to this long an answer is one buffer of the connection's own
+	simpleHead = 4 << 10 // most bytes of a simple request's head
+	joined     = 4 << 10 // up to this long an answer is one buffer of the connection's own
 )
 
 // serveSimple answers GET and POST of / with as little work as it can. The first request that is anything else takes the connection

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"net"
 	"net/http"
 	"testing"
 )
@@ -73,34 +72,6 @@ func FuzzParseSimple(f *testing.F) {
 			t.Errorf("%q: got %+v, net/http %+v", b, got, want)
 		}
 	})
-}
-
-// BenchmarkSimple is a request and its answer over a loopback connection, client included.
-func BenchmarkSimple(b *testing.B) {
-	s, err := New(Config{Seed: seed})
-	if err != nil {
-		b.Fatal(err)
-	}
-	go func() { _ = s.Run(b.Context()) }()
-	c, err := net.Dial("tcp", Addr(1, s.Ports().Plain))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer c.Close()
-	request := []byte("GET / HTTP/1.1\r\nHost: tenant-1.example\r\nX-Forwarded-For: 127.0.0.1\r\nX-Request-Id: 0123456789abcdef\r\nAccept: */*\r\n\r\n")
-	answer := make([]byte, len(s.answer(1)[0]))
-	for b.Loop() {
-		if _, err := c.Write(request); err != nil {
-			b.Fatal(err)
-		}
-		for have := 0; have < len(answer); {
-			n, err := c.Read(answer[have:])
-			if err != nil {
-				b.Fatal(err)
-			}
-			have += n
-		}
-	}
 }
 
 func BenchmarkParseSimple(b *testing.B) {

@@ -14,8 +14,14 @@ import (
 	"github.com/coder/websocket"
 )
 
-// tenantKey is under what a connection's tenant is in the contexts of its requests.
-type tenantKey struct{}
+// placeKey is under what the contexts of a connection's requests have its place.
+type placeKey struct{}
+
+// place is where a request arrived: at which tenant's address.
+type place struct {
+	tenant int
+	canary string
+}
 
 // newWeb serves what is not simple: HTTP/2 by ALPN and by prior knowledge, WebSocket, event streams, MCP and gRPC, and / again for
 // connections that came here with something else.
@@ -36,33 +42,22 @@ func (s *Server) newWeb() *http.Server {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 10000},
 		ReadHeaderTimeout: time.Minute,
 		ErrorLog:          log.New(io.Discard, "", 0), // gateways that close connections are no news
-		ConnContext:       withTenant,
+		ConnContext:       s.inPlace,
 	}
 }
 
-func withTenant(ctx context.Context, c net.Conn) context.Context {
+// inPlace gives the requests of a connection their place. Only connections of admit get here.
+func (s *Server) inPlace(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	if own, ok := c.(*conn); ok {
-		return context.WithValue(ctx, tenantKey{}, own.tenant)
-	}
-	return ctx
+	n := c.(*conn).tenant
+	return context.WithValue(ctx, placeKey{}, place{tenant: n, canary: Canary(s.cfg.Seed, n)})
 }
 
-// canary is that of the tenant at whose address the request arrived.
-func (s *Server) canary(ctx context.Context) string {
-	n, ok := ctx.Value(tenantKey{}).(int)
-	if !ok {
-		return "no tenant"
-	}
-	return Canary(s.cfg.Seed, n)
-}
-
-// body is a whole answer of the configured length.
-func (s *Server) body(ctx context.Context) string {
-	c := s.canary(ctx)
-	return c + s.padding[:s.cfg.AnswerBytes-len(c)]
+func placeOf(ctx context.Context) place {
+	p, _ := ctx.Value(placeKey{}).(place)
+	return p
 }
 
 func (s *Server) handleRoot(w http.ResponseWriter, r *http.Request) {
@@ -77,12 +72,14 @@ func (s *Server) handleRoot(w http.ResponseWriter, r *http.Request) {
 	s.stall.wait()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(s.cfg.AnswerBytes))
-	_, _ = io.WriteString(w, s.body(r.Context()))
+	if _, err := io.WriteString(w, placeOf(r.Context()).canary); err == nil {
+		_, _ = io.WriteString(w, s.padding[:s.cfg.AnswerBytes-canaryBytes])
+	}
 }
 
 // handleWebSocket echoes each message behind the canary, until either side closes.
 func (s *Server) handleWebSocket(w http.ResponseWriter, r *http.Request) {
-	canary := []byte(s.canary(r.Context()))
+	canary := []byte(placeOf(r.Context()).canary)
 	// Any page may be the origin: there is nothing here that a browser's user could lose.
 	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {
@@ -112,7 +109,7 @@ func (s *Server) handleEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	out, canary := http.NewResponseController(w), s.canary(r.Context())
+	out, canary := http.NewResponseController(w), placeOf(r.Context()).canary
 	for i := range n {
 		if i > 0 && !sleep(r.Context(), interval) {
 			return
