@@ -1,0 +1,51 @@
+package gateway
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/polygate/polygate/bench/scenario"
+)
+
+// TestCapacity measures few tenants, and that each stage is of what it says.
+func TestCapacity(t *testing.T) {
+	var steps []string
+	points, err := Capacity(t.Context(), CapacityConfig{Binary: testBinary(), Dir: t.TempDir()},
+		scenario.Capacity{Registered: []int{0, 200}, Active: 50, Connected: 60, Streams: 30}, func(s string) { steps = append(steps, s); t.Log(time.Now().Format("05.000"), s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(points) != 2 {
+		t.Fatalf("%d points, want 2", len(points))
+	}
+	if none := points[0]; none.Registered != 0 || none.Active != 0 || none.Connected != 0 || none.Streams != 0 || none.RSS.Start <= 0 || none.StartSecs <= 0 {
+		t.Errorf("without tenants: %+v", none)
+	}
+	p := points[1]
+	if p.Registered != 200 || p.Active != 50 || p.Connected != 60 || p.Streams != 30 {
+		t.Errorf("with tenants: %+v", p)
+	}
+	for what, bytes := range map[string]int64{
+		"an active tenant": p.Heap.Active - p.Heap.Start, "a connection": p.Heap.Connected - p.Heap.Active, "a stream": p.Heap.Streams - p.Heap.Connected,
+		"a registered tenant": p.Heap.Start - points[0].Heap.Start, "the store": p.StoreBytes,
+	} {
+		if bytes <= 0 {
+			t.Errorf("%s costs %d bytes", what, bytes)
+		}
+	}
+	t.Logf("%+v\n%q", points, steps)
+}
+
+func TestCapacityEnds(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	points, err := Capacity(ctx, CapacityConfig{Binary: testBinary(), Dir: t.TempDir()},
+		scenario.Capacity{Registered: []int{0, 10}}, func(s string) {
+			if s == "10 registered: restore" {
+				stop()
+			}
+		})
+	if err == nil || len(points) != 1 {
+		t.Errorf("%d points, %v; want the one that was measured, and why there are no more", len(points), err)
+	}
+}
