@@ -1,13 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"sync/atomic"
+	"strings"
 	"time"
 
 	"github.com/polygate/polygate/internal/archive"
@@ -21,7 +21,6 @@ const restoreKey = "c/restore"
 const (
 	restoreOps   = 100
 	restoreBytes = 1 << 20
-	restorePoll  = 250 * time.Millisecond // before a watch that broke off begins anew
 )
 
 // restoreMark is the value of restoreKey.
@@ -39,11 +38,17 @@ type RestoreOptions struct {
 	Force bool
 	// Accept may refuse a backup, which is whole, before anything is written; nil = none.
 	Accept func(archive.Manifest) error
+	// Patience is how long the leases of replicas that crashed are waited for. While members of etcd are still to come, or have
+	// no leader, what is read is read again, until the context ends. 0 = a replica that is live, or a store that does not
+	// answer, is an error at once.
+	Patience time.Duration
+	// Waiting is told now and then of the replica whose lease is waited for, "" = of the store; nil = nobody is told.
+	Waiting func(replica string)
 }
 
 // Restore makes the root what it was when a backup was made. The whole backup is read and verified before anything is written.
 // While it is under way a mark keeps replicas from serving; after a crash, the same call goes on. No replica may be live: that is
-// fault.Conflict, as is data that is there without Force. Run need not be running.
+// fault.Conflict, once Patience is over, as is data that is there without Force. Run need not be running.
 func (s *Store) Restore(ctx context.Context, r io.ReadSeeker, opt RestoreOptions, progress Progress) (archive.Manifest, error) {
 	m, err := archive.Verify(r)
 	if err == nil && m.Kind != archive.Backup {
@@ -61,8 +66,11 @@ func (s *Store) Restore(ctx context.Context, r io.ReadSeeker, opt RestoreOptions
 	if progress == nil {
 		progress = func(int, int) {}
 	}
-	re := &restore{store: s, progress: progress, total: m.End.Entries}
-	if err := re.run(ctx, r, m.End.Sum, opt.Force); err != nil {
+	if opt.Waiting == nil {
+		opt.Waiting = func(string) {}
+	}
+	re := &restore{store: s, opt: opt, progress: progress, total: m.End.Entries}
+	if err := re.run(ctx, r, m.End.Sum); err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}
 	return m, nil
@@ -80,33 +88,6 @@ func (s *Store) CheckRestored(ctx context.Context) error {
 	return nil
 }
 
-// AwaitRestored returns when a restore that another process carries out comes to its end, from now on. It is for the other members
-// of an embedded cluster, of which a majority has to run while one restores.
-func (s *Store) AwaitRestored(ctx context.Context) error {
-	res, err := s.read(ctx, Range{Key: restoreKey})
-	if err != nil {
-		return fmt.Errorf("look for a restore: %w", err)
-	}
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	var ended atomic.Bool
-	for !ended.Load() && ctx.Err() == nil {
-		_ = s.backend.Watch(watching, res.Revision+1, []string{restoreKey}, func(b Batch) { // where it breaks off, it begins anew
-			if slices.ContainsFunc(b.Events, func(e Event) bool { return e.Delete && e.KV.Key == restoreKey }) {
-				ended.Store(true)
-				stop()
-			}
-		})
-		if !ended.Load() {
-			pause(ctx, restorePoll)
-		}
-	}
-	if ended.Load() {
-		return nil
-	}
-	return fault.From(ctx.Err())
-}
-
 func unfinished(kv KV) error {
 	var m restoreMark
 	_ = json.Unmarshal(kv.Value, &m) // what cannot be read keeps nobody from the message
@@ -117,6 +98,7 @@ func unfinished(kv KV) error {
 // restore is one under way.
 type restore struct {
 	store    *Store
+	opt      RestoreOptions
 	progress Progress
 	total    int
 	done     int
@@ -126,8 +108,8 @@ type restore struct {
 	size     int
 }
 
-func (re *restore) run(ctx context.Context, r io.Reader, sum string, force bool) error {
-	if err := re.begin(ctx, sum, force); err != nil {
+func (re *restore) run(ctx context.Context, r io.Reader, sum string) error {
+	if err := re.begin(ctx, sum); err != nil {
 		return err
 	}
 	if !re.value.Erased {
@@ -142,14 +124,20 @@ func (re *restore) run(ctx context.Context, r io.Reader, sum string, force bool)
 }
 
 // begin sets the mark. Replicas register before they look for it, so one that starts at this moment is seen here, or sees it.
-func (re *restore) begin(ctx context.Context, sum string, force bool) error {
+func (re *restore) begin(ctx context.Context, sum string) error {
 	if err := re.nobodyLive(ctx); err != nil {
 		return err
 	}
-	was, ok, err := re.store.get(ctx, restoreKey)
+	var was KV
+	var ok bool
+	err := re.patiently(ctx, func() (err error) {
+		was, ok, err = re.store.get(ctx, restoreKey)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	force := re.opt.Force
 	var have restoreMark
 	resumed := ok && json.Unmarshal(was.Value, &have) == nil && have.Sum == sum
 	switch {
@@ -157,7 +145,7 @@ func (re *restore) begin(ctx context.Context, sum string, force bool) error {
 	case ok && !force:
 		return unfinished(was)
 	case !force:
-		if err := re.empty(ctx); err != nil {
+		if err := re.patiently(ctx, func() error { return re.empty(ctx) }); err != nil {
 			return err
 		}
 	}
@@ -173,31 +161,28 @@ func (re *restore) setMark(ctx context.Context, was KV, next restoreMark) error 
 	if err != nil {
 		return err
 	}
-	t := &Txn{If: []Cmp{unchanged(restoreKey, was)}, Puts: []Put{{Key: restoreKey, Value: val}}}
+	t := &Txn{
+		If: []Cmp{unchanged(restoreKey, was)}, Puts: []Put{{Key: restoreKey, Value: val}}, Deletes: []string{restoredKey},
+		Else: []string{restoreKey},
+	}
 	res, err := re.store.commit(context.WithoutCancel(ctx), t)
 	if err != nil {
 		return err
 	}
+	rev := res.Revision
 	if !res.OK {
-		return otherRestore()
+		have := res.Else[restoreKey]
+		if !bytes.Equal(have.Value, val) { // else an attempt was applied whose answer got lost
+			return otherRestore()
+		}
+		rev = have.ModRevision
 	}
-	re.mark, re.value = KV{Key: restoreKey, ModRevision: res.Revision}, next
+	re.mark, re.value = KV{Key: restoreKey, ModRevision: rev}, next
 	return nil
 }
 
 func otherRestore() error {
 	return fault.New(fault.Conflict, "another restore into this registry is under way, or this one's answer got lost: run it again once no other runs")
-}
-
-func (re *restore) nobodyLive(ctx context.Context) error {
-	res, err := re.store.read(ctx, Range{Prefix: prefixReplica, Limit: 1})
-	if err != nil {
-		return err
-	}
-	if len(res.KVs) == 0 {
-		return nil
-	}
-	return fault.New(fault.Conflict, "replica %s is live: stop all replicas first, and wait for their leases to end after a crash", res.KVs[0].Key[len(prefixReplica):])
 }
 
 // empty refuses a root that holds anything that a backup would.
@@ -215,8 +200,17 @@ func (re *restore) empty(ctx context.Context) error {
 	return err
 }
 
-// erase removes everything but the mark.
+// erase removes everything but the mark, and notes in the mark that it did.
 func (re *restore) erase(ctx context.Context) error {
+	if err := re.patiently(ctx, func() error { return re.eraseKeys(ctx) }); err != nil {
+		return err
+	}
+	next := re.value
+	next.Erased = true
+	return re.setMark(ctx, re.mark, next)
+}
+
+func (re *restore) eraseKeys(ctx context.Context) error {
 	var keys []string
 	flush := func() error {
 		err := re.apply(ctx, &Txn{Deletes: keys})
@@ -235,15 +229,10 @@ func (re *restore) erase(ctx context.Context) error {
 	if err == nil {
 		err = flush()
 	}
-	if err != nil {
-		return err
-	}
-	next := re.value
-	next.Erased = true
-	return re.setMark(ctx, re.mark, next)
+	return err
 }
 
-// apply makes a change if the restore is still this one's.
+// apply makes a change if the restore is still this one's. To make it twice does no harm.
 func (re *restore) apply(ctx context.Context, t *Txn) error {
 	if len(t.Puts)+len(t.Deletes) == 0 {
 		return ctx.Err()
@@ -273,7 +262,7 @@ func (re *restore) write(ctx context.Context, r io.Reader, sum string) error {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err == nil && !sessionKey(key) && key != restoreKey {
+		if err == nil && !sessionKey(key) && !strings.HasPrefix(key, restoreKey) {
 			err = re.put(ctx, Put{Key: key, Value: value})
 		}
 		if err != nil {
@@ -298,7 +287,7 @@ func (re *restore) put(ctx context.Context, p Put) error {
 }
 
 func (re *restore) flush(ctx context.Context) error {
-	if err := re.apply(ctx, &Txn{Puts: re.puts}); err != nil {
+	if err := re.patiently(ctx, func() error { return re.apply(ctx, &Txn{Puts: re.puts}) }); err != nil {
 		return err
 	}
 	re.done += len(re.puts)
@@ -307,9 +296,12 @@ func (re *restore) flush(ctx context.Context) error {
 	return nil
 }
 
-// end takes the mark away: from here on the root is whole.
+// end takes the mark away: from here on the root is whole. What members that were lent may have missed stays for a moment.
 func (re *restore) end(ctx context.Context) error {
 	t := &Txn{If: []Cmp{unchanged(restoreKey, re.mark)}, Deletes: []string{restoreKey}, Else: []string{restoreKey}}
+	if lease, _, err := re.store.backend.Grant(ctx, restoredTime); err == nil { // without it, only who listens hears of the end
+		t.Puts = []Put{{Key: restoredKey, Value: []byte(`{"v":1}`), Lease: lease}}
+	}
 	res, err := re.store.commit(context.WithoutCancel(ctx), t)
 	if err != nil {
 		return err

@@ -58,6 +58,7 @@ func (d *daemon) embeddedEtcd() etcd.EmbeddedConfig {
 	}
 	cfg.Cluster = &etcd.ClusterConfig{
 		Name: d.cfg.Replica.Name, Listen: e.Cluster.Listen, CA: e.Cluster.CA, Cert: e.Cluster.Cert, Key: e.Cluster.Key,
+		JoinTimeout: d.joinTimeout,
 	}
 	for _, m := range e.Cluster.Members {
 		cfg.Cluster.Members = append(cfg.Cluster.Members, etcd.ClusterMember{Name: m.Name, Address: m.Address})

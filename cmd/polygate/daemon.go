@@ -86,6 +86,8 @@ type daemon struct {
 	places   *places                 // which tenant has which namespace
 
 	stateDeclared func(tenant.ID) bool // and whether it declares the tenant's state
+
+	joinTimeout time.Duration // see etcd.ClusterConfig; not 0 in a restore
 }
 
 func newDaemon(cfg *config.Platform, out io.Writer, log *slog.Logger) *daemon {

@@ -5,12 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +30,11 @@ on with it. A registry that holds data is left alone, unless --force erases it f
 secrets are sealed with.
 
 Where replicas are members of one embedded etcd (etcd.embedded.cluster), more than half of them have to take part: run the command
-without --file on the others, which lend their members until the restore ends.`,
+without --file on the others, which lend their members until the restore ends. Start them in any order: they wait for each other
+until Ctrl-C, and say so. A member that comes long after the end waits in vain: end it with Ctrl-C.
+
+The lease of a replica that was killed counts as a replica for some seconds more. With an embedded etcd, restore waits for it; with one
+of its own, it refuses, and is to be run again.`,
 		Example: "  polygate restore --config polygate.yaml --file polygate.backup\n  polygate restore --config polygate.yaml   # on the other members of a cluster",
 		Args:    cobra.NoArgs,
 	}
@@ -50,7 +50,7 @@ without --file on the others, which lend their members until the restore ends.`,
 		switch {
 		case file != "":
 			return r.run(cmd.Context(), file, cmd.InOrStdin())
-		case len(cfg.Etcd.Embedded.Cluster.Members) == 0:
+		case len(r.members()) == 0:
 			return usage("--file is missing: name the backup")
 		}
 		return r.lend(cmd.Context())
@@ -92,6 +92,7 @@ func (r *restorer) run(ctx context.Context, file string, stdin io.Reader) (err e
 	shown := 0
 	m, err := store.Restore(ctx, backup, registry.RestoreOptions{
 		Force: r.force, Accept: func(m archive.Manifest) error { return checkKeys(m, ring) },
+		Patience: r.patience(), Waiting: r.waiting(),
 	}, func(done, total int) {
 		if tenth := done * 10 / max(total, 1); tenth > shown {
 			shown = tenth
@@ -101,35 +102,10 @@ func (r *restorer) run(ctx context.Context, file string, stdin io.Reader) (err e
 	if err != nil {
 		return plain(err)
 	}
-	if len(r.cfg.Etcd.Embedded.Cluster.Members) > 0 {
-		_ = sleep(ctx, lendPause)
+	if len(r.members()) > 0 {
+		r.linger(ctx, d.etcd.backend)
 	}
 	_, err = fmt.Fprintf(r.out, "restored %d keys of %s (sha256 %s)\n", m.End.Entries, stamp(m.Created), m.End.Sum)
-	return err
-}
-
-func (r *restorer) daemon() *daemon {
-	return newDaemon(r.cfg, io.Discard, newLogger(config.Log{Level: slog.LevelError.String(), Format: "text"}, r.out))
-}
-
-// lendPause is how long the member that restored stays, for the others to hear of the end.
-const lendPause = 2 * time.Second
-
-// lend runs this machine's member of the cluster while another one restores.
-func (r *restorer) lend(ctx context.Context) (err error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	d := r.daemon()
-	defer func() { err = errors.Join(err, d.parts.stop()) }()
-	store, err := r.open(ctx, d)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(r.out, "member %s is up, until a restore that another member runs with --file has ended\n", r.cfg.Replica.Name)
-	if err := store.AwaitRestored(ctx); err != nil {
-		return plain(err)
-	}
-	_, err = fmt.Fprintln(r.out, "restored by another member")
 	return err
 }
 
@@ -151,7 +127,12 @@ func (r *restorer) open(ctx context.Context, d *daemon) (*registry.Store, error)
 			return nil, err
 		}
 	}
+	stop := func() {}
+	if all := r.members(); len(all) > 0 {
+		stop = r.sayOften(ctx, sayEvery, "waiting for more than half of the members "+strings.Join(all, ", ")+": run polygate restore on them too")
+	}
 	backend, err := d.openBackend(ctx)
+	stop()
 	if err != nil {
 		return nil, err
 	}

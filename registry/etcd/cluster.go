@@ -24,8 +24,19 @@ type ClusterConfig struct {
 	// certificate of it can be a member, and so read and change everything. Empty = plain, which only members that are all
 	// on loopback addresses may be.
 	CA, Cert, Key string
-	// JoinTimeout is how long a start waits for the other members; 0 = DefaultJoinTimeout.
+	// JoinTimeout is how long a start waits for the other members; 0 = DefaultJoinTimeout, below = until its context ends.
 	JoinTimeout time.Duration
+}
+
+// bounded bounds the wait for the other members.
+func (c *ClusterConfig) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch {
+	case c.JoinTimeout < 0:
+		return context.WithCancel(ctx)
+	case c.JoinTimeout == 0:
+		return context.WithTimeout(ctx, DefaultJoinTimeout)
+	}
+	return context.WithTimeout(ctx, c.JoinTimeout)
 }
 
 // ClusterMember is one member of a cluster.

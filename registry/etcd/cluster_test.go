@@ -1,9 +1,12 @@
 package etcd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -184,6 +187,72 @@ func TestEmbeddedClusterBegins(t *testing.T) {
 			t.Errorf("member %d of three, with two of them there: got %v", i+1, err)
 		}
 	}
+}
+
+// TestEmbeddedClusterWaits: a member that is to wait without a bound does, with data and without, until others come; one that is
+// told to end while it waits ends without an error in the log.
+func TestEmbeddedClusterWaits(t *testing.T) {
+	t.Parallel()
+	c := newEmbeddedCluster(t)
+	var log lockedBuffer
+	for i := range c.configs {
+		c.configs[i].Cluster.JoinTimeout = -1
+		c.configs[i].Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+	}
+	for _, state := range []struct{ name, path string }{{"without data", "/polygate/blank"}, {"with data", "/version"}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := etcd.StartEmbedded(ctx, c.configs[0])
+			ended <- err
+		}()
+		registrytest.Eventually(t, "it is up, "+state.name, func() bool { return serves(t, c.configs[0].Cluster.Members[0].Address, state.path) })
+		select {
+		case err := <-ended:
+			t.Fatalf("%s, alone, it ended: %v", state.name, err)
+		case <-time.After(2 * time.Second):
+		}
+		cancel()
+		if err := <-ended; err == nil {
+			t.Fatalf("%s, alone, it got ready", state.name)
+		}
+		c.mustStart(0, 1, 2)
+		for i := range 3 {
+			c.stop(i)
+		}
+	}
+	if said := log.String(); said != "" {
+		t.Errorf("it logged errors:\n%s", said)
+	}
+}
+
+func serves(t *testing.T, address, path string) bool {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
+	resp, err := client.Get("http://" + address + path)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// lockedBuffer is what several servers log into.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // TestEmbeddedClusterMinority: a member alone answers no more, and its watch falls silent, so that nothing that lives by

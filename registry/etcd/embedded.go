@@ -109,7 +109,7 @@ func (e *Embedded) start(ctx context.Context, cfg EmbeddedConfig, ecfg *embed.Co
 		server, err := embed.StartEtcd(ecfg)
 		done <- started{server, err}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, cfg.patience())
+	ctx, cancel := cfg.bounded(ctx)
 	defer cancel()
 	select {
 	case s := <-done:
@@ -123,22 +123,19 @@ func (e *Embedded) start(ctx context.Context, cfg EmbeddedConfig, ecfg *embed.Co
 	case <-ctx.Done():
 		go func() { // it cannot be stopped before it has started
 			if s := <-done; s.etcd != nil {
-				s.etcd.Close()
+				e.end(s.etcd)
 			}
 		}()
 		return nil, fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, ctx.Err())
 	}
 }
 
-// patience is how long a server may take to be ready. A member of a cluster waits for a majority of them.
-func (cfg EmbeddedConfig) patience() time.Duration {
+// bounded bounds how long a server may take to be ready. A member of a cluster waits for a majority of them.
+func (cfg EmbeddedConfig) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if cfg.Cluster == nil {
-		return startTimeout
+		return context.WithTimeout(ctx, startTimeout)
 	}
-	if cfg.Cluster.JoinTimeout > 0 {
-		return cfg.Cluster.JoinTimeout
-	}
-	return DefaultJoinTimeout
+	return cfg.Cluster.bounded(ctx)
 }
 
 func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook) (*Embedded, error) {
@@ -155,7 +152,7 @@ func (e *Embedded) awaitReady(ctx context.Context, dir string, fatal *fatalHook)
 		}
 		return nil, fmt.Errorf("the embedded etcd in %s stopped while it started", dir)
 	case <-ctx.Done():
-		e.etcd.Close()
+		e.end(e.etcd)
 		if e.cluster != nil {
 			return nil, fmt.Errorf("the embedded etcd in %s does not get ready: more than half of the members must run and reach each other: %s", dir, names(e.cluster.Members))
 		}
@@ -186,9 +183,14 @@ func (e *Embedded) Stopped() <-chan struct{} { return e.etcd.Server.StopNotify()
 
 // Close stops the server. What was committed is on disk before it is acknowledged, with or without Close.
 func (e *Embedded) Close() error {
-	e.level.SetLevel(zap.DPanicLevel)
-	e.etcd.Close()
+	e.end(e.etcd)
 	return nil
+}
+
+// end stops the server. What it then says is of its own listeners, which are closed under it: that is no error.
+func (e *Embedded) end(server *embed.Etcd) {
+	e.level.SetLevel(zap.DPanicLevel)
+	server.Close()
 }
 
 // embed makes etcd's own configuration.

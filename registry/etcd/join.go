@@ -219,11 +219,7 @@ func (p *probe) members(ctx context.Context, all []ClusterMember, leads func(nam
 
 // join decides how a member without data begins: existing says that it was added to a cluster that runs.
 func (c *ClusterConfig) join(ctx context.Context, dir string, p *probe, log *slog.Logger) (existing bool, err error) {
-	limit := c.JoinTimeout
-	if limit <= 0 {
-		limit = DefaultJoinTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	stop, err := c.serveBlank()
 	if err != nil {
