@@ -33,8 +33,17 @@ lint: ## gofmt, go vet, staticcheck, golangci-lint and govulncheck
 arch: ## hold the import map and the shape of the packages
 	CGO_ENABLED=0 $(GO) test -count=1 ./internal/archtest
 
-bench: ## benchmarks of the request path, the registry and the audit chain
+bench: build peers ## measure beside nginx, HAProxy, Caddy and a gateway per tenant (some 10 minutes); writes bench/RESULTS.md
+	bin/polybench suite --markdown bench/RESULTS.md --json bench/results.json --html bench/results.html
+
+bench-full: build peers ## the same with more turns, all scenarios and 100,000 tenants (over an hour)
+	bin/polybench suite --full --markdown bench/RESULTS.md --json bench/results.json --html bench/results.html
+
+microbench: ## Go benchmarks of the request path, the registry and the audit chain
 	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchmem ./...
+
+peers: build # Caddy is built once per user; nginx and haproxy are taken from the path
+	-bin/polybench peers --install
 
 e2e: build ## the official MCP conformance suite and other clients, through the running demo, sandboxes on a real Kubernetes, and 15 minutes of faults (needs npm and root)
 	./.ci/kube run ./.ci/e2e
@@ -49,4 +58,4 @@ kube: ## build the one-node Kubernetes of test/kube (minutes the first time), st
 kube-down: ## end what make kube started
 	@./.ci/kube down
 
-.PHONY: kube kube-down help run build test race fuzz lint arch bench e2e chaos
+.PHONY: kube kube-down help run build test race fuzz lint arch bench bench-full microbench peers e2e chaos

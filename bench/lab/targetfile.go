@@ -1,0 +1,114 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/polygate/polygate/bench/client"
+)
+
+// targetFile is how tenants of an installation elsewhere are written down.
+type targetFile struct {
+	Address string         `yaml:"address"` // host:port that is dialled for all; default: each tenant's host, port 443
+	Tenants []targetTenant `yaml:"tenants"`
+}
+
+type targetTenant struct {
+	Name    string `yaml:"name"`     // in reports and for draws by list; default: the host's first label
+	Host    string `yaml:"host"`     // server name and Host; required
+	Address string `yaml:"address"`  // host:port; default: the file's
+	KeyFile string `yaml:"key_file"` // holds its API key; relative to this file
+	KeyEnv  string `yaml:"key_env"`  // or the variable that does
+	Canary  string `yaml:"canary"`   // what each right answer holds, and no other tenant's; default: answers are judged by their status
+}
+
+// ReadTarget reads the tenants of an installation from a file. Keys are read from the files and variables that it names, never
+// from itself. env is os.Getenv as a rule.
+func ReadTarget(path string, env func(string) string) ([]client.Tenant, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the target's tenants: %w", err)
+	}
+	return ParseTarget(path, b, env)
+}
+
+// ParseTarget does ReadTarget's work on what the file at path holds.
+func ParseTarget(path string, b []byte, env func(string) string) ([]client.Tenant, error) {
+	var f targetFile
+	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+	}
+	if len(f.Tenants) == 0 {
+		return nil, fmt.Errorf("%s: it lists no tenants", path)
+	}
+	names := make(map[string]bool)
+	out := make([]client.Tenant, 0, len(f.Tenants))
+	for i, t := range f.Tenants {
+		c, err := t.tenant(f.Address, filepath.Dir(path), env)
+		if err == nil && names[c.Name] {
+			err = fmt.Errorf("the name %q is there twice", c.Name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: tenants[%d]: %w", path, i, err)
+		}
+		names[c.Name] = true
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func (t targetTenant) tenant(address, dir string, env func(string) string) (client.Tenant, error) {
+	if t.Host == "" {
+		return client.Tenant{}, errors.New("host is missing")
+	}
+	c := client.Tenant{Name: t.Name, Host: t.Host, Addr: t.Address, Canary: t.Canary}
+	if c.Name == "" {
+		c.Name, _, _ = strings.Cut(t.Host, ".")
+	}
+	if c.Addr == "" {
+		c.Addr = address
+	}
+	if c.Addr == "" {
+		c.Addr = net.JoinHostPort(t.Host, "443")
+	}
+	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+		return c, fmt.Errorf("address %q is not host:port", c.Addr)
+	}
+	key, err := t.key(dir, env)
+	c.Key = key
+	return c, err
+}
+
+func (t targetTenant) key(dir string, env func(string) string) (string, error) {
+	switch {
+	case t.KeyFile != "" && t.KeyEnv != "":
+		return "", errors.New("key_file and key_env are alternatives: give one")
+	case t.KeyEnv != "":
+		if env(t.KeyEnv) == "" {
+			return "", fmt.Errorf("key_env: the variable %s is empty", t.KeyEnv)
+		}
+		return env(t.KeyEnv), nil
+	case t.KeyFile == "":
+		return "", nil
+	}
+	path := t.KeyFile
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("key_file: %w", err)
+	}
+	if key := strings.TrimSpace(string(b)); key != "" {
+		return key, nil
+	}
+	return "", fmt.Errorf("key_file: %s is empty", path)
+}
