@@ -15,7 +15,7 @@ type Spread struct {
 }
 
 // Width is how far the runs lie apart. It is the printed spread: the median of a repeat is expected to differ from Median by less,
-// which for runs that vary by chance alone holds 4 times of 5 with three runs, and 99 times of 100 with five.
+// which for runs that vary by chance alone holds 8 times of 10 with three runs, and 97 times of 100 with five.
 func (s Spread) Width() float64 { return s.High - s.Low }
 
 // Known tells whether any run has the figure.
