@@ -2,6 +2,7 @@
 export GOFLAGS := -buildvcs=false
 GO ?= go
 PKGS := ./...
+RUN :=
 FUZZTIME ?= 10s
 COUNT ?= 1
 CHAOS ?= 60m
@@ -19,10 +20,10 @@ build: ## build bin/polygate and the demo's MCP server
 	CGO_ENABLED=0 $(GO) build -o bin/everything-server github.com/modelcontextprotocol/go-sdk/conformance/everything-server
 
 test: ## run all tests (no C compiler needed)
-	CGO_ENABLED=0 $(GO) test -count=$(COUNT) -shuffle=on -timeout 20m $(PKGS)
+	CGO_ENABLED=0 $(GO) test -count=$(COUNT) -shuffle=on -timeout 20m $(if $(RUN),-run '$(RUN)') $(PKGS)
 
 race: ## run all tests under the race detector, the longest of them shortened (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -count=$(COUNT) -shuffle=on -timeout 30m $(PKGS)
+	CGO_ENABLED=1 $(GO) test -race -short -count=$(COUNT) -shuffle=on -timeout 30m $(if $(RUN),-run '$(RUN)') $(PKGS)
 
 fuzz: ## run every fuzz target for FUZZTIME each (default 10s)
 	./bench/fuzz-all.sh $(FUZZTIME)
