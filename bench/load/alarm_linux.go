@@ -9,20 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alarm sleeps to within some microseconds. The runtime's own timers round up to a millisecond where nothing else is to be done (its
+// kernelAlarm sleeps to within some microseconds. The runtime's own timers round up to a millisecond where nothing else is to be done (its
 // poller waits in whole milliseconds), which would be in every percentile of a slow rate; a timer of the kernel that the poller
 // waits on, as it does on a socket, is exact and holds no thread.
-type alarm struct {
+type kernelAlarm struct {
 	file *os.File
 	raw  syscall.RawConn
 }
 
-func newAlarm() (*alarm, error) {
+func newAlarm() (alarm, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make a timer: %w", err)
 	}
-	a := &alarm{file: os.NewFile(uintptr(fd), "timer")}
+	a := &kernelAlarm{file: os.NewFile(uintptr(fd), "timer")}
 	if a.raw, err = a.file.SyscallConn(); err != nil {
 		a.close()
 		return nil, fmt.Errorf("make a timer: %w", err)
@@ -30,8 +30,7 @@ func newAlarm() (*alarm, error) {
 	return a, nil
 }
 
-// sleep returns after d, or when interrupt is called.
-func (a *alarm) sleep(d time.Duration) {
+func (a *kernelAlarm) sleep(d time.Duration) {
 	if err := a.set(d); err != nil {
 		return // closed
 	}
@@ -39,7 +38,7 @@ func (a *alarm) sleep(d time.Duration) {
 	_, _ = a.file.Read(expirations[:]) // fails only when interrupted
 }
 
-func (a *alarm) set(d time.Duration) error {
+func (a *kernelAlarm) set(d time.Duration) error {
 	var failed error
 	err := a.raw.Control(func(fd uintptr) {
 		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(d, 1).Nanoseconds())}
@@ -51,7 +50,6 @@ func (a *alarm) set(d time.Duration) error {
 	return failed
 }
 
-// interrupt ends this sleep and all later ones.
-func (a *alarm) interrupt() { _ = a.file.SetReadDeadline(time.Unix(1, 0)) }
+func (a *kernelAlarm) interrupt() { _ = a.file.SetReadDeadline(time.Unix(1, 0)) }
 
-func (a *alarm) close() { _ = a.file.Close() }
+func (a *kernelAlarm) close() { _ = a.file.Close() }

@@ -34,6 +34,7 @@ type Generator struct {
 	create func() (Caller, error)
 	drawer *Drawer
 	tally  *tally
+	alarm  func() (alarm, error)
 
 	measuring atomic.Bool // the measured part of a phase is on
 	inFlight  atomic.Int64
@@ -54,7 +55,7 @@ func New(c Config) (*Generator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", c.Load.Name, err)
 	}
-	g := &Generator{load: c.Load, create: c.New, drawer: drawer, tally: newTally(), looked: time.Now()}
+	g := &Generator{load: c.Load, create: c.New, drawer: drawer, tally: newTally(), alarm: newAlarm, looked: time.Now()}
 	if g.load.Timeout <= 0 {
 		g.load.Timeout = defaultTimeout
 	}
@@ -75,7 +76,7 @@ type Span struct {
 	From        float64       // open: the rate at which the ramp begins
 	Concurrency int           // 0 = the load's
 	Ramp        time.Duration // in which the rate goes from From to Rate; left out of the figures
-	Warmup      time.Duration // left out of the figures
+	Warmup      time.Duration // left out of the figures; there is neither where each tenant is drawn once
 	Duration    time.Duration // of the measured part; 0 = until each tenant was drawn, with that draw
 	// Measured is called as the measured part begins, with true, and as it ends, with false; may be nil. It holds up no request.
 	Measured func(begins bool)
@@ -90,6 +91,9 @@ func (g *Generator) complete(s Span) (Span, error) {
 		s.Concurrency = g.load.Concurrency
 	}
 	_, ends := g.drawer.Length()
+	if ends { // what it would draw before would never be measured
+		s.Ramp, s.Warmup = 0, 0
+	}
 	switch {
 	case g.open() && (!(s.Rate > 0) || math.IsInf(s.Rate, 0)):
 		return s, fmt.Errorf("load %s: an open loop at %v requests a second: give it a rate above 0", g.load.Name, s.Rate)

@@ -14,7 +14,7 @@ type openLoop struct {
 	*phase
 	schedule schedule
 	total    uint64 // how many requests the phase has
-	alarm    *alarm
+	alarm    alarm
 	sent     chan struct{} // closed when nothing is left to send
 
 	mu    sync.Mutex    // guards what follows
@@ -26,7 +26,7 @@ type openLoop struct {
 
 // runOpen returns for how many seconds it was measured.
 func (p *phase) runOpen() (float64, error) {
-	alarm, err := newAlarm()
+	alarm, err := p.g.alarm()
 	if err != nil {
 		return 0, err
 	}

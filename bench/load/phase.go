@@ -50,6 +50,9 @@ func (p *phase) clock(answered, sent <-chan struct{}) float64 {
 		return 0
 	}
 	began := p.measured(true)
+	if p.drawn == math.MaxUint64 {
+		answered = nil // the last answer may come before the end, which is the end nevertheless
+	}
 	if p.wait(p.end, answered) { // not before all is sent that is due
 		select {
 		case <-sent:

@@ -19,13 +19,11 @@ type request struct {
 }
 
 func newRequest(phase context.Context, deadline time.Time) *request {
-	if d, ok := phase.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
 	return &request{Context: phase, deadline: deadline}
 }
 
-// Deadline implements context.Context.
+// Deadline implements context.Context. It is the request's own: were it the phase's too, a request could see that one pass before the
+// phase does, and be counted as a timeout.
 func (r *request) Deadline() (time.Time, bool) { return r.deadline, true }
 
 // Done implements context.Context.
