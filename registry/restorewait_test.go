@@ -136,7 +136,7 @@ func TestAwaitRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 			mustEnd(t, "of the next", done)
-			if err := restore(t, &failingBackend{b, 3}, file, registry.RestoreOptions{}); err == nil {
+			if err := restore(t, &failingBackend{b, 1}, file, registry.RestoreOptions{}); err == nil {
 				t.Fatal("a restore that was broken off ended")
 			}
 			done = awaiting(t, b) // while the word of the one before would be there
