@@ -33,7 +33,7 @@ const (
 	meansErrors = "Requests without a right answer, of all turns, and their share: another status, a broken connection, a timeout, or an answer without the tenant's own mark. " +
 		"An answer with another tenant's mark ends a measurement at once."
 	meansSpread = "How far the turns lie apart, lowest to highest, in percent of the median that stands before it. A repeat is expected to differ by less " +
-		"(with three turns 4 times of 5, with five 99 times of 100)."
+		"(with three turns 8 times of 10, with five 97 of 100)."
 )
 
 func p50(l result.Latency) float64  { return l.P50 }
