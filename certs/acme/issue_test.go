@@ -97,11 +97,11 @@ func TestWildcardByWebhook(t *testing.T) {
 	}
 
 	r.FailWebhook(http.StatusBadGateway)
-	r.refused(r.order("*.polygate.test"), CodeDNS)
+	r.refused(r.order("*.b.polygate.test"), CodeDNS)
 	r.FailWebhook(0)
 
 	r.e = withToken("another-secret-token")
-	e := r.refused(r.order("*.polygate.test"), CodeDNS)
+	e := r.refused(r.order("*.b.polygate.test"), CodeDNS)
 	if !e.Permanent || !strings.Contains(e.Detail, "token_file") || strings.Contains(e.Error(), "another-secret-token") {
 		t.Errorf("error = %v (permanent %v), want it to name the token's setting and not the token", e, e.Permanent)
 	}

@@ -255,6 +255,8 @@ func (s *Server) startDNS() {
 	})
 }
 
+// startPebble runs the server. Of the authorizations that it knows it uses one in a hundred again, by chance, and cannot be told not
+// to (0 is compared by >): a test that wants a challenge for a second order orders another name, or by another account.
 func (s *Server) startPebble() {
 	s.t.Helper()
 	env := []string{"PEBBLE_WFE_NONCEREJECT=" + strconv.Itoa(s.o.NonceReject), "PEBBLE_AUTHZREUSE=0",
