@@ -58,8 +58,9 @@ type Term struct {
 // Etcd is what the registry's store takes.
 type Etcd struct {
 	Live   Sum `json:"live"`   // bytes that are in force
-	Size   Sum `json:"size"`   // bytes of the database file in use, with superseded revisions until they are compacted
+	Size   Sum `json:"size"`   // bytes of the database's file in use, with superseded revisions until they are compacted
 	Writes Sum `json:"writes"` // transactions that change something, a second at the peak
+	Puts   Sum `json:"puts"`   // keys that they put or delete, a second at the peak
 }
 
 // ErrNone is wrapped by the error of a demand that no number of replicas can serve.
