@@ -267,7 +267,7 @@ func TestProbeSaysWhatIsWrong(t *testing.T) {
 		"expired":   {expired, l, scenario.Load{}, "is not valid now"},
 		"slow":      {slow, l, scenario.Load{Timeout: 100 * time.Millisecond}, "no answer in time"},
 		"status":    {broken, l, scenario.Load{}, `status 404 (look at the load's path), and "no such route"`},
-		"no HTTP/2": {right, l, scenario.Load{Protocol: scenario.HTTP2}, ""},
+		"right, h2": {right, l, scenario.Load{Protocol: scenario.HTTP2}, ""},
 		"public":    {refused, l, scenario.Load{}, "--i-own-this-target"},
 		"no socket": {right, l, scenario.Load{Protocol: scenario.WebSocket}, "no WebSocket"},
 		"no stream": {right, l, scenario.Load{Protocol: scenario.SSE}, "no event stream"},
