@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// shortestSleep is how long the pacer sleeps at least. To wake for each request above 20,000 a second would cost more processor time than
+// the requests; so there some are sent together, and up to so much late.
+const shortestSleep = 50 * time.Microsecond
+
 // openLoop sends requests when they are due. Whoever is free takes the next one: a worker that has just had its answer, if one is due
 // by then, or one that the pacer wakes in time. So nothing is woken where the load is high, and nothing is late where it is low. There
 // are no more workers than there ever were requests in flight.
@@ -64,7 +68,7 @@ func (o *openLoop) pace() {
 			break
 		}
 		if wait := o.schedule.due(number) - now; wait > 0 {
-			o.alarm.sleep(wait)
+			o.alarm.sleep(max(wait, shortestSleep))
 		} else if !o.dispatch() {
 			o.awaitFree()
 		}
