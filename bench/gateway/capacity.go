@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -139,9 +140,13 @@ func (m *capacity) stages(ctx context.Context, r *replica, n int) (result.Capaci
 		do    func(context.Context) error
 	}{
 		{1, fmt.Sprintf("%d registered: at rest", n), func(context.Context) error { return nil }},
-		{p.Active, fmt.Sprintf("%d registered: %d active", n, p.Active), func(ctx context.Context) error { return v.ask(ctx, p.Active) }},
+		{p.Active, fmt.Sprintf("%d registered: %d active", n, p.Active), func(ctx context.Context) error {
+			return errors.Join(v.ask(ctx, p.Active), r.opened(ctx, p.Active))
+		}},
 		{p.Connected, fmt.Sprintf("%d registered: %d connected", n, p.Connected), func(ctx context.Context) error { return v.connect(ctx, p.Connected, p.Active) }},
-		{p.Streams, fmt.Sprintf("%d registered: %d streams", n, p.Streams), func(ctx context.Context) error { return v.stream(ctx, p.Streams, p.Active) }},
+		{p.Streams, fmt.Sprintf("%d registered: %d streams", n, p.Streams), func(ctx context.Context) error {
+			return errors.Join(v.stream(ctx, p.Streams, p.Active), v.touch())
+		}},
 	} {
 		if stage.count == 0 {
 			at[i] = at[i-1]

@@ -12,7 +12,7 @@ import (
 func TestCapacity(t *testing.T) {
 	var steps []string
 	points, err := Capacity(t.Context(), CapacityConfig{Binary: testBinary(), Dir: t.TempDir()},
-		scenario.Capacity{Registered: []int{0, 200}, Active: 50, Connected: 60, Streams: 30}, func(s string) { steps = append(steps, s); t.Log(time.Now().Format("05.000"), s) })
+		scenario.Capacity{Registered: []int{0, 1000}, Active: 200, Connected: 100, Streams: 50}, func(s string) { steps = append(steps, s); t.Log(time.Now().Format("05.000"), s) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestCapacity(t *testing.T) {
 		t.Errorf("without tenants: %+v", none)
 	}
 	p := points[1]
-	if p.Registered != 200 || p.Active != 50 || p.Connected != 60 || p.Streams != 30 {
+	if p.Registered != 1000 || p.Active != 200 || p.Connected != 100 || p.Streams != 50 {
 		t.Errorf("with tenants: %+v", p)
 	}
 	for what, bytes := range map[string]int64{

@@ -184,3 +184,13 @@ func (r *replica) registered(ctx context.Context) (int, error) {
 	err := r.operator(ctx, http.MethodGet, "/api/v1/status", nil, &st)
 	return st.Registered, err
 }
+
+// opened fails unless so many tenants' gateways are open: a tenant that is said to be active costs something.
+func (r *replica) opened(ctx context.Context, n int) error {
+	var st struct{ Tenants int }
+	err := r.operator(ctx, http.MethodGet, "/api/v1/status", nil, &st)
+	if err == nil && st.Tenants != n {
+		err = fmt.Errorf("the gateways of %d tenants are open, not of %d", st.Tenants, n)
+	}
+	return err
+}

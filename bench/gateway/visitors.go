@@ -25,6 +25,7 @@ type visitors struct {
 
 	mu   sync.Mutex // guards what is below
 	held []net.Conn // connections and streams that stay open
+	idle []*visit   // of them, the connections
 }
 
 // visitorsAtOnce is how many act at a time.
@@ -70,8 +71,23 @@ func (v *visitors) connect(ctx context.Context, n, tenants int) error {
 	return v.each(ctx, n, tenants, func(c *visit) error {
 		err := c.list()
 		v.hold(c.Conn)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.idle = append(v.idle, c)
 		return err
 	})
+}
+
+// touch makes a request on each connection that is held: the gateway closes those that are idle for a minute.
+func (v *visitors) touch() error {
+	for _, c := range v.idle {
+		_ = c.SetDeadline(time.Now().Add(callLimit))
+		if err := c.list(); err != nil {
+			return fmt.Errorf("a connection that was held open: %w: the measurement took longer than the gateway keeps it", err)
+		}
+		_ = c.SetDeadline(time.Time{})
+	}
+	return nil
 }
 
 // stream opens event streams of the tenants' MCP server likewise: each in a session of its own, as a client listens to its server.
