@@ -36,6 +36,9 @@ func ParseCosts(name string, b []byte) (*Costs, error) {
 	if len(b) > maxBytes {
 		return nil, fmt.Errorf("%s: is larger than %d KiB", name, maxBytes>>10)
 	}
+	if err := shallow(name, b); err != nil {
+		return nil, err
+	}
 	c := new(Costs)
 	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
 		return nil, located(name, err)

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	yamltoken "github.com/goccy/go-yaml/token"
 )
@@ -32,6 +34,9 @@ func Parse(name string, b []byte) (d *Demand, err error) {
 			d, err = nil, fmt.Errorf("%s: cannot be parsed as YAML (%v): see polybench plan --example", name, r)
 		}
 	}()
+	if err := shallow(name, b); err != nil {
+		return nil, err
+	}
 	read := defaults()
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
 	if err := dec.Decode(&read); err != nil && !errors.Is(err, io.EOF) {
@@ -45,6 +50,31 @@ func Parse(name string, b []byte) (d *Demand, err error) {
 		return nil, fmt.Errorf("%s:%s: %w", name, place(b, p.field), p)
 	}
 	return &read, nil
+}
+
+// maxDepth is how deep braces may stand in each other. A demand needs two.
+const maxDepth = 8
+
+// shallow refuses what no file of ours needs before the parser builds anything of it: lists, anchors and the like, by which a short
+// file takes the parser half a minute.
+func shallow(name string, b []byte) error {
+	depth := 0
+	for _, t := range lexer.Tokenize(string(b)) {
+		switch t.Type {
+		case yamltoken.MappingStartType:
+			depth++
+		case yamltoken.MappingEndType:
+			depth--
+		case yamltoken.SequenceStartType, yamltoken.SequenceEntryType, yamltoken.AnchorType, yamltoken.AliasType, yamltoken.TagType,
+			yamltoken.MergeKeyType, yamltoken.MappingKeyType:
+			return fmt.Errorf("%s:%d:%d: YAML's %s is not supported here: write the value out", name, t.Position.Line, t.Position.Column, strings.ToLower(t.Type.String()))
+		default:
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("%s:%d:%d: braces stand more than %d deep", name, t.Position.Line, t.Position.Column, maxDepth)
+		}
+	}
+	return nil
 }
 
 // misread puts the place before an error of the decoder, which does not know it where text was no size or span.

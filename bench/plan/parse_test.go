@@ -46,7 +46,11 @@ func TestParseRefuses(t *testing.T) {
 		{"a store", "tenants: 5\netcd: {kind: sqlite}\n", `d.yaml:2:14: etcd.kind is "sqlite": it is embedded, cluster or external`},
 		{"too much headroom", "tenants: 5\nmachine: {headroom: 1.5}\n", "machine.headroom is 1.5"},
 		{"two documents", "tenants: 5\n---\ntenants: 6\n", "d.yaml: holds more than one document"},
-		{"not YAML", "tenants: [5\n", "d.yaml:1:10"},
+		{"not YAML", "tenants: {5\n", "d.yaml:1:"},
+		{"a list", "tenants: [5]\n", "d.yaml:1:10: YAML's sequencestart is not supported here"},
+		{"another list", "tenants:\n- 5\n", "d.yaml:2:1: YAML's sequenceentry is not supported here"},
+		{"an anchor", "tenants: &a 5\n", "d.yaml:1:10: YAML's anchor is not supported here"},
+		{"a pit", strings.Repeat("{a: ", 10_000), "d.yaml:1:33: braces stand more than 8 deep"},
 		{"a book", strings.Repeat("# x\n", 20_000), "d.yaml: is larger than 64 KiB"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -16,7 +16,8 @@ import (
 const (
 	virtualTenants   = 300
 	dedicatedTenants = 200
-	withinRates      = 1.25 // heads, transactions and keys a second
+	withinRates      = 1.25 // heads and keys a second
+	withinTxns       = 1.4  // transactions a second: a settlement that is late is one fewer
 	withinBytes      = 1.5  // of etcd
 )
 
@@ -67,7 +68,7 @@ func TestPlanOfTheProduct(t *testing.T) {
 	}
 	compare(t, "heads a second", float64(got["c/audit"].puts)/took, term(want.Etcd.Puts, "audit heads of tenants that were asked something")+d.perSecond(), withinRates)
 	compare(t, "keys a second", puts/took, want.Etcd.Puts.Total-uses-openings, withinRates)
-	compare(t, "transactions a second", float64(transactions)/took, want.Etcd.Writes.Total-term(want.Etcd.Writes, "last uses of keys")-term(want.Etcd.Writes, "gateways opened and closed"), withinRates)
+	compare(t, "transactions a second", float64(transactions)/took, want.Etcd.Writes.Total-term(want.Etcd.Writes, "last uses of keys")-term(want.Etcd.Writes, "gateways opened and closed"), withinTxns)
 	if span >= time.Minute {
 		compare(t, "uses of keys a second", float64(got["c/used"].puts)/took, uses, withinBytes)
 	}
