@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // testCosts are a copy of costs that do not change when new ones are measured.
@@ -180,5 +181,46 @@ func TestMachines(t *testing.T) {
 	}
 	if _, err := Compute(d, testCosts(t), Machine{Cores: -1}); err == nil || !strings.Contains(err.Error(), "machine.cores") {
 		t.Errorf("got %v for -1 cores", err)
+	}
+}
+
+// TestHistory follows etcd's periodic compaction: each span, an hour at most, up to a span before.
+func TestHistory(t *testing.T) {
+	for after, want := range map[time.Duration]float64{5 * time.Minute: 600, time.Hour: 7200, 10 * time.Hour: 11 * 3600} {
+		s := &shape{d: demand(func(d *Demand) { d.Etcd.CompactAfter = after }), c: testCosts(t), n: 1}
+		if got := s.historySeconds(); got != want {
+			t.Errorf("compact after %s: got history of %v s, want %v", after, got, want)
+		}
+	}
+}
+
+// TestSpareReplicasWrite: those that stand by are asked like the others, and each has chains of its own for dedicated tenants.
+func TestSpareReplicasWrite(t *testing.T) {
+	at := func(spare int) float64 {
+		d := demand(func(d *Demand) {
+			d.VirtualShare, d.ActiveShare, d.Requests.PerSecond, d.SpareReplicas, d.Etcd.Kind = 0, 0.01, 1000, spare, External
+		})
+		p, err := Compute(d, testCosts(t), Machine{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return term(p.Etcd.Puts, "audit heads of tenants that were asked something")
+	}
+	if got, want := at(1), 2*at(0); math.Abs(got-want) > 0.01*want {
+		t.Errorf("got %.3g heads a second with a spare, want %.3g", got, want)
+	}
+}
+
+// TestReserve: what etcd.reserve keeps free is not there for the plan.
+func TestReserve(t *testing.T) {
+	d := demand(func(d *Demand) { d.Etcd.QuotaBytes, d.Etcd.Reserve = 1000<<20, 30 })
+	p, err := Compute(d, testCosts(t), Machine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range p.Limits {
+		if l.Name == limitSize && l.Have != 700<<20 {
+			t.Errorf("got %s there, want 700 MiB", bytesText(l.Have))
+		}
 	}
 }

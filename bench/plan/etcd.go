@@ -121,9 +121,12 @@ func count(all []kept) (keys float64) {
 	return keys
 }
 
-// historySeconds is for how long superseded revisions are kept at most: etcd compacts once in each span, up to the revision of a span
-// before.
-func (s *shape) historySeconds() float64 { return 2 * s.d.Etcd.CompactAfter.Seconds() }
+// historySeconds is for how long superseded revisions are kept at most: etcd compacts once in each span, an hour at most, up to where
+// it was a span before (its v3compactor/periodic.go).
+func (s *shape) historySeconds() float64 {
+	span := s.d.Etcd.CompactAfter.Seconds()
+	return span + min(span, 3600)
+}
 
 // etcd is what the store takes.
 func (s *shape) etcd() Etcd {

@@ -74,7 +74,7 @@ func (s *shape) assumptions(p *Plan) []string {
 		fmt.Sprintf("a day's changes and starts come in %.3g of the day", s.c.of(costPeakDay)),
 		fmt.Sprintf("requests are under way for %.1f s on average", inFlight),
 		"every tenant that was asked anything has its audit head anchored once at each settlement, about once a second: that is what writes most",
-		fmt.Sprintf("etcd keeps superseded revisions for up to twice compact_after, %.0f s", s.historySeconds()),
+		fmt.Sprintf("etcd keeps superseded revisions for compact_after, and until it compacts next: %.0f s in all", s.historySeconds()),
 		"sandboxes, upstreams and tenants' own gateways run elsewhere and are not in the plan",
 	}
 	if s.kind == External {
