@@ -89,7 +89,7 @@ func (s *Server) serve(ctx context.Context, c *conn, certs *tls.Config) {
 	}
 	t := tls.Server(c, certs)
 	if err := handshake(ctx, t); err != nil {
-		c.Close()
+		_ = c.Close()
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == "h2" {

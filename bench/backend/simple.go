@@ -25,7 +25,7 @@ func (s *Server) serveSimple(c *conn) {
 			return
 		}
 		if err != nil || l.reply(r) != nil {
-			c.Close()
+			_ = c.Close()
 			return
 		}
 	}

@@ -4,6 +4,7 @@ package proc
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -318,7 +319,7 @@ func TestEndsWithItsStarter(t *testing.T) {
 func ends(pidfd int, within time.Duration) bool {
 	for deadline := time.Now().Add(within); time.Now().Before(deadline); {
 		polled := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(polled, int(time.Until(deadline).Milliseconds())); n == 1 || err != nil && err != unix.EINTR {
+		if n, err := unix.Poll(polled, int(time.Until(deadline).Milliseconds())); n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
 			return err == nil
 		}
 	}
