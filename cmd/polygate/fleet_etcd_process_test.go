@@ -20,7 +20,7 @@ func TestX45CutFromEtcd(t *testing.T) {
 	c, direct := fleetEtcd(t, 1)
 	wires := c.Proxy()
 	tenants := fleetTenants(1) + fmt.Sprintf("  - {id: d0, mode: dedicated, dedicated: {upstream: %q, auth: upstream}}\n", up.URL)
-	f := &fleet{t: t, key: make(map[string]string)}
+	f := &fleet{t: t, ttl: fleetTTL, key: make(map[string]string)}
 	f.gs = []*gateway{f.layOut("r0", onEtcd(t, wires.Endpoints()), tenants, ""), f.layOut("r1", direct, tenants, "")}
 	f.gs[0].edit("polygate.yaml", func(s string) string { return strings.Replace(s, "ttl: 2s}", "ttl: 2s, serve_stale: 20s}", 1) })
 	for _, g := range f.gs {

@@ -383,7 +383,7 @@ func (g *gateway) serversMade() map[string]string {
 // TestX59RollingRestart restarts three replicas, one after the other, under load. No request fails.
 func TestX59RollingRestart(t *testing.T) {
 	_, etcd := fleetEtcd(t, 1)
-	f := newFleet(t, 3, etcd, fleetTenants(6), "drain: {delay: 300ms, streams: 500ms, timeout: 15s}\nquotas: {requests_per_second: 10000, burst: 10000}\n")
+	f := newFleetOf(t, 3, 10*time.Second, etcd, fleetTenants(6), "drain: {delay: 300ms, streams: 500ms, timeout: 15s}\nquotas: {requests_per_second: 10000, burst: 10000}\n")
 	for i := range 6 {
 		f.want("warm", f.ask(f.balanced(), fmt.Sprintf("t%d", i), "POST", "/api/v1/servers", aServer("s")), 201)
 	}

@@ -21,6 +21,7 @@ import (
 type fleet struct {
 	t   *testing.T
 	gs  []*gateway
+	ttl time.Duration
 	key map[string]string // an admin's key by tenant
 	rr  atomic.Int64
 }
@@ -31,7 +32,13 @@ const fleetTTL = 2 * time.Second
 // newFleet starts n replicas on an etcd: its settings are lines of polygate.yaml, as startEtcd returns them.
 func newFleet(t *testing.T, n int, etcd, tenantsYAML, more string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, key: make(map[string]string)}
+	return newFleetOf(t, n, fleetTTL, etcd, tenantsYAML, more)
+}
+
+// newFleetOf is newFleet with another lease: where none is to end, one that a busy machine renews in time.
+func newFleetOf(t *testing.T, n int, ttl time.Duration, etcd, tenantsYAML, more string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, ttl: ttl, key: make(map[string]string)}
 	for i := range n {
 		f.gs = append(f.gs, f.layOut(fmt.Sprintf("r%d", i), etcd, tenantsYAML, more))
 	}
@@ -59,7 +66,7 @@ demo: {env_file: %[1]s/demo/env}
 replica: {name: %[7]s, ttl: %[8]s}
 %[9]s
 %[10]s
-`, g.dir, g.public, g.plain, g.admin, g.metrics, freePort(f.t), name, fleetTTL, etcd, more))
+`, g.dir, g.public, g.plain, g.admin, g.metrics, freePort(f.t), name, f.ttl, etcd, more))
 	return g
 }
 
