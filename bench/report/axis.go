@@ -54,15 +54,16 @@ func roundDown(v float64) float64 {
 	return best
 }
 
-// roundUp returns the lowest such number that is not below v, and above lo.
+// roundUp returns the lowest such number that is not below v, and above lo; v itself where there is none, as of what is no number.
 func roundUp(v, lo float64) float64 {
-	for decade := math.Pow(10, math.Floor(math.Log10(v))); ; decade *= 10 {
+	for decade := math.Pow(10, math.Floor(math.Log10(v))); decade > 0 && decade < math.MaxFloat64; decade *= 10 {
 		for _, s := range steps() {
 			if up := s * decade; up*(1+1e-9) >= v && up > lo*(1+1e-9) {
 				return up
 			}
 		}
 	}
+	return v
 }
 
 // ticks returns round figures to write at an axis: some five of them.
@@ -72,11 +73,14 @@ func (a axis) ticks() []float64 {
 	}
 	step := roundUp((a.hi-a.lo)/5, 0)
 	var out []float64
-	for v := math.Ceil(a.lo/step) * step; v <= a.hi*(1+1e-9); v += step {
+	for v := math.Ceil(a.lo/step) * step; v <= a.hi*(1+1e-9) && len(out) < mostTicks; v += step {
 		out = append(out, v)
 	}
 	return out
 }
+
+// mostTicks is more than any axis has, and bounds one that is no axis.
+const mostTicks = 60
 
 // logTicks has 1, 2 and 5 of each decade where there are few, else the decades.
 func (a axis) logTicks() []float64 {
@@ -85,7 +89,7 @@ func (a axis) logTicks() []float64 {
 		within = within[:1]
 	}
 	var out []float64
-	for decade := math.Pow(10, math.Floor(math.Log10(a.lo)+1e-9)); decade <= a.hi*(1+1e-9); decade *= 10 {
+	for decade := math.Pow(10, math.Floor(math.Log10(a.lo)+1e-9)); decade > 0 && decade <= a.hi*(1+1e-9) && len(out) < mostTicks; decade *= 10 {
 		for _, s := range within {
 			if v := s * decade; v >= a.lo*(1-1e-9) && v <= a.hi*(1+1e-9) {
 				out = append(out, v)

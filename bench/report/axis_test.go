@@ -42,6 +42,11 @@ func TestRound(t *testing.T) {
 			t.Errorf("got %v, want %v", c.got, c.want)
 		}
 	}
+	for _, v := range []float64{math.NaN(), math.Inf(1), 0, -1} { // that it ends is the test
+		roundUp(v, 0)
+		axis{hi: v, from: 10, to: 500}.ticks()
+		axis{lo: v, hi: v, from: 10, to: 500, log: true}.ticks()
+	}
 	if a := logAxis(nil, 0, 1); a.lo != 1 || a.hi != 10 {
 		t.Errorf("an axis of nothing: %+v", a)
 	}
