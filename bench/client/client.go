@@ -18,8 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/polygate/polygate/bench/credential"
 	"github.com/polygate/polygate/bench/load"
 	"github.com/polygate/polygate/bench/scenario"
@@ -52,11 +50,11 @@ type Client struct {
 	handshake  func(time.Duration)
 	dialer     net.Dialer
 	tls        *tls.Config // without a server name
-	http2      http2.Transport
-	payload    []byte // of each request or message
+	payload    []byte      // of each request or message
 	path       *url.URL
 	bytesIn    atomic.Int64
 	farewells  sync.WaitGroup // WebSockets that are being closed
+	readers    sync.WaitGroup // of HTTP/2 connections
 
 	mu     sync.Mutex // guards what follows
 	open   map[net.Conn]struct{}
@@ -91,7 +89,6 @@ func New(c Config) (*Client, error) {
 		dialer:  net.Dialer{KeepAlive: -1, ControlContext: guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
 		tls:     tlsConfig(c),
 		path:    path,
-		http2:   http2.Transport{DisableCompression: true},
 	}
 	for i, t := range c.Tenants {
 		client.targets[i].Tenant, client.targets[i].number = t, i
@@ -244,6 +241,7 @@ func (c *Client) Close() error {
 	for conn := range open {
 		_ = conn.Close() // it is being thrown away
 	}
+	c.readers.Wait()
 	return nil
 }
 

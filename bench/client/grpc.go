@@ -15,7 +15,7 @@ import (
 // (gRPC over HTTP/2: a length before each message, the status in the trailers), so that its connections are made, measured and
 // replaced as all others are.
 func newGRPCCaller(c *Client) *http2Caller {
-	return &http2Caller{client: c, body: grpcMessage(c.payload), judge: c.judgeGRPC}
+	return streamCaller(c, grpcMessage(c.payload), c.judgeGRPC)
 }
 
 // grpcMessage returns a BytesValue with its prefix: not compressed, and its length.
@@ -29,23 +29,20 @@ func grpcMessage(value []byte) []byte {
 }
 
 // judgeGRPC judges the answer to a unary call.
-func (c *Client) judgeGRPC(t *target, resp *http.Response, body []byte) error {
+func (c *Client) judgeGRPC(t *target, st *stream) error {
+	body, status := st.body.Bytes(), st.grpc
 	if err := c.foreign(t, body); err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return badStatus(t, resp.StatusCode, body)
-	}
-	status, text := resp.Trailer.Get("Grpc-Status"), resp.Trailer.Get("Grpc-Message")
-	if status == "" { // an answer that is only trailers
-		status, text = resp.Header.Get("Grpc-Status"), resp.Header.Get("Grpc-Message")
+	if st.status != http.StatusOK {
+		return badStatus(t, st.status, body)
 	}
 	if status == "" {
 		return wrong(t, "the answer has no grpc-status: it was cut off, or what answers there does not speak gRPC")
 	}
 	if status != "0" {
 		name := codeName(status)
-		return &failure{class: "grpc " + name, tenant: t, what: fmt.Sprintf("it answered with gRPC status %s: %q", name, text)}
+		return &failure{class: "grpc " + name, tenant: t, what: fmt.Sprintf("it answered with gRPC status %s: %q", name, st.message)}
 	}
 	value, err := grpcValue(body)
 	if err != nil {

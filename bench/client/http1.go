@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/valyala/fasthttp"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/polygate/polygate/bench/scenario"
 )
@@ -19,8 +20,8 @@ const maxAnswer = 64 << 20
 // prepared is what all requests to a tenant with one token have in common.
 type prepared struct {
 	token  string
-	head   []byte        // HTTP/1.1: the request line and the header, then the body
-	stream *http.Request // HTTP/2 and gRPC: without a body
+	head   []byte              // HTTP/1.1: the request line and the header, then the body
+	fields []hpack.HeaderField // HTTP/2 and gRPC
 }
 
 // prepare returns what a request to a tenant begins with. It is made anew only when the token changes.
@@ -35,7 +36,7 @@ func (c *Client) prepare(ctx context.Context, t *target) (*prepared, error) {
 	p := &prepared{token: token, head: c.head(t, token, c.load.Method, "", len(c.payload))}
 	p.head = append(p.head, c.payload...)
 	if c.load.Protocol == scenario.HTTP2 || c.load.Protocol == scenario.GRPC {
-		p.stream = c.streamRequest(t, token)
+		p.fields = c.fields(t, token, len(c.payload))
 	}
 	t.prepared.Store(p)
 	return p, nil

@@ -1,15 +1,15 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
-	"strings"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/polygate/polygate/bench/scenario"
 )
@@ -21,37 +21,34 @@ type multiplexed struct {
 	dialing chan struct{} // closed when the connection that is being made is; nil = none is
 }
 
-// shared is an HTTP/2 connection.
-type shared struct {
-	*http2.ClientConn
-	wire *wire
-}
-
-// Close ends it.
-func (s *shared) Close() {
-	_ = s.ClientConn.Close() // its streams fail, which is what is wanted
-	_ = s.wire.Close()       // that did
-}
-
 // http2Caller makes HTTP/2 requests.
 type http2Caller struct {
 	client *Client
-	answer bytes.Buffer
-	judge  func(t *target, resp *http.Response, body []byte) error
+	stream stream
+	timer  *time.Timer
+	judge  func(t *target, st *stream) error
 	body   []byte // of each request
 }
 
 // newHTTP2Caller returns a caller that asks for ordinary answers.
 func newHTTP2Caller(c *Client) *http2Caller {
-	return &http2Caller{client: c, body: c.payload, judge: func(t *target, resp *http.Response, body []byte) error {
-		return c.judgeAnswer(t, resp.StatusCode, body)
-	}}
+	return streamCaller(c, c.payload, func(t *target, st *stream) error { return c.judgeAnswer(t, st.status, st.body.Bytes()) })
+}
+
+// streamCaller returns a caller with a body and a judge.
+func streamCaller(c *Client, body []byte, judge func(*target, *stream) error) *http2Caller {
+	h := &http2Caller{client: c, stream: stream{done: make(chan struct{}, 1)}, timer: time.NewTimer(time.Hour), judge: judge, body: body}
+	h.timer.Stop()
+	return h
 }
 
 // Close implements load.Caller: the connections are the client's.
-func (h *http2Caller) Close() error { return nil }
+func (h *http2Caller) Close() error {
+	h.timer.Stop()
+	return nil
+}
 
-// Call implements load.Caller. A request that the server says it has not looked at (RFC 9113 §8.7) is sent again, once.
+// Call implements load.Caller. A request that the server says it has not looked at is sent again, once.
 func (h *http2Caller) Call(ctx context.Context, tenant int) error {
 	t, err := h.client.target(tenant)
 	if err != nil {
@@ -71,42 +68,42 @@ func (h *http2Caller) Call(ctx context.Context, tenant int) error {
 			conn.Close()
 		}
 		if err == nil || again || !untouched(err) || ctx.Err() != nil {
-			return h.client.outcome2(ctx, t, err)
+			return h.client.streamOutcome(ctx, t, err)
 		}
 	}
 }
 
 // exchange makes a request on a stream of its own.
 func (h *http2Caller) exchange(ctx context.Context, t *target, conn *shared, p *prepared) error {
-	req := p.stream.WithContext(ctx)
-	if len(h.body) > 0 {
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(h.body)), int64(len(h.body))
-	}
-	resp, err := conn.RoundTrip(req)
-	if err != nil {
+	st := &h.stream
+	st.status, st.grpc, st.message, st.err = 0, "", "", nil
+	st.body.Reset()
+	if err := conn.request(ctx, st, p.fields, h.body, h.timer); err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	h.answer.Reset()
-	if _, err := h.answer.ReadFrom(io.LimitReader(resp.Body, maxAnswer)); err != nil {
-		return err
-	}
-	return h.judge(t, resp, h.answer.Bytes())
+	return h.judge(t, st)
 }
 
-// streamRequest is what the HTTP/2 requests to a tenant with one token have in common.
-func (c *Client) streamRequest(t *target, token string) *http.Request {
-	u := c.url(t)
-	req := &http.Request{Method: c.load.Method, URL: u, Host: u.Host, Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{"User-Agent": {"polybench"}}}
+// fields is the header of the HTTP/2 requests to a tenant with one token. length is of the body.
+func (c *Client) fields(t *target, token string, length int) []hpack.HeaderField {
+	method := c.load.Method
+	if c.load.Protocol == scenario.GRPC {
+		method = http.MethodPost
+	}
+	list := []hpack.HeaderField{
+		{Name: ":method", Value: method}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: c.authority(t)}, {Name: ":path", Value: c.load.Path},
+		{Name: "user-agent", Value: "polybench"},
+	}
 	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+		list = append(list, hpack.HeaderField{Name: "authorization", Value: "Bearer " + token})
 	}
 	if c.load.Protocol == scenario.GRPC {
-		req.Method = http.MethodPost
-		req.Header.Set("Content-Type", "application/grpc")
-		req.Header.Set("Te", "trailers")
+		return append(list, hpack.HeaderField{Name: "content-type", Value: "application/grpc"}, hpack.HeaderField{Name: "te", Value: "trailers"})
 	}
-	return req
+	if length > 0 {
+		list = append(list, hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(length)})
+	}
+	return list
 }
 
 // shared returns a connection with a stream reserved on it. One connection is made at a time; others wait for it.
@@ -142,16 +139,13 @@ func (c *Client) dialShared(ctx context.Context, t *target) (*shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	cc, err := c.http2.NewClientConn(w)
+	s, err := newShared(w, w.reader)
 	if err != nil {
 		_ = w.Close() // it carries nothing
 		return nil, broken(ctx, t, "beginning HTTP/2", err)
 	}
-	if !cc.ReserveNewRequest() {
-		_ = cc.Close() // likewise
-		return nil, &failure{class: "reset", tenant: t, what: "the connection ended as soon as it began"}
-	}
-	return &shared{ClientConn: cc, wire: w}, nil
+	c.readers.Go(s.read)
+	return s, nil
 }
 
 // reserve returns a connection with a stream reserved; or what to wait for; or, if the caller is to make a connection, to whom to give
@@ -162,10 +156,10 @@ func (m *multiplexed) reserve() (*shared, <-chan struct{}, func(*shared)) {
 	live := m.conns[:0]
 	var found *shared
 	for _, s := range m.conns {
-		if found == nil && s.ReserveNewRequest() {
+		if found == nil && s.reserve() {
 			found = s
 		}
-		if st := s.State(); st.Closed || st.Closing && st.StreamsActive+st.StreamsReserved == 0 {
+		if s.useless() {
 			s.Close()
 			continue
 		}
@@ -191,31 +185,16 @@ func (m *multiplexed) made(s *shared) {
 	m.dialing = nil
 }
 
-// untouched says whether the server cannot have looked at a request: it never went out, or the server said so by GOAWAY or REFUSED_STREAM.
-// The library has no names for the first ones.
+// untouched says whether the server has said that it has not looked at a request, or cannot have.
 func untouched(err error) bool {
 	var stream http2.StreamError
-	if errors.As(err, &stream) {
-		return stream.Code == http2.ErrCodeRefusedStream
-	}
-	for _, s := range []string{"client conn not usable", "client conn is closed", "client conn could not be established", "graceful shutdown GOAWAY"} {
-		if strings.Contains(err.Error(), s) {
-			return true
-		}
-	}
-	return false
+	return errors.Is(err, errUntouched) || errors.As(err, &stream) && stream.Code == http2.ErrCodeRefusedStream
 }
 
-// outcome2 classifies what went wrong with a stream.
-func (c *Client) outcome2(ctx context.Context, t *target, err error) error {
-	if err == nil {
-		return nil
-	}
-	var (
-		stream http2.StreamError
-		away   http2.GoAwayError
-	)
-	if ctx.Err() == nil && (errors.As(err, &stream) || errors.As(err, &away) || untouched(err) || strings.Contains(err.Error(), "connection lost")) {
+// streamOutcome classifies what went wrong with a stream.
+func (c *Client) streamOutcome(ctx context.Context, t *target, err error) error {
+	var stream http2.StreamError
+	if err != nil && ctx.Err() == nil && (errors.As(err, &stream) || errors.Is(err, errUntouched)) {
 		return &failure{class: "reset", tenant: t, what: "the server ended the stream or its connection", err: err}
 	}
 	return c.outcome(ctx, t, err)
