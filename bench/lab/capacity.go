@@ -5,14 +5,15 @@ import (
 	"fmt"
 
 	"github.com/polygate/polygate/bench/gateway"
-	"github.com/polygate/polygate/bench/proc"
 	"github.com/polygate/polygate/bench/result"
 	"github.com/polygate/polygate/bench/scenario"
 )
 
 // Capacity measures what tenants cost a gateway that are registered, active and connected.
 func (l *Lab) Capacity(ctx context.Context, binary string, sc *scenario.Scenario) ([]result.CapacityPoint, error) {
-	l.split = divide(proc.Cores(), sc.Site.Cores)
+	if err := l.take(sc.Site.Cores); err != nil {
+		return nil, err
+	}
 	dir, err := l.folder("capacity")
 	if err != nil {
 		return nil, err

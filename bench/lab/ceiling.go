@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/bench/peer"
-	"github.com/polygate/polygate/bench/proc"
 	"github.com/polygate/polygate/bench/result"
 	"github.com/polygate/polygate/bench/scenario"
 )
@@ -26,7 +25,9 @@ func (l *Lab) Ceiling(ctx context.Context, p scenario.Protocol, cores int, of ti
 		Loads:  []scenario.Load{{Name: "all", Protocol: p, Loop: scenario.Closed, Concurrency: 32, Connections: scenario.Kept, Credential: scenario.NoCredential, Tenants: scenario.Draw{Draw: scenario.Uniform}, Messages: 10, Timeout: 10 * time.Second}},
 		Phases: []scenario.Phase{{Name: "all", Warmup: of / 4, Duration: of}},
 	}
-	l.split = divide(proc.Cores(), cores)
+	if err := l.take(cores); err != nil {
+		return out, err
+	}
 	st, err := l.layOut(ctx, sc)
 	if err != nil {
 		return out, err

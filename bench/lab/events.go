@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/polygate/polygate/bench/backend"
 	"github.com/polygate/polygate/bench/peer"
 	"github.com/polygate/polygate/bench/scenario"
 )
@@ -19,7 +20,7 @@ type product interface {
 // actions carries out events.
 type actions struct {
 	running  peer.Running
-	upstream *upstream
+	upstream *backend.Process
 }
 
 func (a *actions) product() bool {
@@ -29,7 +30,7 @@ func (a *actions) product() bool {
 
 func (a *actions) do(ctx context.Context, ev scenario.Event) error {
 	if ev.Do == scenario.Stall {
-		return a.upstream.stall(ctx, ev.For)
+		return a.upstream.Stall(ctx, ev.For)
 	}
 	p, ok := a.running.(product)
 	if !ok {

@@ -85,6 +85,15 @@ func divide(cores, wanted int) split {
 	return s
 }
 
+// take divides the processors, and moves this process, which generates the load, to its part.
+func (l *Lab) take(wanted int) error {
+	l.split = divide(proc.Cores(), wanted)
+	if err := proc.Pin(l.split.others); err != nil {
+		return fmt.Errorf("leave the subject its processors: %w", err)
+	}
+	return nil
+}
+
 // Variant is one way in which a scenario is measured: what differs from the file.
 type Variant struct {
 	Name       string
@@ -172,7 +181,9 @@ func describe(sc *scenario.Scenario) string {
 // variant measures all subjects in turns.
 func (l *Lab) variant(ctx context.Context, job Job, v Variant) ([]result.Run, []result.Skipped, error) {
 	sc := shortened(v.apply(job.Scenario), job.Warmup, job.Duration)
-	l.split = divide(proc.Cores(), sc.Site.Cores)
+	if err := l.take(sc.Site.Cores); err != nil {
+		return nil, nil, err
+	}
 	st, err := l.layOut(ctx, sc)
 	if err != nil {
 		return nil, nil, err

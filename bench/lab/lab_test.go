@@ -86,7 +86,7 @@ func TestForeignAnswerStopsTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.close()
-	run, err := peer.Direct(st.upstream.ports.TLS).Start(t.Context(), &st.Site)
+	run, err := peer.Direct(st.upstream.Ports.TLS).Start(t.Context(), &st.Site)
 	if err != nil {
 		t.Fatal(err)
 	}

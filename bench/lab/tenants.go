@@ -23,9 +23,11 @@ func (l *Lab) Tenants(ctx context.Context, counts []int, subjects []peer.Peer, c
 	var points []result.TenantsPoint
 	var skipped []result.Skipped
 	out := make(map[string]bool)
+	if err := l.take(cores); err != nil {
+		return nil, nil, err
+	}
 	for _, n := range counts {
 		sc := sweep(n, cores)
-		l.split = divide(proc.Cores(), cores)
 		st, err := l.layOut(ctx, sc)
 		if err != nil {
 			return points, skipped, err

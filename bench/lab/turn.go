@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,7 +50,7 @@ func (l *Lab) turn(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 func fit(p peer.Peer, st *site, sc *scenario.Scenario) peer.Peer {
 	o := gateway.Options{Virtual: virtual(sc)}
 	if speaks(sc, scenario.GRPC) {
-		o.TLSPort = st.upstream.ports.TLS
+		o.TLSPort = st.upstream.Ports.TLS
 	}
 	switch g := p.(type) {
 	case gateway.Polygate:
@@ -59,7 +60,7 @@ func fit(p peer.Peer, st *site, sc *scenario.Scenario) peer.Peer {
 		g.Options = o
 		return g
 	case direct:
-		return peer.Direct(st.upstream.ports.TLS, st.upstream.cmd.Process.Pid)
+		return peer.Direct(st.upstream.Ports.TLS, st.upstream.PID())
 	}
 	return p
 }
@@ -353,6 +354,7 @@ type window struct {
 	mu    sync.Mutex
 	began chan struct{} // closed as it begins
 	open  int           // loads in their measured part
+	pids  []int         // of the subject as it began
 	done  bool          // it has begun
 	cost0 time.Duration
 	self0 time.Duration
@@ -369,6 +371,9 @@ func (w *window) mark(begins bool) {
 		w.open++
 		if !w.done {
 			w.done = true
+			if w.s.pids != nil {
+				w.pids = w.s.pids()
+			}
 			w.cost0, w.self0 = w.cpu()
 			close(w.began)
 		}
@@ -379,8 +384,13 @@ func (w *window) mark(begins bool) {
 	}
 	cost, self := w.cpu()
 	w.cost, w.self = cost-w.cost0, self-w.self0
-	if w.s.pids != nil {
-		w.mem, _ = proc.Measure(w.s.pids())
+	if w.s.pids == nil {
+		return
+	}
+	now := w.s.pids()
+	w.mem, _ = proc.Measure(now)
+	if !slices.Equal(w.pids, now) { // a process ended meanwhile, and what it had spent is not known any more
+		w.cost = 0
 	}
 }
 
