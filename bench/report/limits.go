@@ -93,7 +93,7 @@ func (g group) remarks(l limits, phase string) []string {
 		by   string
 	}{
 		{fmt.Sprintf("≥: near what the generator reaches by itself, %s/s; the subject may do more: ", number(l.ceiling)), limited, ", "},
-		{fmt.Sprintf("%s requests a second were due; over its limit, or over the generator's, was: ", number(asked)), short, ", "},
+		{fmt.Sprintf("of %s requests a second that were due, fewer were answered rightly, over the subject's limit or the generator's: ", number(asked)), short, ", "},
 		{"†: began over 1 ms after they were due, as no caller was free or the generator was late: ", began, ", "},
 		{"errors: ", failed, "; "},
 	} {

@@ -67,7 +67,7 @@ func TestRemarks(t *testing.T) {
 	wrong.Figures.Errors = map[string]int64{"a": 9, "b": 8, "c": 7, "d": 6, "e": 5, "f": 4, "g": 3, "h": 2}
 	p := newRows(nil, groups(result.Scenario{Runs: []result.Run{behindRun, lateRun, wrong}})[0]).part()
 	want := []string{
-		"4,000 requests a second were due; over its limit, or over the generator's, was: polygate 3,000.",
+		"of 4,000 requests a second that were due, fewer were answered rightly, over the subject's limit or the generator's: polygate 3,000.",
 		"†: began over 1 ms after they were due, as no caller was free or the generator was late: nginx 5.0%.",
 		"errors: caddy 9 a, 8 b, 7 c, 6 d, 5 e, 4 f, 2 more kinds.",
 	}

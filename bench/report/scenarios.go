@@ -22,7 +22,7 @@ const (
 		"A name that ends in -each is one process per tenant."
 	meansPhase = "The part of the scenario. What was ramped or warmed up is left out."
 	meansCPU   = "Microseconds of CPU time that the subject's processes spent (user and system, with their children) for each right answer. " +
-		"It hardly depends on what else the machine does, so it is the figure to compare by."
+		"It hardly depends on what else the machine does, so it is the figure to compare by. For direct it is the upstream's own."
 	meansRatio = "The subject's figure divided by the yardstick's, turn by turn: both ran next to each other, so a slow moment of the machine is in both."
 	meansRate  = "Right answers a second. ≥: the generator was near its own ceiling; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
 	meansP     = "Latency of the half (p50), of 99% (p99), of 99.9% (p99.9) of the requests: so much or less, with whole answers checked. In an open loop it counts from when " +
