@@ -75,7 +75,7 @@ func sample() *result.Report {
 	}
 	few, many := result.CapacityPoint{Subject: "polygate"}, result.CapacityPoint{Subject: "polygate", Registered: 100_000, PerRegistered: 1800, PerActive: 9000, PerConnected: 30_000}
 	few.RSS.Start, few.PerConnected = 70<<20, 32_000
-	r.Capacity = []result.CapacityPoint{few, {Subject: "polygate", Registered: 1000, PerRegistered: 3000}, many, {Subject: "caddy", Registered: 1_000_000, PerRegistered: 1}}
+	r.Capacity = []result.CapacityPoint{few, many, {Subject: "polygate", Registered: 1000, PerRegistered: 3000}, {Subject: "caddy", Registered: 1_000_000, PerRegistered: 1}}
 	return r
 }
 

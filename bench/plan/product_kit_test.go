@@ -117,7 +117,7 @@ func (p *product) await(url string) {
 	defer tick.Stop()
 	var last error
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-tick.C {
-		resp, err := http.Get(url) //nolint:gosec,noctx // an address of this test's own
+		resp, err := http.Get(url)
 		if err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
@@ -133,7 +133,7 @@ func (p *product) await(url string) {
 // transport dials the public listener, whatever the tenant's host.
 func (p *product) transport(conns int) *http.Transport {
 	return &http.Transport{
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a measurement on loopback
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 		MaxIdleConns:    0, MaxIdleConnsPerHost: conns,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if strings.Contains(addr, "plan.test") {
@@ -211,7 +211,7 @@ func (p *product) etcdCall(path string, in, out any) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	resp, err := http.Post("http://"+p.etcd+path, "application/json", bytes.NewReader(b)) //nolint:gosec,noctx // this test's own
+	resp, err := http.Post("http://"+p.etcd+path, "application/json", bytes.NewReader(b))
 	if err != nil {
 		p.t.Fatal(err)
 	}

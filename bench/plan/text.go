@@ -53,7 +53,7 @@ func (p *Plan) limits(b *bytes.Buffer) {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%.0f %%\t%s\n", l.Name, amount(l.Need, l.Unit), amount(l.Have, l.Unit), 100*l.Share, replicas)
 	}
-	t.Flush()
+	_ = t.Flush() // into memory
 }
 
 // least is the part of a sum below which a term is not shown to people.
@@ -67,7 +67,7 @@ func section(b *bytes.Buffer, title, unit string, s Sum) {
 			fmt.Fprintf(t, "  %s\t%s\t%s\n", term.Name, amount(term.Amount, unit), term.How)
 		}
 	}
-	t.Flush()
+	_ = t.Flush() // into memory
 }
 
 func list(b *bytes.Buffer, title string, items []string) {
