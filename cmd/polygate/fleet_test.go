@@ -179,13 +179,20 @@ func (f *fleet) owner(id string) int {
 	return -1
 }
 
-// move has a tenant served by a replica.
+// move has a tenant served by a replica, and returns when those that are asked for its owner know: another one than moved it is told by
+// its watch.
 func (f *fleet) move(id string, to int) {
 	f.t.Helper()
 	g := f.gs[to]
 	if got := g.operator(g.client(), "POST", "/api/v1/tenants/"+id+"/move", map[string]string{"to": fmt.Sprintf("r%d", to)}); got.Status != 200 {
 		f.t.Fatalf("move %s to r%d: %d %s %v", id, to, got.Status, got.Body, got.Err)
 	}
+	await(f.t, 5*time.Second, "word of the move", func() error {
+		if at := f.owner(id); at != to {
+			return fmt.Errorf("%s is at r%d after a move to r%d", id, at, to)
+		}
+		return nil
+	})
 }
 
 // logs returns what all replicas printed, for a failure.
