@@ -40,7 +40,7 @@ func (p Polygate) Version(ctx context.Context) (string, error) { return version(
 
 // version asks the program. One that cannot be run is missing.
 func version(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "version").Output() //nolint:gosec // the program to measure
+	out, err := exec.CommandContext(ctx, binary, "version").Output()
 	if err != nil {
 		return "", fmt.Errorf("polygate: %q cannot be run (%w): %w: build it with make build, and name it", binary, err, peer.ErrMissing)
 	}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -33,8 +35,11 @@ type child struct {
 	ended chan struct{} // closed when it has ended; nil = none was started
 }
 
-// start starts it. It must not run.
+// start starts it, unless it runs.
 func (c *child) start() error {
+	if pid := c.pid(); pid != 0 {
+		return fmt.Errorf("start %s: it runs, as process %d", c.what, pid)
+	}
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", c.what, err)
@@ -155,14 +160,25 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// freeAddr returns an address on loopback that nobody listens on. Somebody else may take it before we do; the start fails then.
+// Ports for processes are below those that the system gives to outgoing connections (32768 and up on Linux), of which a machine under
+// load opens thousands: one of them could have the port before the process that it is meant for.
+const (
+	firstPort = 15000
+	lastPort  = 32000
+	portTries = 100
+)
+
+// freeAddr returns an address on loopback that nobody listens on. Somebody else may take it before we do.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	var err error
+	for range portTries {
+		var ln net.Listener
+		ln, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))) //nolint:gosec // a port is no secret
+		if err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", fmt.Errorf("find a free port: %w", err)
 }
 
 // freeAddrs fills in each.

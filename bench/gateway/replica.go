@@ -40,19 +40,24 @@ type replica struct {
 func newReplica(binary string, p platform, cores []int) (*replica, error) {
 	r := &replica{platform: p, token: rand.Text() + rand.Text()}
 	r.plain = &http.Client{Timeout: callLimit, Transport: &http.Transport{DisableKeepAlives: true}}
-	if err := freeAddrs(&r.public, &r.admin, &r.telemetry, &r.peer); err != nil {
-		return nil, err
-	}
 	config := filepath.Join(p.dir, "polygate.yaml")
 	r.child = child{what: "polygate " + p.replica, args: []string{binary, "serve", "--config", config}, log: filepath.Join(p.dir, "polygate.log"), cores: cores}
-	b, err := r.yaml()
-	if err != nil {
-		return nil, err
-	}
 	if err := replaceFile(filepath.Join(p.dir, "data", "admin-token"), []byte(r.token+"\n")); err != nil {
 		return nil, err
 	}
-	return r, replaceFile(config, b)
+	return r, r.address()
+}
+
+// address gives it new addresses.
+func (r *replica) address() error {
+	if err := freeAddrs(&r.public, &r.admin, &r.telemetry, &r.peer); err != nil {
+		return err
+	}
+	b, err := r.yaml()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(r.dir, "polygate.yaml"), b)
 }
 
 // writeKEK writes a new key-encryption key.
@@ -62,8 +67,21 @@ func writeKEK(path string) error {
 	return replaceFile(path, []byte("polygate-kek-v1:"+base64.StdEncoding.EncodeToString(key[:])+"\n"))
 }
 
-// up starts it and returns when it is ready and has taken in all that was declared.
+// up starts it and returns when it is ready and has taken in all that was declared. At the first start, when nobody knows its addresses
+// yet, it gets others where somebody else was faster.
 func (r *replica) up(ctx context.Context) error {
+	for again := r.took == 0; ; again = false {
+		err := r.try(ctx)
+		if err == nil || !again || !errors.Is(err, errEnded) || !strings.Contains(err.Error(), "address already in use") {
+			return err
+		}
+		if err := r.address(); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *replica) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, fmt.Errorf("it is not ready after %s", readyLimit))
 	defer cancel()
 	began := time.Now()

@@ -148,7 +148,9 @@ func (c *visit) list() error {
 	if err != nil {
 		return err
 	}
-	return drain(resp)
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 // The MCP client's side of a session, as revision 2025-11-25 has it.
@@ -160,22 +162,28 @@ const (
 
 // listen begins a session and leaves its stream open.
 func (c *visit) listen() error {
-	h := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
-	resp, err := c.send(http.MethodPost, mcpPath, h, initialize)
+	session, err := c.initialize()
 	if err != nil {
 		return err
 	}
-	session := resp.Header.Get("Mcp-Session-Id")
-	if err := drain(resp); err != nil {
-		return err
-	}
-	h = http.Header{"Accept": {"text/event-stream"}, "Mcp-Session-Id": {session}, "Mcp-Protocol-Version": {mcpRevision}}
-	resp, err = c.send(http.MethodGet, mcpPath, h, "")
+	h := http.Header{"Accept": {"text/event-stream"}, "Mcp-Session-Id": {session}, "Mcp-Protocol-Version": {mcpRevision}}
+	resp, err := c.send(http.MethodGet, mcpPath, h, "") //nolint:bodyclose // the stream stays open, that is what is measured
 	if err != nil {
 		return err
 	}
 	_, err = io.ReadFull(resp.Body, make([]byte, len(firstEvent))) // it has come all the way
 	return err
+}
+
+func (c *visit) initialize() (session string, err error) {
+	h := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
+	resp, err := c.send(http.MethodPost, mcpPath, h, initialize)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.Header.Get("Mcp-Session-Id"), err
 }
 
 // send makes a request and reads the head of a good answer.
@@ -203,11 +211,6 @@ func (c *visit) send(method, path string, h http.Header, body string) (*http.Res
 		return nil, fmt.Errorf("%s %s: %s %s", method, path, resp.Status, b)
 	}
 	return resp, nil
-}
-
-func drain(resp *http.Response) error {
-	_, err := io.Copy(io.Discard, resp.Body)
-	return err
 }
 
 // alive fails if the gateway has closed what is held: it would not be measured then.
