@@ -94,13 +94,14 @@ func TestDrawsAreOfTheSeed(t *testing.T) {
 		}
 		return fmt.Sprint(list)
 	}
-	if sequence(1, 1) != sequence(1, 1) {
-		t.Error("the same seed draws another sequence")
+	first := sequence(1, 1)
+	if again := sequence(1, 1); again != first {
+		t.Errorf("the same seed draws %v, and then %v", first, again)
 	}
-	if sequence(1, 1) == sequence(2, 1) {
+	if first == sequence(2, 1) {
 		t.Error("another seed draws the same sequence")
 	}
-	if sequence(1, 1) == sequence(1, 2) {
+	if first == sequence(1, 2) {
 		t.Error("another round draws the same sequence")
 	}
 }

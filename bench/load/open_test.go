@@ -2,6 +2,7 @@ package load_test
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -133,4 +134,23 @@ func TestOpenLoopDrawsEachOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestOpenLoopInAHurry runs on the real clock, with workers that become idle and are woken at any time: none is forgotten, and the run ends.
+func TestOpenLoopInAHurry(t *testing.T) {
+	s := &server{}
+	s.call = func(context.Context, int) error {
+		for range s.calls.Load() % 7 {
+			runtime.Gosched()
+		}
+		return nil
+	}
+	g, err := load.New(load.Config{Load: scenario.Load{Loop: scenario.Open, Rate: 20_000, Concurrency: 16}, Tenants: names(8), New: s.caller})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if f := run(t, g, load.Span{Duration: time.Second / 2}); f.Requests != 10_000 || f.Errors != nil {
+		t.Errorf("got %d requests and %v, want 10000", f.Requests, f.Errors)
+	}
 }

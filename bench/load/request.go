@@ -71,9 +71,10 @@ func (r *request) timedContext() context.Context {
 // end frees what the context holds. What the call left behind is canceled.
 func (r *request) end() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.over = true
-	if r.cancel != nil {
-		r.cancel()
+	cancel := r.cancel
+	r.mu.Unlock()
+	if cancel != nil {
+		cancel() // not under mu: what it wakes may ask this context again
 	}
 }
