@@ -39,6 +39,7 @@ type Config struct {
 	Roots      *x509.CertPool      // that the tenants' certificates are checked against; nil = the system's. There is no way around the check
 	Credential credential.Source   // if set, each request shows its token; nil: the tenants' keys where the load's credential is "key", else nothing
 	Handshake  func(time.Duration) // told the time of each TCP connect and TLS handshake together; nil = nobody; must be safe for concurrent use
+	Groups     []tls.CurveID       // key exchanges that are offered; nil = Go's own, X25519MLKEM768 first, as browsers do. Servers are compared by one that all have
 	Own        bool                // whoever runs this owns the target: addresses may be public. Else the dialler refuses them
 }
 

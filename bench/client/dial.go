@@ -10,9 +10,9 @@ import (
 // headerBytes bounds the header of an answer.
 const headerBytes = 8 << 10
 
-// tlsConfig is what all connections have in common. The versions and groups are Go's own, as those of an ordinary client.
+// tlsConfig is what all connections have in common. The versions are Go's own, as those of an ordinary client.
 func tlsConfig(c Config) *tls.Config {
-	conf := &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12, CurvePreferences: c.Groups}
 	if c.Load.Resume {
 		conf.ClientSessionCache = tls.NewLRUClientSessionCache(max(64, len(c.Tenants))) // its keys are server names
 	}

@@ -373,6 +373,24 @@ func TestResumptionIsAsTheLoadSays(t *testing.T) {
 	}
 }
 
+// TestKeyExchangesAreAsTheyAreGiven has the server tell which one was taken.
+func TestKeyExchangesAreAsTheyAreGiven(t *testing.T) {
+	l := newLab(t)
+	var took atomic.Uint32
+	tenant := serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		took.Store(uint32(r.TLS.CurveID))
+		io.WriteString(w, backend.Canary(seed, 0))
+	}))
+	for want, groups := range map[tls.CurveID][]tls.CurveID{tls.X25519MLKEM768: nil, tls.X25519: {tls.X25519}, tls.CurveP256: {tls.CurveP256}} {
+		if err := call(t, newCaller(t, newClient(t, Config{Groups: groups, Tenants: []Tenant{tenant}, Roots: l.roots})), 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := tls.CurveID(took.Load()); got != want {
+			t.Errorf("groups %v: got %s, want %s", groups, got, want)
+		}
+	}
+}
+
 // changing gives another token each time.
 type changing struct{ n atomic.Int64 }
 
