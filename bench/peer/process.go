@@ -21,13 +21,13 @@ import (
 
 // The spans of a subject's life.
 const (
-	startTimeout = 60 * time.Second       // to listen: HAProxy and nginx read all certificates first
-	stopTimeout  = 5 * time.Second        // after SIGTERM, before SIGKILL
-	knock        = 20 * time.Millisecond  // between two attempts to connect
-	starts       = 3                      // attempts: another process may take a port before the subject does
-	tail         = 2 << 10                // bytes of a subject's own words in an error
-	listenOn     = "127.0.0.1"            // nobody else may reach a subject
-	shake        = 500 * time.Millisecond // of an attempt's handshake
+	startTimeout = 60 * time.Second      // to listen: HAProxy and nginx read all certificates first
+	stopTimeout  = 5 * time.Second       // after SIGTERM, before SIGKILL
+	knock        = 20 * time.Millisecond // between two attempts to connect
+	starts       = 3                     // attempts: another process may take a port before the subject does
+	tail         = 2 << 10               // bytes of a subject's own words in an error
+	listenOn     = "127.0.0.1"           // nobody else may reach a subject
+	shake        = 5 * time.Second       // of an attempt's handshake
 )
 
 // process is a subject's process, or its master.
