@@ -54,9 +54,13 @@ func TestPolygateVirtual(t *testing.T) {
 	s := layTest(t, 2)
 	r := startTest(t, Polygate{Binary: testBinary(), Options: Options{Virtual: true}}, s)
 	for i := range s.Tenants {
-		status, body, err := visitor{site: s, addr: r.Addr(i)}.do(t.Context(), i, "/servers", s.Tenants[i].Key)
-		if err != nil || status != http.StatusOK || !strings.Contains(body, "/servers/bench/mcp") {
-			t.Errorf("tenant %d: status %d, %v: %s", i, status, err, body)
+		v := visitor{site: s, addr: r.Addr(i)}
+		status, body, err := v.call(t.Context(), i, s.Tenants[i].Key)
+		if err != nil || status != http.StatusOK || !strings.Contains(body, s.Tenants[i].Canary) || strings.Count(body, "canary=") != 1 {
+			t.Errorf("tenant %d: status %d, %v: %.300s", i, status, err, body)
+		}
+		if status, _, err := v.call(t.Context(), i, s.Tenants[1-i].Key); err != nil || status != http.StatusUnauthorized {
+			t.Errorf("tenant %d with another tenant's key: status %d, %v; want 401", i, status, err)
 		}
 	}
 }

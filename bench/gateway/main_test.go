@@ -120,17 +120,40 @@ type visitor struct {
 	h2   bool
 }
 
+// do makes a GET request.
 func (v visitor) do(ctx context.Context, tenant int, path, bearer string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+v.site.Tenants[tenant].Host+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	return v.send(req, bearer)
+}
+
+// call calls the tool echo of the tenant's server "bench", without a session (MCP 2026-07-28).
+func (v visitor) call(ctx context.Context, tenant int, bearer string) (status int, body string, err error) {
+	const message = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"hello"},"_meta":{
+		"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},
+		"io.modelcontextprotocol/clientInfo":{"name":"test","version":"1"}}}}`
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+v.site.Tenants[tenant].Host+mcpPath, strings.NewReader(message))
+	if err != nil {
+		return 0, "", err
+	}
+	for name, value := range map[string]string{
+		"Content-Type": "application/json", "Accept": "application/json, text/event-stream",
+		"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "echo",
+	} {
+		req.Header.Set(name, value)
+	}
+	return v.send(req, bearer)
+}
+
+func (v visitor) send(req *http.Request, bearer string) (status int, body string, err error) {
 	tr := &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: v.site.CA},
 		DisableKeepAlives: true, ForceAttemptHTTP2: v.h2,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, v.addr)
 		},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+v.site.Tenants[tenant].Host+path, nil)
-	if err != nil {
-		return 0, "", err
 	}
 	if bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+bearer)
