@@ -17,10 +17,14 @@ import (
 // maxAnswer bounds the body of an answer that is read whole: four times the most that a scenario can ask for.
 const maxAnswer = 64 << 20
 
+// smallBody is the most that is kept with each tenant's header, to be sent in one piece.
+const smallBody = 4 << 10
+
 // prepared is what all requests to a tenant with one token have in common.
 type prepared struct {
 	token  string
-	head   []byte              // HTTP/1.1: the request line and the header, then the body
+	head   []byte              // HTTP/1.1: the request line and the header, then the body if it is small
+	body   []byte              // HTTP/1.1: the body if it is not, which all tenants share
 	fields []hpack.HeaderField // HTTP/2 and gRPC
 }
 
@@ -34,7 +38,11 @@ func (c *Client) prepare(ctx context.Context, t *target) (*prepared, error) {
 		return p, nil
 	}
 	p := &prepared{token: token, head: c.head(t, token, c.load.Method, "", len(c.payload))}
-	p.head = append(p.head, c.payload...)
+	if len(c.payload) <= smallBody {
+		p.head = append(p.head, c.payload...)
+	} else {
+		p.body = c.payload
+	}
 	if c.load.Protocol == scenario.HTTP2 || c.load.Protocol == scenario.GRPC {
 		p.fields = c.fields(t, token, len(c.payload))
 	}
@@ -85,12 +93,12 @@ func (h *http1Caller) Call(ctx context.Context, tenant int) error {
 	if err != nil {
 		return err
 	}
-	return h.client.overWire(ctx, t, func(w *wire) (bool, error) { return h.exchange(ctx, t, w, p.head) })
+	return h.client.overWire(ctx, t, func(w *wire) (bool, error) { return h.exchange(ctx, t, w, p) })
 }
 
 // exchange sends a request and reads the answer. It returns whether the connection can carry another.
-func (h *http1Caller) exchange(ctx context.Context, t *target, w *wire, request []byte) (keep bool, err error) {
-	if err := w.send(request); err != nil {
+func (h *http1Caller) exchange(ctx context.Context, t *target, w *wire, p *prepared) (keep bool, err error) {
+	if err := w.send(p.head, p.body); err != nil {
 		return false, err
 	}
 	if err := h.answer.ReadLimitBody(w.reader, maxAnswer); err != nil {
@@ -111,8 +119,11 @@ func (c *Client) judgeAnswer(t *target, status int, body []byte) error {
 }
 
 // send writes a request and waits for the first byte of the answer. What fails before is errUnanswered, unless the time was up.
-func (w *wire) send(request []byte) error {
-	_, err := w.Write(request)
+func (w *wire) send(head, body []byte) error {
+	_, err := w.Write(head)
+	if err == nil && len(body) > 0 {
+		_, err = w.Write(body)
+	}
 	if err == nil {
 		_, err = w.reader.Peek(1)
 	}

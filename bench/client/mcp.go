@@ -157,7 +157,7 @@ func (m *mcpCaller) head(ctx context.Context, t *target, s *session, method stri
 
 // exchange sends a request and reads the answer with its id, which is one JSON message or the last of a stream.
 func (m *mcpCaller) exchange(t *target, w *wire, request []byte, id string) (got *answer, keep bool, err error) {
-	if err := w.send(request); err != nil {
+	if err := w.send(request, nil); err != nil {
 		return nil, false, err
 	}
 	body, err := open(&m.header, w.reader)
@@ -240,7 +240,7 @@ func (m *mcpCaller) notify(t *target, w *wire, s *session, method string, body [
 	if err != nil {
 		return false, err
 	}
-	if err := w.send(append(head, body...)); err != nil {
+	if err := w.send(head, body); err != nil {
 		return false, err
 	}
 	rest, err := open(&m.header, w.reader)

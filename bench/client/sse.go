@@ -45,7 +45,7 @@ func (s *sseCaller) Call(ctx context.Context, tenant int) error {
 
 // exchange asks for a stream and reads it.
 func (s *sseCaller) exchange(t *target, w *wire, request []byte) (keep bool, err error) {
-	if err := w.send(request); err != nil {
+	if err := w.send(request, nil); err != nil {
 		return false, err
 	}
 	body, err := open(&s.header, w.reader)
