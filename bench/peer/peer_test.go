@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,6 +198,22 @@ func TestStop(t *testing.T) {
 		if c, err := net.Dial("tcp", run.Addr(1)); err == nil {
 			c.Close()
 			t.Errorf("something still listens at %s", run.Addr(1))
+		}
+	})
+}
+
+// TestStopAfterCrash shows that the workers of a master that was killed end with Stop. The rig looks for them when the test ends.
+func TestStopAfterCrash(t *testing.T) {
+	each(t, func(t *testing.T, p Peer) {
+		r := newRig(t, 2, NoAuth)
+		run := r.start(p)
+		for _, pid := range run.PIDs() {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := run.Stop(); err != nil {
+			t.Error(err)
 		}
 	})
 }
