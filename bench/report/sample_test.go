@@ -35,7 +35,7 @@ func latency(r *rand.Rand, half float64, n int) result.Latency {
 
 func run(r *rand.Rand, s subject, variant, phase, load string, turn int) result.Run {
 	noise := func(v float64) float64 { return v * (1 + 0.02*r.NormFloat64()) }
-	f := result.Figures{Seconds: 10, Rate: noise(s.rate), CPUMicros: noise(s.cpu), RSS: int64(noise(s.rate) * 1000), Latency: latency(r, noise(s.half), 20000)}
+	f := result.Figures{Seconds: 10, Rate: noise(s.rate), CPUMicros: noise(s.cpu), RSS: int64(noise(s.rate) * 1000), Latency: latency(r, noise(s.half), 5000)}
 	f.Requests = int64(10 * f.Rate)
 	return result.Run{Subject: s.name, Variant: variant, Phase: phase, Load: load, Turn: turn, Figures: f}
 }
