@@ -64,6 +64,7 @@ func say(t *testing.T, b *balancer, what string) string {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := io.WriteString(c, what); err != nil {
 		t.Fatal(err)
 	}

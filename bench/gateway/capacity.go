@@ -84,7 +84,7 @@ func (m *capacity) begin(ctx context.Context) (err error) {
 // point measures one number of tenants, with an etcd and a gateway of its own.
 func (m *capacity) point(ctx context.Context, n int) (p result.CapacityPoint, err error) {
 	dir := filepath.Join(m.Dir, fmt.Sprintf("registered-%d", n))
-	defer func() { _ = os.RemoveAll(dir) }() // as much as there is of it
+	defer func() { _ = os.RemoveAll(dir) }() // a hundred thousand tenants take room
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return p, err
 	}
