@@ -5,7 +5,7 @@ func (l Load) With(p Protocol) Load {
 	if l.Protocol == p {
 		return l
 	}
-	l.Protocol, l.Path, l.Method, l.BodyBytes, l.Messages = p, "", "", 0, 0
+	l.Protocol, l.Path, l.Method, l.BodyBytes, l.Messages, l.Interval = p, "", "", 0, 0, 0
 	if l.http() {
 		l.Method = methodFor(0)
 	}
