@@ -11,6 +11,6 @@ func (c *Client) Probe(ctx context.Context, tenant int) error {
 	if err != nil {
 		return err
 	}
-	defer caller.Close()
+	defer func() { _ = caller.Close() }() // its connections are the client's
 	return caller.Call(ctx, tenant)
 }

@@ -122,7 +122,7 @@ func (c *Client) upgrade(ctx context.Context, t *target, w *wire) (*websocket.Co
 	if token != "" {
 		opts.HTTPHeader.Set("Authorization", "Bearer "+token)
 	}
-	conn, resp, err := websocket.Dial(ctx, c.url(t).String(), opts)
+	conn, resp, err := websocket.Dial(ctx, c.url(t).String(), opts) //nolint:bodyclose // "You never need to close resp.Body yourself"
 	if err == nil {
 		conn.SetReadLimit(maxAnswer)
 		return conn, nil
