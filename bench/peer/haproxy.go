@@ -93,7 +93,7 @@ func join(to string, from ...string) error {
 		}
 		all = append(all, b...)
 	}
-	return os.WriteFile(to, all, 0o600) //nolint:gosec // in the subject's own folder
+	return os.WriteFile(to, all, 0o600)
 }
 
 // haproxySite is what HAProxy's template is filled with.
