@@ -1,6 +1,10 @@
 package client
 
-import "bytes"
+import (
+	"bytes"
+	"fmt"
+	"strings"
+)
 
 // marker begins every canary.
 const marker = "canary="
@@ -9,6 +13,9 @@ const marker = "canary="
 func (c *Client) judge(t *target, body []byte) error {
 	if t.Canary == "" {
 		return nil
+	}
+	if c.worded {
+		return c.judgeWords(t, body)
 	}
 	i := bytes.Index(body, []byte(marker))
 	if i < 0 {
@@ -32,6 +39,9 @@ func (c *Client) foreign(t *target, body []byte) error {
 	if t.Canary == "" {
 		return nil
 	}
+	if c.worded {
+		return c.foreignWords(t, body)
+	}
 	for {
 		i := bytes.Index(body, []byte(marker))
 		if i < 0 {
@@ -43,6 +53,52 @@ func (c *Client) foreign(t *target, body []byte) error {
 		}
 		body = body[i+len(marker):]
 	}
+}
+
+// judgeWords is judge where canaries are any words, such as those that an installation's answers hold anyway.
+func (c *Client) judgeWords(t *target, body []byte) error {
+	if err := c.foreignWords(t, body); err != nil {
+		return err
+	}
+	if !bytes.Contains(body, []byte(t.Canary)) {
+		return wrong(t, "the answer lacks the tenant's canary; it begins %q: look what answers there", body[:min(len(body), 200)])
+	}
+	return nil
+}
+
+// foreignWords looks for every other tenant's words: they have nothing in common to look for.
+func (c *Client) foreignWords(t *target, body []byte) error {
+	for i := range c.targets {
+		if other := &c.targets[i]; other != t && other.Canary != "" && bytes.Contains(body, []byte(other.Canary)) {
+			return &Foreign{Tenant: t.Name, Other: other.Name, Canary: other.Canary}
+		}
+	}
+	return nil
+}
+
+// mostWords is how many tenants may have words for canaries: each answer is searched for all of them.
+const mostWords = 1000
+
+// wordCanaries tells whether the canaries are any words, rather than marked ones, and refuses those that could be mistaken.
+func wordCanaries(tenants []Tenant) (bool, error) {
+	worded := false
+	for _, t := range tenants {
+		worded = worded || t.Canary != "" && !strings.HasPrefix(t.Canary, marker)
+	}
+	if !worded {
+		return false, nil
+	}
+	if len(tenants) > mostWords {
+		return true, fmt.Errorf("%d tenants: begin each canary with %q where there are more than %d", len(tenants), marker, mostWords)
+	}
+	for i, a := range tenants {
+		for j, b := range tenants {
+			if i != j && a.Canary != "" && strings.Contains(b.Canary, a.Canary) {
+				return true, fmt.Errorf("tenant %s: canary %q is a part of that of %s, %q: an answer of one would be taken for the other's", a.Name, a.Canary, b.Name, b.Canary)
+			}
+		}
+	}
+	return true, nil
 }
 
 // stranger finds whose canary it is.

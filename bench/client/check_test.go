@@ -88,3 +88,39 @@ func TestWithoutACanaryTheStatusCounts(t *testing.T) {
 		t.Errorf("404: got %q", got)
 	}
 }
+
+// TestWords: canaries may be any words, as long as none is mistaken for another.
+func TestWords(t *testing.T) {
+	tenants := func(words ...string) []Tenant {
+		var out []Tenant
+		for i, w := range words {
+			out = append(out, Tenant{Name: fmt.Sprint("t", i), Host: "a.example.com", Addr: "127.0.0.1:1", Canary: w})
+		}
+		return out
+	}
+	c, err := New(Config{Tenants: tenants("served by alpha", "served by beta", "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for body, want := range map[string]string{
+		"this was served by alpha.":           "",
+		"nothing of the kind":                 "wrong answer",
+		"served by beta":                      "foreign canary",
+		"served by alpha, and served by beta": "foreign canary",
+	} {
+		got := ""
+		var classed interface{ Class() string }
+		if err := c.judge(&c.targets[0], []byte(body)); errors.As(err, &classed) {
+			got = classed.Class()
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", body, got, want)
+		}
+	}
+	for _, words := range [][]string{{"team", "team-a"}, {"x", "x"}, {"canary=1;", "1"}} {
+		if _, err := New(Config{Tenants: tenants(words...)}); err == nil {
+			t.Errorf("%q are accepted: one is a part of the other", words)
+		}
+	}
+}

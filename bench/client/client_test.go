@@ -123,7 +123,6 @@ func TestNewRefuses(t *testing.T) {
 		"no host":      {Tenants: []Tenant{{Name: "a", Addr: "127.0.0.1:1"}}},
 		"split host":   {Tenants: []Tenant{{Name: "a", Host: "a\r\nx: y", Addr: "127.0.0.1:1"}}},
 		"no port":      {Tenants: []Tenant{{Name: "a", Host: "a.test", Addr: "127.0.0.1"}}},
-		"odd canary":   {Tenants: []Tenant{{Name: "a", Host: "a.test", Addr: "127.0.0.1:1", Canary: "bird"}}},
 		"HEAD":         {Tenants: []Tenant{good}, Load: scenario.Load{Method: "HEAD"}},
 		"split method": {Tenants: []Tenant{good}, Load: scenario.Load{Method: "GET /"}},
 		"no slash":     {Tenants: []Tenant{good}, Load: scenario.Load{Path: "x"}},

@@ -5,7 +5,11 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -45,5 +49,26 @@ func version(ctx context.Context, binary string) (string, error) {
 		return "", fmt.Errorf("polygate: %q cannot be run (%w): %w: build it with make build, and name it", binary, err, peer.ErrMissing)
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
-	return strings.TrimSpace(line), nil
+	v := strings.TrimSpace(strings.TrimPrefix(line, "Version:"))
+	if v != "(devel)" {
+		return v, nil
+	}
+	sum, err := digest(binary) // builds of a working tree have nothing else to be told by
+	if err != nil {
+		return "", fmt.Errorf("polygate: %w", err)
+	}
+	return "development build, sha256 " + sum[:12], nil
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -18,6 +18,7 @@ func (l *Lab) Capacity(ctx context.Context, binary string, sc *scenario.Scenario
 	if err != nil {
 		return nil, err
 	}
+	defer l.clear(dir)
 	defer l.cfg.Watcher.End()
 	return gateway.Capacity(ctx, gateway.CapacityConfig{Binary: binary, Dir: dir, Cores: l.split.subject}, *sc.Capacity,
 		func(s string) { l.cfg.Watcher.Begin(fmt.Sprintf("%s, %s", sc.Name, s), 0) })

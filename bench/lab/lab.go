@@ -23,6 +23,7 @@ import (
 type Config struct {
 	Dir     string  // for all files; exists
 	Self    string  // polybench's own program, which runs the upstream
+	Keep    bool    // leave configurations and logs there; the logs of a minute may be hundreds of MB
 	Watcher Watcher // nil = nobody
 }
 
@@ -148,12 +149,14 @@ func (l *Lab) Compare(ctx context.Context, job Job) (result.Scenario, []result.S
 	return out, skipped, nil
 }
 
+const groupsNote = "clients offer the key exchange X25519 alone, as not all subjects know X25519MLKEM768"
+
 // notes say what a reader has to know about how it was measured.
 func (l *Lab) notes() []string {
 	if l.split.subject == nil {
-		return []string{"subject, generator and upstream share all processors: rates are of all of them together"}
+		return []string{"subject, generator and upstream share all processors: rates are of all of them together", groupsNote}
 	}
-	return []string{fmt.Sprintf("the subject runs on processors %v, the generator and the upstream on %v", l.split.subject, l.split.others)}
+	return []string{fmt.Sprintf("the subject runs on processors %v, the generator and the upstream on %v", l.split.subject, l.split.others), groupsNote}
 }
 
 // describe names a variant by what its loads speak and show.
@@ -237,6 +240,13 @@ func order(all []peer.Peer, turn int) []peer.Peer {
 	}
 	at := (turn - 1) % len(all)
 	return append(append([]peer.Peer(nil), all[at:]...), all[:at]...)
+}
+
+// clear removes a folder of folder's, unless it is to be kept.
+func (l *Lab) clear(dir string) {
+	if !l.cfg.Keep {
+		_ = os.RemoveAll(dir)
+	}
 }
 
 // folder makes a folder for one start of one subject.

@@ -21,7 +21,7 @@ func TestTarget(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s
 	}
-	right := serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("canary=team-a;")) })
+	right := serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello of team-a")) })
 	wrong := serve(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no such tenant", http.StatusNotFound) })
 	slow := serve(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func TestTarget(t *testing.T) {
 			sc.Loads[0].Timeout = time.Second
 			began := time.Now()
 			found, err := l.Run(t.Context(), sc, Target{
-				Name: "x", Roots: c.roots, Tenants: []client.Tenant{{Name: "team-a", Host: "example.com", Addr: c.addr, Canary: "canary=team-a;"}},
+				Name: "x", Roots: c.roots, Tenants: []client.Tenant{{Name: "team-a", Host: "example.com", Addr: c.addr, Canary: "hello of team-a"}},
 			}, 1)
 			if c.want == "" {
 				if err != nil || found.Runs[0].Figures.Requests == 0 {

@@ -22,6 +22,7 @@ const domain = "bench.localhost"
 type site struct {
 	peer.Site
 	upstream *backend.Process
+	gone     func() // removes its files
 	issuer   *credential.Issuer
 	tokens   credential.Source // nil = none
 }
@@ -46,7 +47,7 @@ func (l *Lab) layOut(ctx context.Context, sc *scenario.Scenario) (_ *site, err e
 	if err != nil {
 		return nil, err
 	}
-	st := &site{upstream: up}
+	st := &site{upstream: up, gone: func() { l.clear(dir) }}
 	defer func() {
 		if err != nil {
 			st.close()
@@ -69,6 +70,7 @@ func (st *site) close() {
 		_ = st.issuer.Close()
 	}
 	_ = st.upstream.Stop()
+	st.gone()
 }
 
 // startIssuer starts who signs tokens. Minted ones and fetched ones are alike to a subject.

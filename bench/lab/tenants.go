@@ -77,6 +77,7 @@ func (l *Lab) cost(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 	if err != nil {
 		return point, err
 	}
+	defer l.clear(dir)
 	mine := st.Site
 	mine.Dir = dir
 	began := time.Now()
@@ -85,6 +86,9 @@ func (l *Lab) cost(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 		return point, err
 	}
 	point.StartSecs = time.Since(began).Seconds()
+	if t, ok := run.(interface{ StartSeconds() float64 }); ok { // it was started twice: first to take the tenants in
+		point.StartSecs = t.StartSeconds()
+	}
 	defer func() {
 		if stop := run.Stop(); stop != nil && err == nil {
 			err = fmt.Errorf("stop it: %w", stop)
@@ -92,7 +96,7 @@ func (l *Lab) cost(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 	}()
 	s := &session{
 		lab: l, sc: sc, subject: p.Name(), turn: 1, tenants: st.targets(run.Addr), roots: st.CA, pids: run.PIDs,
-		act: &actions{running: run, upstream: st.upstream}, relayed: true,
+		act: &actions{running: run, upstream: st.upstream}, relayed: true, groups: alike(),
 	}
 	runs, err := s.run(ctx)
 	if err != nil {

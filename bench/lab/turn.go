@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ func (l *Lab) turn(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 	if err != nil {
 		return nil, err
 	}
+	defer l.clear(dir)
 	mine := st.Site
 	mine.Dir = dir
 	run, err := fit(p, st, sc).Start(ctx, &mine)
@@ -41,7 +43,7 @@ func (l *Lab) turn(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 	}()
 	s := &session{
 		lab: l, sc: sc, subject: p.Name(), turn: turn, tenants: st.targets(run.Addr), roots: st.CA, tokens: st.tokens,
-		pids: run.PIDs, act: &actions{running: run, upstream: st.upstream}, relayed: !ours(p) || !virtual(sc),
+		pids: run.PIDs, act: &actions{running: run, upstream: st.upstream}, relayed: !ours(p) || !virtual(sc), groups: alike(),
 	}
 	return s.run(ctx)
 }
@@ -90,6 +92,9 @@ const (
 	mcpUpstreamPath = "/mcp"
 )
 
+// alike are the key exchanges that all subjects know, so that a handshake is the same work for each.
+func alike() []tls.CurveID { return []tls.CurveID{tls.X25519} }
+
 // session is one subject, or target, under the loads of one scenario.
 type session struct {
 	lab     *Lab
@@ -100,9 +105,10 @@ type session struct {
 	roots   *x509.CertPool
 	own     bool // whoever runs this owns the target
 	tokens  credential.Source
-	pids    func() []int // nil = not on this machine
-	act     *actions     // nil = none possible
-	relayed bool         // tenants' paths are those of the upstream
+	pids    func() []int  // nil = not on this machine
+	act     *actions      // nil = none possible
+	relayed bool          // tenants' paths are those of the upstream
+	groups  []tls.CurveID // that clients offer; nil = all
 	callers []*caller
 }
 
@@ -156,7 +162,7 @@ func (s *session) add(ld scenario.Load) error {
 	var err error
 	c.cl, err = client.New(client.Config{
 		Load: ld, Tenants: s.tenants, Roots: s.roots, Credential: s.credential(ld), Own: s.own,
-		Handshake: func(d time.Duration) { c.gen.Handshake(d) },
+		Handshake: func(d time.Duration) { c.gen.Handshake(d) }, Groups: s.groups,
 	})
 	if err != nil {
 		return err

@@ -103,7 +103,7 @@ func (b *bench) open(cmd *cobra.Command) (err error) {
 	b.report = &result.Report{
 		V: result.Version, Command: commandLine(os.Args), Started: time.Now().UTC(), Machine: proc.Machine(), Versions: map[string]string{"polybench": version()},
 	}
-	b.lab, err = lab.New(lab.Config{Dir: b.dir, Self: self, Watcher: &watcher{to: b.progress}})
+	b.lab, err = lab.New(lab.Config{Dir: b.dir, Self: self, Keep: b.keep != "", Watcher: &watcher{to: b.progress}})
 	return err
 }
 
