@@ -131,7 +131,9 @@ func (p CapacityPoint) validate() error {
 	case p.Subject == "":
 		return errors.New("no subject")
 	case !counts(int64(p.Registered), int64(p.Active), int64(p.Connected), int64(p.Streams), p.RSS.Start, p.RSS.Active, p.RSS.Connected, p.RSS.Streams, p.StoreBytes),
-		!sane(p.StartSecs, math.Abs(p.PerRegistered), math.Abs(p.PerActive), math.Abs(p.PerConnected), math.Abs(p.PerStream)):
+		!counts(p.Heap.Start, p.Heap.Active, p.Heap.Connected, p.Heap.Streams),
+		!sane(p.StartSecs, math.Abs(p.PerRegistered), math.Abs(p.PerActive), math.Abs(p.PerConnected), math.Abs(p.PerStream)),
+		!sane(math.Abs(p.HeapPerRegistered), math.Abs(p.HeapPerActive), math.Abs(p.HeapPerConnected), math.Abs(p.HeapPerStream)):
 		return errors.New("a figure is below 0, or higher than any can be")
 	}
 	return nil
@@ -141,7 +143,7 @@ func (p TenantsPoint) validate() error {
 	switch {
 	case p.Subject == "":
 		return errors.New("no subject")
-	case !counts(int64(p.Tenants), int64(p.Processes), p.RSS, p.PSS), !sane(p.StartSecs, p.CPUMicros, p.IdleCPU):
+	case !counts(int64(p.Tenants), int64(p.Processes), p.RSS, p.PSS, p.Errors), !sane(p.StartSecs, p.CPUMicros, p.IdleCPU):
 		return errors.New("a figure is below 0, or higher than any can be")
 	}
 	return nil

@@ -13,14 +13,14 @@ import (
 // whole is a report with everything in it.
 func whole() *Report {
 	l := LatencyOf(histogram([]int64{100, 200, 300, 4000}))
-	r := &Report{V: Version, Command: "polybench compare", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 3, Complete: true,
+	r := &Report{V: Version, Command: "polybench compare", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Seconds: 3, Reason: "the disk is full",
 		Machine: Machine{OS: "Linux", CPU: "x", Cores: 2, Memory: 1 << 33, Load: 0.5}, Versions: map[string]string{"nginx": "1"},
 		Ceilings: []Ceiling{{"http1", 40000, 20}}, Skipped: []Skipped{{"caddy", "not on this machine"}},
 		Scenarios: []Scenario{{Name: "throughput", About: "a", Notes: []string{"n"}, Runs: []Run{{Subject: "nginx", Variant: "http1", Turn: 1, Phase: "p", Load: "l",
 			Protocol: "http1", Asked: 5, Figures: Figures{Seconds: 1, Requests: 4, Errors: map[string]int64{"timeout": 1}, Rate: 4, Late: 1, Latency: l, Handshake: &l, CPUMicros: 20, RSS: 5, PSS: 4, BytesIn: 6, Generator: 7}}}}},
-		Tenants: []TenantsPoint{{Subject: "polygate", Tenants: 10, Processes: 1, StartSecs: 1, RSS: 1, PSS: 1, CPUMicros: 1, IdleCPU: 0.1}}}
+		Tenants: []TenantsPoint{{Subject: "polygate", Tenants: 10, Processes: 1, StartSecs: 1, RSS: 1, PSS: 1, CPUMicros: 1, IdleCPU: 0.1, Errors: 9}}}
 	p := CapacityPoint{Subject: "polygate", Registered: 1, PerActive: -3}
-	p.RSS.Start = 7
+	p.RSS.Start, p.Heap.Active = 7, 8
 	r.Capacity = []CapacityPoint{p}
 	return r
 }
@@ -74,6 +74,8 @@ func TestReadRefuses(t *testing.T) {
 		{"a handshake's", swap(`"handshake":{"count":4`, `"handshake":{"count":-4`), "handshake: a latency"},
 		{"a negative tenant", swap(`"tenants":10`, `"tenants":-10`), `tenants, "polygate"`},
 		{"a negative memory", swap(`"start":7`, `"start":-7`), `capacity, "polygate"`},
+		{"a negative heap", swap(`"active":8`, `"active":-8`), `capacity, "polygate"`},
+		{"a tenant's negative errors", swap(`"errors":9`, `"errors":-9`), `tenants, "polygate"`},
 		{"a negative ceiling", swap(`"rate":40000`, `"rate":-40000`), `ceiling of "http1"`},
 	} {
 		_, err := Read(strings.NewReader(c.in))

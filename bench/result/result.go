@@ -13,7 +13,8 @@ type Report struct {
 	Command   string            `json:"command"`
 	Started   time.Time         `json:"started"`
 	Seconds   float64           `json:"seconds"`
-	Complete  bool              `json:"complete"` // false: it was interrupted, and holds what was measured until then
+	Complete  bool              `json:"complete"`         // false: it ended early, and holds what was measured until then
+	Reason    string            `json:"reason,omitempty"` // why it is not complete; "" = it was interrupted
 	Machine   Machine           `json:"machine"`
 	Versions  map[string]string `json:"versions"` // by program
 	Ceilings  []Ceiling         `json:"ceilings,omitempty"`
@@ -141,6 +142,7 @@ type TenantsPoint struct {
 	StartSecs float64 `json:"start_seconds"` // of all
 	RSS       int64   `json:"rss"`           // of all, after a request to each
 	PSS       int64   `json:"pss"`
-	CPUMicros float64 `json:"cpu_micros"` // a request, spread over all tenants
-	IdleCPU   float64 `json:"idle_cpu"`   // share of a core that all burn with nothing to do
+	CPUMicros float64 `json:"cpu_micros"`       // a request, spread over all tenants
+	IdleCPU   float64 `json:"idle_cpu"`         // share of a core that all burn with nothing to do
+	Errors    int64   `json:"errors,omitempty"` // requests that were not answered rightly
 }

@@ -21,11 +21,6 @@ func (s Spread) Width() float64 { return s.High - s.Low }
 // Known tells whether any run has the figure.
 func (s Spread) Known() bool { return s.N > 0 }
 
-// Holds tells whether a repeat's figure differs by less than the wider of the two spreads.
-func (s Spread) Holds(again Spread) bool {
-	return math.Abs(again.Median-s.Median) <= max(s.Width(), again.Width())
-}
-
 // SpreadOf returns the spread of values. Those that are no finite number are left out: they stand for what is not known.
 func SpreadOf(values []float64) Spread {
 	known := slices.DeleteFunc(slices.Clone(values), func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
