@@ -37,6 +37,9 @@ func (l *Lab) Ceiling(ctx context.Context, p scenario.Protocol, cores int, of ti
 	if err != nil {
 		return out, fmt.Errorf("ceiling, %s: %w", p, err)
 	}
+	if err := Judge(sc, result.Scenario{Runs: runs}, 0); err != nil {
+		return out, err
+	}
 	f := runs[0].Figures
 	out.Rate, out.CPUMicros = f.Rate, f.CPUMicros+f.Generator
 	return out, nil

@@ -125,6 +125,7 @@ type Job struct {
 	Turns    int           // of each subject: A B A B
 	Warmup   time.Duration // of each phase, in place of the scenario's; 0 = as it is
 	Duration time.Duration // likewise
+	Notes    []string      // for the report: what a reader has to know beside what the lab says
 }
 
 // Compare measures a job: for each variant, each turn measures every subject once, in an order that turns round, so that whatever
@@ -145,11 +146,19 @@ func (l *Lab) Compare(ctx context.Context, job Job) (result.Scenario, []result.S
 			return out, skipped, err
 		}
 	}
-	out.Notes = append(out.Notes, l.notes()...)
+	out.Notes = append(append(out.Notes, l.notes()...), job.Notes...)
+	for _, v := range variants {
+		if sc := v.apply(job.Scenario); shows(sc, scenario.JWT) || shows(sc, scenario.OIDC) {
+			out.Notes = append(out.Notes, tokensNote)
+			break
+		}
+	}
 	return out, skipped, nil
 }
 
 const groupsNote = "clients offer the key exchange X25519 alone, as not all subjects know X25519MLKEM768"
+
+const tokensNote = "each tenant has one token for the whole run: a subject that remembers tokens that it verified, as polygate does, verifies it once; haproxy verifies it with each request"
 
 // notes say what a reader has to know about how it was measured.
 func (l *Lab) notes() []string {

@@ -19,6 +19,9 @@ type Target struct {
 	Roots   *x509.CertPool    // nil = the system's
 	Tokens  credential.Source // for loads that show tokens
 	Own     bool              // whoever runs this owns it: its addresses may be public
+
+	MaxRate        float64 // requests a second that may be asked for, all loads of a phase together
+	MaxConcurrency int     // requests in flight, likewise
 }
 
 // Run sends a scenario to a target, turn by turn. The findings are valid beside an error.
@@ -60,6 +63,9 @@ func (t Target) check(ctx context.Context, sc *scenario.Scenario) error {
 			return fmt.Errorf("scenario %s, load %s shows a token: say who signs it with --jwt-key or --oidc-issuer", sc.Name, ld.Name)
 		}
 	}
+	if err := t.checkLimits(sc); err != nil {
+		return err
+	}
 	seen := make(map[string]bool)
 	for _, tn := range t.Tenants {
 		if seen[tn.Addr] {
@@ -68,6 +74,35 @@ func (t Target) check(ctx context.Context, sc *scenario.Scenario) error {
 		seen[tn.Addr] = true
 		if err := client.GuardTarget(ctx, tn.Addr, t.Own); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkLimits refuses loads that are more than the target may get.
+func (t Target) checkLimits(sc *scenario.Scenario) error {
+	loads := make(map[string]scenario.Load)
+	for _, ld := range sc.Loads {
+		loads[ld.Name] = ld
+	}
+	for _, ph := range sc.Phases {
+		rate, callers := 0.0, 0
+		for _, l := range loadsOf(sc, ph) {
+			ld := loads[l.Load]
+			if l.Concurrency == 0 {
+				l.Concurrency = ld.Concurrency
+			}
+			if l.Rate == 0 {
+				l.Rate = ld.Rate
+			}
+			rate, callers = rate+l.Rate, callers+l.Concurrency
+		}
+		if t.MaxRate > 0 && rate > t.MaxRate {
+			return fmt.Errorf("scenario %s, phase %s asks for %g requests a second, and the target gets %g at most: raise --max-rate if it may get more", sc.Name, ph.Name, rate, t.MaxRate)
+		}
+		if t.MaxConcurrency > 0 && callers > t.MaxConcurrency {
+			return fmt.Errorf("scenario %s, phase %s has %d requests in flight, and the target gets %d at most: raise --max-concurrency if it may get more, or lower --concurrency",
+				sc.Name, ph.Name, callers, t.MaxConcurrency)
 		}
 	}
 	return nil

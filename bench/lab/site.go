@@ -93,7 +93,7 @@ func (st *site) startIssuer(dir string, sc *scenario.Scenario) error {
 }
 
 func (st *site) fetched() (credential.Source, error) {
-	roots, err := readRoots(st.issuer.CAFile())
+	roots, err := ReadRoots(st.issuer.CAFile())
 	if err != nil {
 		return nil, err
 	}

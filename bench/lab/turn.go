@@ -7,18 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/polygate/polygate/bench/client"
 	"github.com/polygate/polygate/bench/credential"
 	"github.com/polygate/polygate/bench/gateway"
 	"github.com/polygate/polygate/bench/load"
 	"github.com/polygate/polygate/bench/peer"
-	"github.com/polygate/polygate/bench/proc"
 	"github.com/polygate/polygate/bench/result"
 	"github.com/polygate/polygate/bench/scenario"
 )
@@ -30,6 +25,9 @@ func (l *Lab) turn(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 		return nil, err
 	}
 	defer l.clear(dir)
+	if err := able(p, sc); err != nil {
+		return nil, err
+	}
 	mine := st.Site
 	mine.Dir = dir
 	run, err := fit(p, st, sc).Start(ctx, &mine)
@@ -46,6 +44,21 @@ func (l *Lab) turn(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 		pids: run.PIDs, act: &actions{running: run, upstream: st.upstream}, relayed: !ours(p) || !virtual(sc), groups: alike(),
 	}
 	return s.run(ctx)
+}
+
+// able returns ErrCannot for a subject that a scenario's events cannot be done to.
+func able(p peer.Peer, sc *scenario.Scenario) error {
+	if _, ok := p.(gateway.Polygate); ok {
+		return nil
+	}
+	for _, ph := range sc.Phases {
+		for _, ev := range ph.Events {
+			if ev.Do != scenario.Stall {
+				return fmt.Errorf("%s is something that only polygate itself can be measured with: %w", ev.Do, peer.ErrCannot)
+			}
+		}
+	}
+	return nil
 }
 
 // fit gives the product what a scenario asks of it beside the site.
@@ -220,213 +233,8 @@ func edges(d scenario.Draw, tenants []client.Tenant) []int {
 	return []int{first, last}
 }
 
-// phase runs the loads of one phase together. The figures are valid beside an error.
-func (s *session) phase(ctx context.Context, ph scenario.Phase) ([]result.Run, error) {
-	span := ph.Ramp + ph.Warmup + ph.Duration
-	s.lab.cfg.Watcher.Begin(fmt.Sprintf("%s, %s, %s, turn %d", s.sc.Name, s.subject, ph.Name, s.turn), span)
-	defer s.lab.cfg.Watcher.End()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w := &window{s: s, began: make(chan struct{})}
-	var g errgroup.Group
-	runs := make([]result.Run, 0, len(s.callers))
-	figures := make([]result.Figures, 0, len(s.callers))
-	ended := make(chan struct{})
-	side := s.beside(ctx, cancel, ph, w, ended)
-	type one struct {
-		c *caller
-		l scenario.PhaseLoad
-	}
-	var all []one
-	for _, l := range loadsOf(s.sc, ph) {
-		all = append(all, one{s.byName(l.Load), l})
-		figures = append(figures, result.Figures{})
-	}
-	for i, o := range all {
-		g.Go(func() (err error) {
-			figures[i], err = o.c.run(ctx, ph, o.l, w)
-			if err != nil {
-				cancel() // the others of the phase have no more to say
-			}
-			return err
-		})
-	}
-	err := g.Wait()
-	close(ended)
-	if e := side.Wait(); e != nil { // it is why the loads were ended
-		err = e
-	}
-	w.share(figures)
-	for i, o := range all {
-		runs = append(runs, result.Run{Subject: s.subject, Turn: s.turn, Phase: ph.Name, Load: o.c.load.Name, Protocol: string(o.c.load.Protocol), Asked: o.c.rate, Figures: figures[i]})
-	}
-	return runs, err
-}
-
-func (s *session) byName(name string) *caller {
-	for _, c := range s.callers {
-		if c.load.Name == name {
-			return c
-		}
-	}
-	return s.callers[0] // a scenario that was parsed names none that is not there
-}
-
-// loadsOf returns what calls in a phase: all loads, if it names none.
-func loadsOf(sc *scenario.Scenario, ph scenario.Phase) []scenario.PhaseLoad {
-	if len(ph.Loads) > 0 {
-		return ph.Loads
-	}
-	var out []scenario.PhaseLoad
-	for _, ld := range sc.Loads {
-		out = append(out, scenario.PhaseLoad{Load: ld.Name})
-	}
-	return out
-}
-
-func (c *caller) run(ctx context.Context, ph scenario.Phase, l scenario.PhaseLoad, w *window) (result.Figures, error) {
-	span := load.Span{
-		Rate: l.Rate, From: c.rate, Concurrency: l.Concurrency, Ramp: ph.Ramp, Warmup: ph.Warmup, Duration: ph.Duration, Measured: w.mark,
-	}
-	if c.load.Loop == scenario.Open {
-		if span.Rate == 0 {
-			span.Rate = c.load.Rate
-		}
-		c.rate = span.Rate
-	}
-	before := c.cl.BytesIn()
-	f, err := c.gen.Run(ctx, span)
-	f.BytesIn = c.cl.BytesIn() - before
-	return f, err
-}
-
-// beside runs what goes on beside a phase's loads: the live view and the events. It ends when the phase has, and ends the phase if
-// something fails.
-func (s *session) beside(ctx context.Context, cancel func(), ph scenario.Phase, w *window, ended <-chan struct{}) *errgroup.Group {
-	var g errgroup.Group
-	try := func(f func() error) {
-		g.Go(func() error {
-			err := f()
-			if err != nil {
-				cancel()
-			}
-			return err
-		})
-	}
-	try(func() error { return s.watch(ended, len(ph.Events) > 0) })
-	for _, ev := range ph.Events {
-		try(func() error { return s.event(ctx, ev, w, ended) })
-	}
-	return &g
-}
-
-// hopeless is after how many seconds with nothing but errors a load is given up.
-const hopeless = 3
-
-// watch tells the watcher how it goes, each second. It returns an error when a load gets nothing but errors, unless that is what
-// is measured.
-func (s *session) watch(ended <-chan struct{}, forgiving bool) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	bad := make([]int, len(s.callers))
-	for {
-		select {
-		case <-ended:
-			return nil
-		case <-tick.C:
-		}
-		for i, c := range s.callers {
-			live := c.gen.Live()
-			s.lab.cfg.Watcher.Live(c.load.Name, live)
-			switch {
-			case live.Requests > 0:
-				bad[i] = 0
-			case live.Errors > 0:
-				bad[i]++
-			}
-			if bad[i] >= hopeless && !forgiving {
-				return fmt.Errorf("load %s gets nothing but errors since %d seconds: %w", c.load.Name, hopeless, errHopeless)
-			}
-		}
-	}
-}
-
-var errHopeless = errors.New("the target does not answer it rightly")
-
-// window is the measured part of a phase: from when the first load's begins to when the last one's ends. All loads of a phase have
-// the same ramp, warm-up and length, so theirs are one.
-type window struct {
-	s     *session
-	mu    sync.Mutex
-	began chan struct{} // closed as it begins
-	open  int           // loads in their measured part
-	pids  []int         // of the subject as it began
-	done  bool          // it has begun
-	cost0 time.Duration
-	self0 time.Duration
-	cost  time.Duration // of the subject
-	self  time.Duration // of this process
-	mem   proc.Usage    // at its end
-}
-
-// mark is called by each load as its measured part begins and ends.
-func (w *window) mark(begins bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if begins {
-		w.open++
-		if !w.done {
-			w.done = true
-			if w.s.pids != nil {
-				w.pids = w.s.pids()
-			}
-			w.cost0, w.self0 = w.cpu()
-			close(w.began)
-		}
-		return
-	}
-	if w.open--; w.open > 0 {
-		return
-	}
-	cost, self := w.cpu()
-	w.cost, w.self = cost-w.cost0, self-w.self0
-	if w.s.pids == nil {
-		return
-	}
-	now := w.s.pids()
-	w.mem, _ = proc.Measure(now)
-	if !slices.Equal(w.pids, now) { // a process ended meanwhile, and what it had spent is not known any more
-		w.cost = 0
-	}
-}
-
-func (w *window) cpu() (cost, self time.Duration) {
-	if w.s.pids != nil {
-		cost, _ = proc.CPU(w.s.pids())
-	}
-	self, _ = proc.Self()
-	return cost, self
-}
-
-// share divides what the subject and the generator spent among all right answers of the phase.
-func (w *window) share(figures []result.Figures) {
-	var n int64
-	for _, f := range figures {
-		n += f.Requests
-	}
-	for i := range figures {
-		f := &figures[i]
-		f.RSS, f.PSS = w.mem.RSS, w.mem.PSS
-		if n > 0 && w.cost > 0 {
-			f.CPUMicros = float64(w.cost.Microseconds()) / float64(n)
-		}
-		if n > 0 {
-			f.Generator = float64(w.self.Microseconds()) / float64(n)
-		}
-	}
-}
-
-func readRoots(path string) (*x509.CertPool, error) {
+// ReadRoots reads the authorities to trust from a PEM file.
+func ReadRoots(path string) (*x509.CertPool, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the roots to trust: %w", err)

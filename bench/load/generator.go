@@ -16,7 +16,7 @@ import (
 // Callers and timeout of a load that says none; those of a scenario that was parsed say both.
 const (
 	closedCallers  = 32
-	openCallers    = 1024
+	openCallers    = 256
 	defaultTimeout = 10 * time.Second
 )
 

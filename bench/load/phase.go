@@ -76,13 +76,18 @@ func (p *phase) wait(d time.Duration, answered <-chan struct{}) bool {
 	}
 }
 
-// measured says that the measured part begins or ends, and returns when it did.
+// measured says that the measured part begins or ends, and returns when it did: what whoever is told spends on it is not in it.
 func (p *phase) measured(begins bool) time.Time {
 	p.g.measuring.Store(begins)
-	if p.span.Measured != nil {
-		p.span.Measured(begins)
+	now := time.Now()
+	if p.span.Measured == nil {
+		return now
 	}
-	return time.Now()
+	p.span.Measured(begins)
+	if begins {
+		now = time.Now()
+	}
+	return now
 }
 
 // call makes the request with that number for a caller. Its time counts from since; it is measured if that lies in the measured part.

@@ -12,7 +12,7 @@ const (
 	defaultAnswer      = 520
 	defaultTimeout     = 10 * time.Second
 	closedCallers      = 32
-	openCallers        = 1024
+	openCallers        = 256
 	defaultMessage     = 64
 	defaultMessages    = 10
 	defaultStall       = time.Second

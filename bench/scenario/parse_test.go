@@ -47,7 +47,7 @@ func TestDefaultsThatHangTogether(t *testing.T) {
 		got  func(scenario.Load) any
 		want any
 	}{
-		{", loop: open, rate: 5", func(l scenario.Load) any { return l.Concurrency }, 1024},
+		{", loop: open, rate: 5", func(l scenario.Load) any { return l.Concurrency }, 256},
 		{", body_bytes: 5", func(l scenario.Load) any { return l.Method }, "POST"},
 		{", body_bytes: 5, method: PUT", func(l scenario.Load) any { return l.Method }, "PUT"},
 		{", protocol: websocket", func(l scenario.Load) any { return l.BodyBytes }, 64},

@@ -77,7 +77,7 @@ type Load struct {
 	Protocol    Protocol      `yaml:"protocol"`    // default http1
 	Loop        Loop          `yaml:"loop"`        // default closed
 	Rate        float64       `yaml:"rate"`        // open: requests a second, all tenants together; required there unless each phase has one
-	Concurrency int           `yaml:"concurrency"` // closed: callers; open: most requests in flight, those due beyond it wait and their wait counts; default 32 and 1024
+	Concurrency int           `yaml:"concurrency"` // closed: callers; open: most requests in flight, those due beyond it wait and their wait counts; default 32 and 256
 	Connections Connections   `yaml:"connections"` // default kept
 	Resume      bool          `yaml:"resume"`      // TLS sessions, where connections are new; default false: each is a full handshake
 	Credential  Credential    `yaml:"credential"`  // default none
@@ -133,7 +133,7 @@ type Action string
 // The actions.
 const (
 	Reload Action = "reload" // the tenants file is written anew with one tenant changed, and read again
-	Crash  Action = "crash"  // kill -9 of the replica that owns most tenants of the loads; it is started again 2 s later
+	Crash  Action = "crash"  // kill -9 of the replica that owns most tenants; it is started again 2 s later
 	Drain  Action = "drain"  // SIGTERM to it; it is started again when it has ended
 	Stall  Action = "stall"  // the upstream answers nothing for the event's length
 )

@@ -70,6 +70,12 @@ func (c *comparer) do(cmd *cobra.Command, names []string) error {
 	if len(names) == 0 {
 		names = []string{"throughput"}
 	}
+	if c.turns < 1 {
+		return usage("--turns has to be at least 1")
+	}
+	if len(c.sweep) > 0 && (len(c.variants) > 0 || c.over != overrides{}) {
+		return usage("--tenants measures with a load of its own: leave out --variants and what changes a scenario")
+	}
 	variants, err := parseVariants(c.variants)
 	if err != nil {
 		return err
@@ -106,11 +112,18 @@ func (c *comparer) scenarios(ctx context.Context, all []*scenario.Scenario, vari
 		return err
 	}
 	for _, sc := range all {
-		if err := c.compare(ctx, lab.Job{Scenario: sc, Variants: variants, Subjects: subjects, Turns: c.turns}); err != nil {
+		if err := c.compare(ctx, lab.Job{Scenario: sc, Variants: variants, Subjects: subjects, Turns: c.turns, Notes: logNotes(c.noLog)}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func logNotes(noLog bool) []string {
+	if noLog {
+		return []string{"the peers write no access log, polygate does"}
+	}
+	return []string{"all write a line for each request to a file, but direct"}
 }
 
 // compare measures a job and keeps what was found.
@@ -120,8 +133,17 @@ func (b *bench) compare(ctx context.Context, job lab.Job) error {
 		b.report.Scenarios = append(b.report.Scenarios, found)
 	}
 	b.report.Skipped = append(b.report.Skipped, skipped...)
-	return err
+	if err != nil {
+		return err
+	}
+	if err := lab.Judge(job.Scenario, found, tolerated); err != nil { // the rest is measured all the same
+		b.wrong = append(b.wrong, err)
+	}
+	return nil
 }
+
+// tolerated is the share of requests that may go wrong without a word beside the report.
+const tolerated = 0.01
 
 // ceilings finds out what the generator reaches by itself, for each protocol that is to be measured.
 func (c *comparer) ceilings(ctx context.Context, all []*scenario.Scenario, variants []lab.Variant, of time.Duration) error {

@@ -64,6 +64,16 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"compare", "--peers", "apache"}, exitUsage, "", "no peer \"apache\""},
 		{[]string{"compare", "--variants", "http3"}, exitUsage, "", "no protocol"},
 		{[]string{"compare", "--variants", "http1+password"}, exitUsage, "", "no credential"},
+		{[]string{"run", "latency-at-rate", "--rate", "300", "--concurrency", "7", "--target", "https://127.0.0.1:1"}, exitFailure, "", "refused"},
+		{[]string{"run", "latency-at-rate", "--target", "https://127.0.0.1:1"}, exitFailure, "", "raise --max-rate"},
+		{[]string{"run", "latency-at-rate", "--rate", "100", "--concurrency", "1000", "--target", "https://127.0.0.1:1"}, exitFailure, "", "raise --max-concurrency"},
+		{[]string{"run", "throughput", "--concurrency", "-1"}, exitUsage, "", "not below 0"},
+		{[]string{"run", "throughput", "--turns", "0"}, exitUsage, "", "--turns"},
+		{[]string{"run", "throughput", "--max-errors", "NaN"}, exitUsage, "", "--max-errors"},
+		{[]string{"run", "throughput", "--target", "https://me:secret@127.0.0.1:1"}, exitUsage, "", "not the URL"},
+		{[]string{"run", "throughput", "--json", "/nothing/r.json"}, exitFailure, "", "cannot be written"},
+		{[]string{"compare", "--turns", "0"}, exitUsage, "", "--turns"},
+		{[]string{"compare", "--tenants", "1", "--variants", "http1"}, exitUsage, "", "leave out --variants"},
 		{[]string{"report", "nothing.json"}, exitFailure, "", "nothing.json"},
 	} {
 		var out, errs bytes.Buffer

@@ -44,6 +44,22 @@ func (o *outputs) write(w io.Writer, r *result.Report) error {
 	return err
 }
 
+// check finds out before a measurement of minutes whether its report can be written.
+func (o *outputs) check() error {
+	for _, path := range []string{o.json, o.html, o.markdown} {
+		if path == "" {
+			continue
+		}
+		f, err := os.CreateTemp(filepath.Dir(path), ".polybench-*")
+		if err != nil {
+			return fmt.Errorf("%s cannot be written: %w", path, err)
+		}
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+	}
+	return nil
+}
+
 // writeFile replaces a file as a whole: an interrupted write leaves the one that was there.
 func writeFile(path string, r *result.Report, as func(io.Writer, *result.Report) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
@@ -68,6 +84,7 @@ type bench struct {
 	keep     string
 	quiet    bool
 
+	wrong    []error // what went wrong without ending the measurement
 	lab      *lab.Lab
 	report   *result.Report
 	progress *report.Progress
@@ -83,6 +100,9 @@ func (b *bench) flags(c *cobra.Command) {
 
 // open prepares a measurement. close has to be called.
 func (b *bench) open(cmd *cobra.Command) (err error) {
+	if err := b.out.check(); err != nil {
+		return err
+	}
 	if b.dir = b.keep; b.dir == "" {
 		b.dir, err = os.MkdirTemp("", "polybench-*")
 	} else {
@@ -113,15 +133,28 @@ func (b *bench) close() {
 	}
 }
 
-// finish prints what was measured, be it all or not.
+// finish prints what was measured, be it all or not. The Markdown, which the project keeps, is written of whole measurements only.
 func (b *bench) finish(ctx context.Context, cmd *cobra.Command, err error) error {
 	b.progress.Done()
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
 	b.report.Complete = err == nil && ctx.Err() == nil
-	if len(b.report.Scenarios)+len(b.report.Capacity)+len(b.report.Tenants)+len(b.report.Ceilings) == 0 && err != nil {
+	err = errors.Join(append([]error{err}, b.wrong...)...)
+	switch {
+	case b.empty() && err == nil:
+		return errors.New("nothing was measured: all of it was skipped, see polybench peers")
+	case b.empty():
 		return err
+	case !b.report.Complete:
+		b.out.markdown = ""
 	}
-	return errors.Join(b.out.write(cmd.OutOrStdout(), b.report), err)
+	if err != nil && ctx.Err() == nil {
+		b.report.Reason = err.Error()
+	}
+	return errors.Join(err, b.out.write(cmd.OutOrStdout(), b.report))
+}
+
+func (b *bench) empty() bool {
+	return len(b.report.Scenarios)+len(b.report.Capacity)+len(b.report.Tenants)+len(b.report.Ceilings) == 0
 }
 
 // gateway returns the program to measure.

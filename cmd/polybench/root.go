@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case exitUsage:
 		fmt.Fprintf(stderr, "polybench: %v (see: %s --help)\n", err, cmd.CommandPath())
 	case exitInterrupted:
-		fmt.Fprintln(stderr, "polybench: interrupted: the figures are of what was measured until then")
+		fmt.Fprintln(stderr, "polybench: interrupted")
 	default:
 		fmt.Fprintf(stderr, "polybench: %v\n", err)
 	}
@@ -85,7 +85,7 @@ Exit codes: 0 done; 1 failed, or the target did not answer rightly; 2 wrong comm
 to another tenant; 130 interrupted (what was measured until then is printed).`,
 		Example: `  polybench compare                            # throughput beside nginx, HAProxy, Caddy and the upstream itself
   polybench run noisy-neighbour --html report.html
-  polybench run my-scenario.yaml --target https://team-a.example.com --key-file team-a.key
+  polybench run my-scenario.yaml --target https://team-a.example.com --key-file team-a.key --credential key
   polybench plan demand.yaml`,
 	}
 	root.AddCommand(newRunCommand(), newCompareCommand(), newSuiteCommand(), newScenariosCommand(), newPeersCommand(), newReportCommand(),

@@ -72,6 +72,9 @@ func (r *runner) do(cmd *cobra.Command, name string) error {
 	if r.turns < 1 {
 		return usage("--turns has to be at least 1")
 	}
+	if !(r.maxErrors >= 0 && r.maxErrors <= 1) {
+		return usage("--max-errors is a share, from 0 to 1")
+	}
 	target, remote, err := r.target.target()
 	if err != nil {
 		return err
@@ -145,6 +148,9 @@ func (o *overrides) flags(c *cobra.Command) {
 
 // scenario reads one and changes it.
 func (o *overrides) scenario(name string) (*scenario.Scenario, error) {
+	if o.rate < 0 || o.concurrency < 0 || o.tenants < 0 || o.warmup < 0 || o.duration < 0 {
+		return nil, usage("--rate, --concurrency, --tenant-count, --warmup and --duration are not below 0")
+	}
 	sc, err := scenario.Read(name)
 	if err != nil {
 		return nil, &usageError{err.Error()}
@@ -161,11 +167,12 @@ func (o *overrides) scenario(name string) (*scenario.Scenario, error) {
 			ph.Duration = o.duration
 		}
 		for j := range ph.Loads {
-			if o.rate > 0 {
-				ph.Loads[j].Rate = 0
+			of, _ := sc.LoadNamed(ph.Loads[j].Load)
+			if o.rate > 0 && of.Loop == scenario.Open {
+				ph.Loads[j].Rate = o.rate
 			}
 			if o.concurrency > 0 {
-				ph.Loads[j].Concurrency = 0
+				ph.Loads[j].Concurrency = o.concurrency
 			}
 		}
 	}
@@ -197,9 +204,12 @@ func (o *overrides) load(ld *scenario.Load) {
 type targetFlags struct {
 	url, file, ca, keyFile                     string
 	own                                        bool
+	maxRate                                    float64
+	maxConcurrency                             int
 	jwtKey, jwtIssuer, jwtAudience, jwtSubject string
 	jwtKeyID                                   string
 	oidcIssuer, oidcClient, oidcSecretFile     string
+	oidcAudience                               string
 	oidcScopes                                 []string
 }
 
@@ -218,6 +228,9 @@ func (t *targetFlags) flags(c *cobra.Command) {
 	f.StringVar(&t.oidcIssuer, "oidc-issuer", "", "for loads with the credential oidc: the issuer's `URL`; tokens are fetched by the client credentials grant")
 	f.StringVar(&t.oidcClient, "oidc-client-id", "", "the client's `id` there")
 	f.StringVar(&t.oidcSecretFile, "oidc-client-secret-file", "", "the `file` with its secret")
+	f.StringVar(&t.oidcAudience, "oidc-audience", "", "an audience to ask for; {tenant} is the tenant's name, and each gets a token of its own (default: one token for all)")
+	f.Float64Var(&t.maxRate, "max-rate", 2000, "requests a `second` that a target may be asked for at most")
+	f.IntVar(&t.maxConcurrency, "max-concurrency", 256, "requests that a target may have in flight at most")
 	f.StringSliceVar(&t.oidcScopes, "oidc-scope", nil, "scopes to ask for")
 	for _, name := range []string{"tenants", "ca", "key-file", "jwt-key", "oidc-client-secret-file"} {
 		_ = c.MarkFlagFilename(name)
@@ -235,13 +248,13 @@ func (t *targetFlags) target() (out lab.Target, remote bool, err error) {
 	if out.Tenants, err = t.tenants(); err != nil {
 		return out, true, err
 	}
-	out.Own = t.own
+	out.Own, out.MaxRate, out.MaxConcurrency = t.own, t.maxRate, t.maxConcurrency
 	if out.Name = "target"; t.url != "" {
 		out.Name = out.Tenants[0].Host
 	}
 	if t.ca != "" {
-		if out.Roots, err = readRoots(t.ca); err != nil {
-			return out, true, err
+		if out.Roots, err = lab.ReadRoots(t.ca); err != nil {
+			return out, true, fmt.Errorf("--ca: %w", err)
 		}
 	}
 	out.Tokens, err = t.tokens(out.Tenants, out.Roots)
@@ -256,8 +269,8 @@ func (t *targetFlags) tenants() ([]client.Tenant, error) {
 		return lab.ReadTarget(t.file, os.Getenv)
 	}
 	u, err := url.Parse(t.url)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" {
-		return nil, usage("--target %q is not the URL of a tenant, such as https://team-a.example.com", t.url)
+	if err != nil || u.User != nil || u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" {
+		return nil, usage("--target is not the URL of a tenant, such as https://team-a.example.com, without anything behind or before the host")
 	}
 	port := u.Port()
 	if port == "" {
@@ -297,23 +310,15 @@ func (t *targetFlags) tokens(tenants []client.Tenant, roots *x509.CertPool) (cre
 				return nil, fmt.Errorf("--oidc-client-secret-file: %w", err)
 			}
 		}
-		return credential.NewOIDC(credential.OIDCConfig{
+		cfg := credential.OIDCConfig{
 			Issuer: t.oidcIssuer, ClientID: t.oidcClient, ClientSecret: strings.TrimSpace(string(secret)), Scopes: t.oidcScopes, Roots: roots,
-		})
+		}
+		if t.oidcAudience != "" {
+			cfg.Audience = func(n int) string { return strings.ReplaceAll(t.oidcAudience, "{tenant}", tenants[n].Name) }
+		}
+		return credential.NewOIDC(cfg)
 	}
 	return nil, nil
-}
-
-func readRoots(path string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("--ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("--ca: %s holds no certificate in PEM", path)
-	}
-	return pool, nil
 }
 
 // exactly demands one argument, and says what it is.

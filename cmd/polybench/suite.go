@@ -56,7 +56,7 @@ func (s *suite) steps() []step {
 			{"throughput", []string{"http1+key", "http1+jwt"}, []string{"haproxy", "nginx", "polygate"}, 3, time.Second, 3 * time.Second},
 			{"throughput", []string{"mcp+key", "websocket", "sse", "grpc"}, []string{"direct", "polygate"}, 1, time.Second, 3 * time.Second},
 			{"latency-at-rate", nil, gateways, 1, time.Second, 3 * time.Second},
-			{"handshakes", nil, gateways, 1, time.Second, 4 * time.Second},
+			{"handshakes", nil, append([]string{"direct"}, gateways...), 1, time.Second, 4 * time.Second},
 			{"noisy-neighbour", nil, []string{"polygate"}, 1, time.Second, 5 * time.Second},
 		}
 	}
@@ -64,7 +64,7 @@ func (s *suite) steps() []step {
 		{"throughput", []string{"http1", "http2", "http1+key", "http2+key", "http1+jwt", "http2+jwt"}, nil, 5, 2 * time.Second, 6 * time.Second},
 		{"throughput", []string{"mcp+key", "websocket", "sse", "grpc"}, []string{"direct", "nginx", "polygate"}, 5, 2 * time.Second, 6 * time.Second},
 		{"latency-at-rate", nil, gateways, 3, 0, 0},
-		{"handshakes", nil, append(gateways, "caddy"), 3, 0, 0},
+		{"handshakes", nil, append([]string{"direct", "caddy"}, gateways...), 3, 0, 0},
 		{"noisy-neighbour", nil, gateways, 3, 0, 0},
 		{"cold-tenants", nil, []string{"polygate"}, 3, 0, 0},
 		{"reload", nil, []string{"polygate"}, 3, 0, 0},
@@ -114,7 +114,7 @@ func (s *suite) step(ctx context.Context, st step) error {
 	if err != nil {
 		return err
 	}
-	return s.compare(ctx, lab.Job{Scenario: sc, Variants: variants, Subjects: subjects, Turns: st.turns, Warmup: st.warmup, Duration: st.duration})
+	return s.compare(ctx, lab.Job{Scenario: sc, Variants: variants, Subjects: subjects, Turns: st.turns, Warmup: st.warmup, Duration: st.duration, Notes: logNotes(false)})
 }
 
 func (s *suite) capacity(ctx context.Context, registered []int) error {
