@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/polygate/polygate/bench/result"
 	"github.com/polygate/polygate/bench/scenario"
@@ -17,12 +16,9 @@ import (
 type CapacityConfig struct {
 	Binary string
 	Etcd   string // etcd's program; "" = the one that FindEtcd finds. It is a process of its own, so that memory is the gateway's alone
-	Dir    string // empty, for all state and logs
+	Dir    string // empty, for all state and logs, which are left there
 	Domain string // "" = polybench.test
 	Cores  []int  // that the gateway may run on; nil = all
-	// Rest passes before the memory of active tenants is read: for a minute the gateway keeps what it has yet to write down of a request,
-	// such as the last use of a key. 0 = none, and the figure has that in it.
-	Rest time.Duration
 }
 
 // Capacity starts the gateway once for each number of registered tenants and measures its memory: when it is ready, when some of them
@@ -84,7 +80,6 @@ func (m *capacity) begin(ctx context.Context) (err error) {
 // point measures one number of tenants, with an etcd and a gateway of its own.
 func (m *capacity) point(ctx context.Context, n int) (p result.CapacityPoint, err error) {
 	dir := filepath.Join(m.Dir, fmt.Sprintf("registered-%d", n))
-	defer func() { _ = os.RemoveAll(dir) }() // a hundred thousand tenants take room
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return p, err
 	}
@@ -129,8 +124,8 @@ func (m *capacity) stages(ctx context.Context, r *replica, n int) (result.Capaci
 	if p.Active > 0 {
 		p.Connected, p.Streams = m.wanted.Connected, m.wanted.Streams
 	}
-	if known, err := r.registered(ctx); err != nil || known != n {
-		return p, fmt.Errorf("the gateway knows %d tenants, %w", known, err)
+	if err := r.knows(ctx, n); err != nil {
+		return p, err
 	}
 	v, err := newVisitors(r, m.Domain)
 	if err != nil {
@@ -145,7 +140,7 @@ func (m *capacity) stages(ctx context.Context, r *replica, n int) (result.Capaci
 	}{
 		{1, fmt.Sprintf("%d registered: at rest", n), func(context.Context) error { return nil }},
 		{p.Active, fmt.Sprintf("%d registered: %d active", n, p.Active), func(ctx context.Context) error {
-			return errors.Join(v.ask(ctx, p.Active), r.opened(ctx, p.Active), pause(ctx, m.Rest))
+			return errors.Join(v.ask(ctx, p.Active), r.opened(ctx, p.Active))
 		}},
 		{p.Connected, fmt.Sprintf("%d registered: %d connected", n, p.Connected), func(ctx context.Context) error { return v.connect(ctx, p.Connected, p.Active) }},
 		{p.Streams, fmt.Sprintf("%d registered: %d streams", n, p.Streams), func(ctx context.Context) error {

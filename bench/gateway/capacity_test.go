@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -37,9 +39,11 @@ func TestCapacity(t *testing.T) {
 	t.Logf("%+v\n%q", points, steps)
 }
 
+// TestCapacityEnds: what was measured is returned, and the logs that an error points to are left to the caller.
 func TestCapacityEnds(t *testing.T) {
+	dir := t.TempDir()
 	ctx, stop := context.WithCancel(t.Context())
-	points, err := Capacity(ctx, CapacityConfig{Binary: testBinary(), Dir: t.TempDir()},
+	points, err := Capacity(ctx, CapacityConfig{Binary: testBinary(), Dir: dir},
 		scenario.Capacity{Registered: []int{0, 10}}, func(s string) {
 			if s == "10 registered: restore" {
 				stop()
@@ -47,5 +51,8 @@ func TestCapacityEnds(t *testing.T) {
 		})
 	if err == nil || len(points) != 1 {
 		t.Errorf("%d points, %v; want the one that was measured, and why there are no more", len(points), err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "registered-0", "replica-0", "polygate.log")); err != nil {
+		t.Errorf("its log: %v", err)
 	}
 }

@@ -33,6 +33,8 @@ type EachRunning struct{ gateways []*Running }
 
 // Start implements peer.Peer. What it returns is an *EachRunning. Each process is started once: it has one tenant to take in.
 func (e Each) Start(ctx context.Context, s *peer.Site) (peer.Running, error) {
+	o := e.Options
+	o.Once = true
 	r := &EachRunning{gateways: make([]*Running, len(s.Tenants))}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(atATime)
@@ -40,7 +42,7 @@ func (e Each) Start(ctx context.Context, s *peer.Site) (peer.Running, error) {
 		g.Go(func() (err error) {
 			one := *s
 			one.Dir, one.Tenants = filepath.Join(s.Dir, s.Tenants[i].Name), s.Tenants[i:i+1]
-			r.gateways[i], err = Polygate{Binary: e.Binary, Options: e.Options}.run(ctx, &one, false)
+			r.gateways[i], err = Polygate{Binary: e.Binary, Options: o}.run(ctx, &one)
 			return err
 		})
 	}
@@ -60,18 +62,6 @@ func (r *EachRunning) PIDs() []int {
 		pids = append(pids, g.PIDs()...)
 	}
 	return pids
-}
-
-// StoreBytes is how much of all their registries' databases is in use.
-func (r *EachRunning) StoreBytes(ctx context.Context) (sum int64, err error) {
-	for _, g := range r.gateways {
-		n, err := g.StoreBytes(ctx)
-		if err != nil {
-			return 0, err
-		}
-		sum += n
-	}
-	return sum, nil
 }
 
 // Stop implements peer.Running.

@@ -24,6 +24,9 @@ type Options struct {
 	// TLSPort, if not 0, is the port of the upstream's TLS listener. Dedicated tenants are then relayed by TLS, and so by HTTP/2 where
 	// the upstream has it, which gRPC needs: the gateway speaks no HTTP/2 without TLS.
 	TLSPort int
+	// Once has it started once instead of twice, as each of the peers is: for a measurement of the start itself, which is then the time
+	// that Start takes, with the taking in of the tenants and their certificates. Several replicas are started as always.
+	Once bool
 }
 
 // Polygate is the product as a subject.

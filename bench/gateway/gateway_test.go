@@ -2,13 +2,16 @@ package gateway
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/polygate/polygate/bench/peer"
 )
@@ -28,15 +31,51 @@ func TestPolygateServesEveryTenant(t *testing.T) {
 	if got := len(r.PIDs()); got != 1 {
 		t.Errorf("%d processes, want 1", got)
 	}
-	run, ok := r.(*Running)
-	if !ok {
-		t.Fatalf("it is a %T", r)
+}
+
+// TestStarts counts how often the gateway is started: twice as a rule, once where the start itself is measured, as the peers are.
+func TestStarts(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		peer peer.Peer
+		want int
+	}{
+		{"as a rule", Polygate{Binary: testBinary()}, 2},
+		{"once", Polygate{Binary: testBinary(), Options: Options{Once: true}}, 1},
+		{"one for each", Each{Binary: testBinary()}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := layTest(t, 1)
+			r := startTest(t, c.peer, s)
+			serves(t, r, s, 0, s.Tenants[0].Key)
+			one, _ := r.(*Running)
+			if each, ok := r.(*EachRunning); ok {
+				one = each.gateways[0]
+			}
+			b, err := os.ReadFile(one.replicas[0].log)
+			if got := len(regexp.MustCompile(`msg"?[:=]"?ready\b`).FindAll(b, -1)); err != nil || got != c.want {
+				t.Errorf("ready %d times, want %d (%v); its log:\n%s", got, c.want, err, b)
+			}
+		})
 	}
-	if n, err := run.StoreBytes(t.Context()); err != nil || n <= 0 {
-		t.Errorf("store = %d bytes, %v", n, err)
+}
+
+// TestGreetEnds: a certificate that never comes is told, with what the gateway said.
+func TestGreetEnds(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
 	}
-	if run.StartSeconds() <= 0 {
-		t.Error("its start took no time")
+	defer ln.Close()
+	one := &replica{child: child{what: "it", log: filepath.Join(t.TempDir(), "log"), args: []string{"/bin/sh", "-c", "exec sleep 600"}}}
+	one.public = ln.Addr().String()
+	if err := one.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(one.kill)
+	r := &Running{site: &peer.Site{Tenants: []peer.Tenant{{Host: "a.bench.test"}}}, replicas: []*replica{one}}
+	if err := r.greet(t.Context(), 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), "was not served within 50ms") || !strings.Contains(err.Error(), "a.bench.test") {
+		t.Errorf("got %v, want the host, and that its certificate did not come in time", err)
 	}
 }
 

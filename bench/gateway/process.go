@@ -104,14 +104,14 @@ func (c *child) end(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		c.kill()
-		return fmt.Errorf("%s did not end when it was asked to, and was killed; its log: %s", c.what, c.log)
+		return c.failed(errors.New("it did not end when it was asked to, and was killed"))
 	}
 }
 
-// failed returns err with the end of the log.
+// failed returns err with the end of the log, whose folder is cleared behind most measurements.
 func (c *child) failed(err error) error {
 	b, _ := os.ReadFile(c.log)
-	return fmt.Errorf("%s: %w; the end of its log %s:\n%s", c.what, err, c.log, bytes.TrimSpace(b[max(0, len(b)-lastWords):]))
+	return fmt.Errorf("%s: %w; the end of its log %s (--keep DIR keeps it):\n%s", c.what, err, c.log, bytes.TrimSpace(b[max(0, len(b)-lastWords):]))
 }
 
 // awaitUp asks until there is no error. If the process ends meanwhile there is no use in it.

@@ -13,8 +13,8 @@ import (
 	"github.com/polygate/polygate/bench/peer"
 )
 
-// Running is a started gateway, with what scenarios do to it. One goroutine uses its actions at a time; Addr, PIDs, StartSeconds and
-// StoreBytes may be called meanwhile.
+// Running is a started gateway, with what scenarios do to it. One goroutine uses its actions at a time; Addr and PIDs may be called
+// meanwhile.
 type Running struct {
 	site     *peer.Site
 	opt      Options
@@ -50,9 +50,6 @@ func (r *Running) PIDs() []int {
 	}
 	return pids
 }
-
-// StartSeconds is how long the first replica's last start took, from the process to ready.
-func (r *Running) StartSeconds() float64 { return r.replicas[0].took.Seconds() }
 
 // Stop implements peer.Running. It hands nothing over: what the gateway has stored is of no use any more. The error tells of a
 // replica that had ended by itself: what was measured of it is worth nothing.
@@ -228,15 +225,4 @@ func busiest(owners, names []string) int {
 		}
 	}
 	return best
-}
-
-// StoreBytes is how much of the registry's database is in use.
-func (r *Running) StoreBytes(ctx context.Context) (int64, error) {
-	for _, one := range r.replicas {
-		if one.pid() != 0 {
-			n, err := one.metric(ctx, "polygate_store_db_in_use_bytes")
-			return int64(n), err
-		}
-	}
-	return 0, errors.New("polygate: no replica runs that could be asked")
 }

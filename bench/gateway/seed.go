@@ -178,11 +178,14 @@ func (t *template) restore(ctx context.Context, binary string, r *replica, n int
 	return nil
 }
 
-// registered asks how many tenants the gateway knows.
-func (r *replica) registered(ctx context.Context) (int, error) {
+// knows fails unless the gateway knows so many tenants.
+func (r *replica) knows(ctx context.Context, n int) error {
 	var st struct{ Registered int }
 	err := r.operator(ctx, http.MethodGet, "/api/v1/status", nil, &st)
-	return st.Registered, err
+	if err == nil && st.Registered != n {
+		err = fmt.Errorf("the gateway knows %d tenants, not %d", st.Registered, n)
+	}
+	return err
 }
 
 // opened fails unless so many tenants' gateways are open: a tenant that is said to be active costs something.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/polygate/polygate/bench/peer"
 )
@@ -12,31 +13,32 @@ import (
 // Start implements peer.Peer. What it returns is a *Running.
 //
 // The gateway is started once to take the tenants in, ended, and started again, which is what is measured: a gateway that has just read
-// a thousand certificates from files has them, and whoever they are of, at hand, and that is not how it is found on other days.
+// a thousand certificates from files has them, and whoever they are of, at hand, and that is not how it is found on other days. With
+// Options.Once it is started once.
 func (p Polygate) Start(ctx context.Context, s *peer.Site) (peer.Running, error) {
-	r, err := p.run(ctx, s, true)
+	r, err := p.run(ctx, s)
 	if err != nil {
 		return nil, err // not a nil *Running in an interface
 	}
 	return r, nil
 }
 
-// run starts it; again says that it is to be started twice.
-func (p Polygate) run(ctx context.Context, s *peer.Site, again bool) (*Running, error) {
+// run starts it.
+func (p Polygate) run(ctx context.Context, s *peer.Site) (*Running, error) {
 	p.Replicas = max(1, p.Replicas)
 	if err := p.refuse(s); err != nil {
 		return nil, err
 	}
 	r := &Running{site: s, opt: p.Options}
-	if err := r.begin(ctx, p, again); err != nil {
+	if err := r.begin(ctx, p); err != nil {
 		r.destroy()
 		return nil, err
 	}
 	return r, nil
 }
 
-// begin does in order what a start is made of. What it has begun when it fails, Stop ends.
-func (r *Running) begin(ctx context.Context, p Polygate, again bool) error {
+// begin does in order what a start is made of. What it has begun when it fails, destroy ends.
+func (r *Running) begin(ctx context.Context, p Polygate) error {
 	if err := r.opt.writeTenants(r.site.Dir, r.site); err != nil {
 		return fmt.Errorf("polygate: write the tenants: %w", err)
 	}
@@ -44,7 +46,7 @@ func (r *Running) begin(ctx context.Context, p Polygate, again bool) error {
 		return err
 	}
 	first := r.replicas[0]
-	if again || len(r.replicas) > 1 { // one alone takes the tenants in: replicas would race for it
+	if !r.opt.Once || len(r.replicas) > 1 { // one alone takes the tenants in: replicas would race for it
 		if err := first.up(ctx); err != nil {
 			return err
 		}
@@ -64,7 +66,7 @@ func (r *Running) begin(ctx context.Context, p Polygate, again bool) error {
 		}
 		r.balancer = b
 	}
-	return r.greet(ctx)
+	return r.greet(ctx, readyLimit)
 }
 
 // layOut prepares the replicas, and starts the etcd that several share.
@@ -108,7 +110,10 @@ func (r *Running) ownEtcd(ctx context.Context, program string) (endpoint string,
 
 // greet makes a handshake with the last tenant's host, at each replica: it has to get the certificate that its peers have as well. One
 // tenant is enough, since a start at which anything of the tenants file was refused has failed, and to greet all would warm them.
-func (r *Running) greet(ctx context.Context) error {
+// A certificate that does not come within a time ends the wait.
+func (r *Running) greet(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("its certificate was not served within %s", within))
+	defer cancel()
 	last := r.site.Tenants[len(r.site.Tenants)-1]
 	d := &tls.Dialer{Config: &tls.Config{ServerName: last.Host, RootCAs: r.site.CA, MinVersion: tls.VersionTLS13}}
 	for _, one := range r.replicas {
