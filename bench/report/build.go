@@ -15,10 +15,12 @@ const busy = 0.3
 
 // build lays a report out: the same for all forms.
 func build(r *result.Report) document {
-	d := document{title: "What polybench measured", warnings: warnings(r), facts: facts(r)}
-	sections := []section{glance(r)}
-	for _, s := range r.Scenarios {
-		sections = append(sections, scenarioSection(r, s))
+	scenarios := merged(r.Scenarios)
+	everywhere := common(scenarios)
+	d := document{title: "What polybench measured", warnings: warnings(r), facts: facts(r, everywhere)}
+	sections := []section{glance(scenarios)}
+	for _, s := range scenarios {
+		sections = append(sections, scenarioSection(r.Ceilings, s, everywhere))
 	}
 	sections = append(sections, tenantsSection(r.Tenants), capacitySection(r.Capacity), ceilingSection(r.Ceilings))
 	for _, s := range sections {
@@ -32,7 +34,11 @@ func build(r *result.Report) document {
 // warnings are what a reader has to know before any figure.
 func warnings(r *result.Report) []string {
 	var out []string
-	if !r.Complete {
+	switch why := strings.TrimRight(clean(r.Reason), ". "); {
+	case r.Complete:
+	case why != "":
+		out = append(out, "It ended early, and holds what was measured until then. Why: "+why+".")
+	default:
 		out = append(out, "It was interrupted: this holds what was measured until then.")
 	}
 	if r.Machine.Cores > 0 && r.Machine.Load > busy*float64(r.Machine.Cores) {
@@ -40,18 +46,19 @@ func warnings(r *result.Report) []string {
 			number(r.Machine.Load), plural(r.Machine.Cores, "core")))
 	}
 	for _, s := range r.Skipped {
-		out = append(out, fmt.Sprintf("%s was not measured: %s", clean(s.Subject), clean(s.Why)))
+		out = append(out, fmt.Sprintf("Not measured: %s (%s).", clean(s.Subject), strings.TrimRight(clean(s.Why), ". ")))
 	}
 	return out
 }
 
 // facts are where, when and with what it was measured.
-func facts(r *result.Report) []fact {
+func facts(r *result.Report, everywhere []string) []fact {
 	out := []fact{
 		{"command", clean(r.Command)},
 		{"date", r.Started.UTC().Format("2006-01-02 15:04 UTC")},
 		{"took", (time.Duration(r.Seconds) * time.Second).String()},
 		{"machine", machine(r.Machine)},
+		setting(everywhere),
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
 		out = append(out, fact{clean(name), clean(r.Versions[name])})
@@ -77,13 +84,13 @@ const (
 )
 
 // glance is the first table: what a request costs in Polygate, against each peer.
-func glance(r *result.Report) section {
+func glance(scenarios []result.Scenario) section {
 	t := table{columns: []column{{title: "measured", words: true}}}
-	peers := peersOf(r.Scenarios)
+	peers := peersOf(scenarios)
 	for _, p := range peers {
 		t.columns = append(t.columns, column{title: "÷ " + clean(p), meaning: meansOurs})
 	}
-	for _, s := range r.Scenarios {
+	for _, s := range scenarios {
 		for _, g := range groups(s) {
 			t.rows = append(t.rows, glanceRows(s, g, peers)...)
 		}
@@ -115,7 +122,7 @@ func glanceRows(s result.Scenario, g group, peers []string) [][]cell {
 		if !tellsCost(s, g, phase) {
 			continue
 		}
-		row := []cell{word(strings.Join(notEmpty(s.Name, g.variant, phaseName(g, phase)), " · "))}
+		row := []cell{word(strings.Join(notEmpty(s.Name, g.variant, loadName(s, g), phaseName(g, phase)), " · "))}
 		some := false
 		for _, peer := range peers {
 			ratio := result.Ratio(g.of(ours, phase), g.of(peer, phase), result.Figures.CPU)
@@ -133,6 +140,17 @@ func glanceRows(s result.Scenario, g group, peers []string) [][]cell {
 func tellsCost(s result.Scenario, g group, phase string) bool {
 	i := slices.IndexFunc(s.Runs, func(r result.Run) bool { return r.Variant == g.variant && r.Phase == phase })
 	return i >= 0 && s.Runs[i].Load == g.load
+}
+
+// loadName tells groups apart that have one variant and tell a cost each; it is "" where there is but one.
+func loadName(s result.Scenario, g group) string {
+	for _, r := range s.Runs {
+		other := group{variant: r.Variant, load: r.Load}
+		if other.variant == g.variant && other.load != g.load && tellsCost(s, other, r.Phase) {
+			return g.load
+		}
+	}
+	return ""
 }
 
 // phaseName is "" where there is but one phase.

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -43,7 +44,8 @@ type table struct {
 type column struct {
 	title   string
 	meaning string
-	words   bool // its cells are words: they begin at the left
+	entry   string // its name in the list of meanings, where the title is another in each table; "" = the title
+	words   bool   // its cells are words: they begin at the left
 }
 
 // cell is a figure and, smaller, how sure it is.
@@ -99,14 +101,15 @@ func (d document) meanings() []fact {
 }
 
 func meaning(out []fact, c column) []fact {
+	name := cmp.Or(c.entry, c.title)
 	i := slices.IndexFunc(out, func(f fact) bool { return f.value == c.meaning })
 	switch {
 	case c.meaning == "":
 		return out
 	case i < 0:
-		return append(out, fact{c.title, c.meaning})
-	case !slices.Contains(strings.Split(out[i].name, ", "), c.title):
-		out[i].name += ", " + c.title
+		return append(out, fact{name, c.meaning})
+	case !slices.Contains(strings.Split(out[i].name, ", "), name):
+		out[i].name += ", " + name
 	}
 	return out
 }

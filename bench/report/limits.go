@@ -92,7 +92,7 @@ func (g group) remarks(l limits, phase string) []string {
 		who  []string
 		by   string
 	}{
-		{fmt.Sprintf("≥: near what the generator reaches by itself, %s/s; the subject may do more: ", number(l.ceiling)), limited, ", "},
+		{fmt.Sprintf("≥: near or above what generator and upstream reach with nothing between, %s/s, so they may have been the limit and the subject may do more: ", number(l.ceiling)), limited, ", "},
 		{fmt.Sprintf("of %s requests a second that were due, fewer were answered rightly, over the subject's limit or the generator's: ", number(asked)), short, ", "},
 		{"†: began over 1 ms after they were due, as no caller was free or the generator was late: ", began, ", "},
 		{"errors: ", failed, "; "},

@@ -46,11 +46,13 @@ func TestCeiling(t *testing.T) {
 		{"the closest one", []result.Run{one("nginx", 10000, 0), one(ours, 38000, 0)}, []result.Ceiling{{Protocol: "http1, key", Rate: 80000}, {Protocol: "http1", Rate: 40000}}, "38,000", "3.80×", false},
 		{"what is near counts more", []result.Run{one(direct, 90000, 0), one("nginx", 10000, 0), one(ours, 38000, 0)}, []result.Ceiling{{Protocol: "http1", Rate: 40000}}, "38,000", "3.80×", false},
 	} {
-		p := newRows(c.ceilings, groups(result.Scenario{Runs: c.runs})[0]).part()
+		scenario := result.Scenario{Runs: c.runs}
+		rows := newRows(c.ceilings, scenario, groups(scenario)[0])
+		p := rows.part()
 		if got := cellOf(t, p.table, ours, "requests/s"); got != c.rate {
 			t.Errorf("%s: rate: got %q, want %q", c.name, got, c.rate)
 		}
-		if got := cellOf(t, p.table, ours, "rate ÷ nginx"); strings.Trim(got, unknown) != c.ratio {
+		if got := cellOf(t, rows.beside().table, ours, "rate ÷ nginx"); strings.Trim(got, unknown) != c.ratio {
 			t.Errorf("%s: ratio: got %q, want %q", c.name, got, c.ratio)
 		}
 		if got := strings.Contains(strings.Join(p.notes, "\n"), "≥:"); got != c.explained {
@@ -65,7 +67,8 @@ func TestRemarks(t *testing.T) {
 	lateRun.Figures.Late = 50
 	wrong := one("caddy", 4000, 4000)
 	wrong.Figures.Errors = map[string]int64{"a": 9, "b": 8, "c": 7, "d": 6, "e": 5, "f": 4, "g": 3, "h": 2}
-	p := newRows(nil, groups(result.Scenario{Runs: []result.Run{behindRun, lateRun, wrong}})[0]).part()
+	scenario := result.Scenario{Runs: []result.Run{behindRun, lateRun, wrong}}
+	p := newRows(nil, scenario, groups(scenario)[0]).part()
 	want := []string{
 		"of 4,000 requests a second that were due, fewer were answered rightly, over the subject's limit or the generator's: polygate 3,000.",
 		"†: began over 1 ms after they were due, as no caller was free or the generator was late: nginx 5.0%.",
@@ -101,7 +104,7 @@ func TestPhases(t *testing.T) {
 	alone, beside, other := one(ours, 100, 100), one(ours, 100, 100), one(ours, 100, 100)
 	alone.Phase, beside.Phase, other.Phase, other.Load = "alone", "beside", "beside", "aggressor"
 	beside.Figures.Latency.P99 = 20
-	s := scenarioSection(&result.Report{}, result.Scenario{Runs: []result.Run{alone, beside, other}})
+	s := scenarioSection(nil, result.Scenario{Runs: []result.Run{alone, beside, other}}, nil)
 	if len(s.parts) != 2 {
 		t.Fatalf("%d tables, want one for each load", len(s.parts))
 	}
@@ -124,15 +127,29 @@ func TestSharedCost(t *testing.T) {
 			runs = append(runs, r)
 		}
 	}
-	r := &result.Report{Scenarios: []result.Scenario{{Name: "mixed", Runs: runs}}}
-	if got := glance(r).parts[0].table.rows; len(got) != 1 {
+	mixed := result.Scenario{Name: "mixed", Runs: runs}
+	if got := glance([]result.Scenario{mixed}).parts[0].table.rows; len(got) != 1 {
 		t.Errorf("at a glance: %d rows, want 1", len(got))
 	}
+	parts := scenarioSection(nil, mixed, nil).parts
 	n := 0
-	for _, p := range scenarioSection(r, r.Scenarios[0]).parts {
+	for _, p := range parts {
 		n += len(p.plots)
 	}
 	if n != 1 {
 		t.Errorf("%d plots of the cost, want 1", n)
+	}
+	for i, title := range []string{"CPU µs/request", "CPU ÷ nginx"} {
+		if got := cellOf(t, parts[i].table, ours, title); got == "" {
+			t.Errorf("%s does not stand with the first load", title)
+		}
+		if got := cellOf(t, parts[i+2].table, ours, title); got != "" {
+			t.Errorf("%s stands with the second load too: %s", title, got)
+		}
+	}
+	for i, want := range []string{"CPU µs/request is of all loads together (pages, streams).", "CPU µs/request is of all loads together (pages, streams); it stands with pages."} {
+		if !slices.Contains(parts[2*i].notes, want) {
+			t.Errorf("notes %q, want %q", parts[2*i].notes, want)
+		}
 	}
 }

@@ -23,9 +23,8 @@ const (
 	meansPhase = "The part of the scenario. What was ramped or warmed up is left out."
 	meansCPU   = "Microseconds of CPU time that the subject's processes spent (user and system, with their children) for each right answer. " +
 		"It hardly depends on what else the machine does, so it is the figure to compare by. For direct it is the upstream's own."
-	meansRatio = "The subject's figure divided by the yardstick's, turn by turn: both ran next to each other, so a slow moment of the machine is in both."
-	meansRate  = "Right answers a second. ≥: the generator was near its own ceiling; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
-	meansP     = "Latency of the half (p50), of 99% (p99), of 99.9% (p99.9) of the requests: so much or less, with whole answers checked. In an open loop it counts from when " +
+	meansRate = "Right answers a second. ≥: the generator was near its own ceiling; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
+	meansP    = "Latency of the half (p50), of 99% (p99), of 99.9% (p99.9) of the requests: so much or less, with whole answers checked. In an open loop it counts from when " +
 		"a request was due, so that a stall of the server is in it (no coordinated omission). †: many requests began late."
 	meansChange = "The p99 of this phase divided by that of the load's first phase, turn by turn."
 	meansShake  = "Time of a new connection, TCP and TLS together, of 50% and of 99%."
@@ -33,7 +32,7 @@ const (
 	meansErrors = "Requests without a right answer, of all turns, and their share: another status, a broken connection, a timeout, or an answer without the tenant's own mark. " +
 		"An answer with another tenant's mark ends a measurement at once."
 	meansSpread = "How far the turns lie apart, lowest to highest, in percent of the median that stands before it. A repeat is expected to differ by less " +
-		"(with three turns 8 times of 10, with five 97 of 100)."
+		"(with three turns 8 times of 10, with five 97 of 100). Of a single turn there is none, so it says little."
 )
 
 func p50(l result.Latency) float64  { return l.P50 }
@@ -68,40 +67,37 @@ func handshakes() []figure {
 // rowsOf computes the table of a group.
 type rowsOf struct {
 	group
+	scenario result.Scenario
 	ceilings []result.Ceiling
 	by       string   // the yardstick; "" = no ratios
 	phase    []string // all
 }
 
-func newRows(ceilings []result.Ceiling, g group) rowsOf {
-	return rowsOf{group: g, ceilings: ceilings, by: yardstick(g.subjects()), phase: g.phases()}
+func newRows(ceilings []result.Ceiling, s result.Scenario, g group) rowsOf {
+	return rowsOf{group: g, scenario: s, ceilings: ceilings, by: yardstick(g.subjects()), phase: g.phases()}
 }
 
 func (r rowsOf) columns() []column {
 	c := []column{{title: "subject", meaning: meansSubject, words: true}, {title: "phase", meaning: meansPhase, words: true}}
-	c = append(c, column{title: "CPU µs/request", meaning: meansCPU}, r.ratioColumn("CPU"))
-	c = append(c, column{title: "requests/s", meaning: meansRate}, r.ratioColumn("rate"), column{title: "errors", meaning: meansErrors})
+	c = append(c, column{title: "CPU µs/request", meaning: meansCPU}, column{title: "requests/s", meaning: meansRate}, column{title: "errors", meaning: meansErrors})
 	for _, f := range latencies() {
 		c = append(c, column{title: f.title, meaning: f.meaning})
 	}
-	c = append(c, column{title: "p99 ÷ " + clean(r.phase[0]), meaning: meansChange})
+	c = append(c, column{title: "p99 ÷ " + clean(r.phase[0]), meaning: meansChange, entry: "p99 ÷ a phase"})
 	for _, f := range handshakes() {
 		c = append(c, column{title: f.title, meaning: f.meaning})
 	}
 	return append(c, column{title: "RSS", meaning: meansRSS})
 }
 
-func (r rowsOf) ratioColumn(of string) column {
-	return column{title: of + " ÷ " + clean(r.by), meaning: meansRatio}
-}
-
 // row returns a subject's figures in a phase, a cell for each column.
 func (r rowsOf) row(subject, phase string) []cell {
 	runs := r.of(subject, phase)
 	l := limitsOf(r.ceilings, r.group, phase)
-	row := []cell{word(subject), r.phaseCell(phase)}
-	row = append(row, spread(result.Over(runs, result.Figures.CPU), number), r.ratio(subject, phase, result.Figures.CPU))
-	row = append(row, r.rateCell(l, subject, runs), r.rateRatio(l, subject, phase, runs), errorCell(runs))
+	row := []cell{word(subject), r.phaseCell(phase), {main: unknown}, r.rateCell(l, subject, runs), errorCell(runs)}
+	if tellsCost(r.scenario, r.group, phase) {
+		row[2] = spread(result.Over(runs, result.Figures.CPU), number)
+	}
 	for _, f := range latencies() {
 		c := spread(result.Over(runs, f.of), f.unit)
 		if late(runs) >= manyLate && c.main != unknown {
@@ -124,44 +120,10 @@ func (r rowsOf) phaseCell(phase string) cell {
 	return word(phase)
 }
 
-func (r rowsOf) ratio(subject, phase string, f func(result.Figures) float64) cell {
-	switch {
-	case r.by == "":
-		return cell{main: unknown}
-	case subject == r.by && result.Over(r.of(subject, phase), f).Known():
-		return cell{main: "1×"}
-	}
-	return spread(result.Ratio(r.of(subject, phase), r.of(r.by, phase), f), times)
-}
-
 func (r rowsOf) rateCell(l limits, subject string, runs []result.Run) cell {
 	c := spread(result.Over(runs, rate), number)
 	if l.generator(subject, runs) {
 		c.main = "≥ " + c.main
-	}
-	return c
-}
-
-// rateRatio is left out in an open loop: there the rates are what was asked for. Where the generator limited one of the two, the ratio is
-// a bound too; where it limited both, it says nothing.
-func (r rowsOf) rateRatio(l limits, subject, phase string, runs []result.Run) cell {
-	switch {
-	case runs[0].Asked > 0:
-		return cell{main: unknown}
-	case subject == r.by:
-		return cell{main: "1×"}
-	}
-	c := r.ratio(subject, phase, rate)
-	base := r.of(r.by, phase)
-	above, below := l.generator(subject, runs), len(base) > 0 && l.generator(r.by, base)
-	switch {
-	case c.main == unknown:
-	case above && below:
-		return cell{main: unknown}
-	case above:
-		c.main = "≥ " + c.main
-	case below:
-		c.main = "≤ " + c.main
 	}
 	return c
 }
@@ -198,28 +160,39 @@ func (r rowsOf) part() part {
 				p.table.rows = append(p.table.rows, r.row(subject, phase))
 			}
 		}
+		p.notes = append(p.notes, notEmpty(r.pooled(phase))...)
 		p.notes = append(p.notes, r.remarks(limitsOf(r.ceilings, r.group, phase), phase)...)
 	}
 	p.table = p.table.compact()
 	return p
 }
 
-// title names variant and load, and says how often it ran.
-func (r rowsOf) title() string {
-	names := slices.DeleteFunc([]string{clean(r.variant), clean(r.load)}, func(s string) bool { return s == "" })
-	return strings.TrimSpace(strings.Join(names, " · ") + " (" + plural(r.turns(), "turn") + ")")
+// name is of variant and load.
+func (r rowsOf) name() string {
+	return strings.Join(notEmpty(clean(r.variant), clean(r.load)), " · ")
 }
 
-// scenarioSection returns what one scenario found.
-func scenarioSection(r *result.Report, s result.Scenario) section {
+// title says how often it ran, too.
+func (r rowsOf) title() string {
+	return strings.TrimSpace(r.name() + " (" + plural(r.turns(), "turn") + ")")
+}
+
+// scenarioSection returns what one scenario found. known are notes that stand elsewhere.
+func scenarioSection(ceilings []result.Ceiling, s result.Scenario, known []string) section {
 	out := section{title: clean(s.Name), about: clean(s.About)}
 	for _, g := range groups(s) {
-		p := newRows(r.Ceilings, g).part()
-		p.plots = append(costPlots(s, g), latencyPlots(g)...)
-		out.parts = append(out.parts, p)
+		rows := newRows(ceilings, s, g)
+		parts := []part{rows.part()}
+		if beside := rows.beside(); len(beside.table.rows) > 0 {
+			parts = append(parts, beside)
+		}
+		parts[len(parts)-1].plots = append(costPlots(s, g), latencyPlots(g)...)
+		out.parts = append(out.parts, parts...)
 	}
 	for _, n := range s.Notes {
-		out.notes = append(out.notes, clean(n))
+		if !slices.Contains(known, n) {
+			out.notes = append(out.notes, clean(n))
+		}
 	}
 	return out
 }

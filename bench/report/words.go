@@ -108,7 +108,7 @@ func size(b float64) string {
 func seconds(s float64) string { return number(s) + " s" }
 
 func times(v float64) string {
-	if v >= 9.995 {
+	if v >= 9.995 || v > 0 && v < 0.01 {
 		return number(v) + "×"
 	}
 	return strconv.FormatFloat(v, 'f', 2, 64) + "×"
