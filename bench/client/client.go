@@ -54,6 +54,7 @@ type Client struct {
 	path       *url.URL
 	worded     bool // canaries are any words
 	bytesIn    atomic.Int64
+	retried    atomic.Int64
 	farewells  sync.WaitGroup // WebSockets that are being closed
 	readers    sync.WaitGroup // of HTTP/2 connections
 
@@ -231,6 +232,11 @@ func (c *Client) token(ctx context.Context, t *target) (token string, err error)
 
 // BytesIn returns how many bytes have been read from connections, TLS included.
 func (c *Client) BytesIn() int64 { return c.bytesIn.Load() }
+
+// Retried returns how many requests have been sent a second time, as their protocol allows: idempotent ones over HTTP/1.1 whose kept
+// connection ended before a byte of the answer, messages on a WebSocket that the server took leave of, and requests over HTTP/2 that the
+// server had not looked at. They count as right answers if the second time went well, so a target that cuts connections shows here.
+func (c *Client) Retried() int64 { return c.retried.Load() }
 
 // Close ends all connections. Requests that are under way fail, and so do later ones.
 func (c *Client) Close() error {

@@ -75,7 +75,7 @@ func (r *refused) StopsRun() bool { return true }
 func (r *refused) Class() string { return "target refused" }
 
 // errUnanswered marks an exchange on a connection that ended before a byte of the answer came: if the connection had been kept, the
-// server may have closed it between requests, which is no error of the server's (RFC 9112 §9.3.1).
+// server may have closed it between requests, which is no error of the server's (RFC 9112 §9.3.1); see overWire.
 const errUnanswered sentinel = "the connection ended before a byte of the answer"
 
 // sentinel is a constant error.

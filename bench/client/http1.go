@@ -93,7 +93,7 @@ func (h *http1Caller) Call(ctx context.Context, tenant int) error {
 	if err != nil {
 		return err
 	}
-	return h.client.overWire(ctx, t, func(w *wire) (bool, error) { return h.exchange(ctx, t, w, p) })
+	return h.client.overWire(ctx, t, h.client.load.Method, func(w *wire) (bool, error) { return h.exchange(ctx, t, w, p) })
 }
 
 // exchange sends a request and reads the answer. It returns whether the connection can carry another.
@@ -133,9 +133,10 @@ func (w *wire) send(head, body []byte) error {
 	return err
 }
 
-// overWire makes one exchange with a tenant over a connection, kept or new. A kept connection that the server closed meanwhile is
-// replaced by a new one, once.
-func (c *Client) overWire(ctx context.Context, t *target, exchange func(*wire) (keep bool, err error)) error {
+// overWire makes one exchange with a tenant over a connection, kept or new. A kept connection that ends before a byte of the answer is
+// replaced by a new one, once, if the method is idempotent: nobody can tell whether the server closed it while it was idle or was killed
+// with the request in its hands (RFC 9110 §9.2.2), so what must not be done twice has failed.
+func (c *Client) overWire(ctx context.Context, t *target, method string, exchange func(*wire) (keep bool, err error)) error {
 	for again := false; ; again = true {
 		w, err := c.wireFor(ctx, t, again)
 		if err != nil {
@@ -144,11 +145,22 @@ func (c *Client) overWire(ctx context.Context, t *target, exchange func(*wire) (
 		w.line.begin(ctx)
 		keep, err := exchange(w)
 		usable := w.line.end()
-		stale := errors.Is(err, errUnanswered) && w.served > 0 && !again && ctx.Err() == nil
+		stale := errors.Is(err, errUnanswered) && w.served > 0 && idempotent(method) && !again && ctx.Err() == nil
 		c.done(t, w, keep && usable)
 		if !stale {
 			return c.outcome(ctx, t, err)
 		}
+		c.retried.Add(1)
+	}
+}
+
+// idempotent says whether a method does the same if it is done twice (RFC 9110 §9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	default:
+		return false
 	}
 }
 

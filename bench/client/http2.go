@@ -70,6 +70,7 @@ func (h *http2Caller) Call(ctx context.Context, tenant int) error {
 		if err == nil || again || !untouched(err) || ctx.Err() != nil {
 			return h.client.streamOutcome(ctx, t, err)
 		}
+		h.client.retried.Add(1)
 	}
 }
 

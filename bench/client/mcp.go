@@ -82,7 +82,7 @@ func (m *mcpCaller) initialize(ctx context.Context, t *target) (*session, error)
 	if s.id != "" && !printable(s.id) {
 		return nil, wrong(t, "the session's identifier %q is not of visible ASCII (MCP, Session Management)", s.id)
 	}
-	return s, m.client.overWire(ctx, t, func(w *wire) (bool, error) {
+	return s, m.client.overWire(ctx, t, http.MethodPost, func(w *wire) (bool, error) {
 		return m.notify(t, w, s, http.MethodPost, []byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
 	})
 }
@@ -125,7 +125,7 @@ func (m *mcpCaller) request(ctx context.Context, t *target, s *session, method, 
 		return nil, err
 	}
 	var got *answer
-	err = m.client.overWire(ctx, t, func(w *wire) (keep bool, err error) {
+	err = m.client.overWire(ctx, t, http.MethodPost, func(w *wire) (keep bool, err error) {
 		got, keep, err = m.exchange(t, w, append(head, body...), id)
 		return keep, err
 	})
@@ -268,7 +268,7 @@ func (c *Client) endSessions() {
 			}
 			group.Go(func() error {
 				m := newMCPCaller(c)
-				return c.overWire(ctx, t, func(w *wire) (bool, error) { return m.notify(t, w, s, http.MethodDelete, nil) })
+				return c.overWire(ctx, t, http.MethodDelete, func(w *wire) (bool, error) { return m.notify(t, w, s, http.MethodDelete, nil) })
 			})
 		}
 	}

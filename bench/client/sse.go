@@ -40,7 +40,7 @@ func (s *sseCaller) Call(ctx context.Context, tenant int) error {
 	}
 	head := s.client.head(t, token, s.client.load.Method, "Accept: text/event-stream\r\n", len(s.client.payload))
 	head = append(head, s.client.payload...)
-	return s.client.overWire(ctx, t, func(w *wire) (bool, error) { return s.exchange(t, w, head) })
+	return s.client.overWire(ctx, t, s.client.load.Method, func(w *wire) (bool, error) { return s.exchange(t, w, head) })
 }
 
 // exchange asks for a stream and reads it.

@@ -33,7 +33,8 @@ type socketCaller struct {
 // Close implements load.Caller: the connections are the client's.
 func (s *socketCaller) Close() error { return nil }
 
-// Call implements load.Caller. Where connections are to be new, one ends after the load's number of messages.
+// Call implements load.Caller. Where connections are to be new, one ends after the load's number of messages. A message is sent again,
+// once, only if the server took its leave: one that was lost with its connection has failed, since it may have been handled.
 func (s *socketCaller) Call(ctx context.Context, tenant int) error {
 	t, err := s.client.target(tenant)
 	if err != nil {
@@ -51,7 +52,8 @@ func (s *socketCaller) Call(ctx context.Context, tenant int) error {
 			return nil
 		}
 		conn.Close()
-		if errors.Is(err, errUnanswered) && conn.served > 0 && !again && ctx.Err() == nil {
+		if farewell(err) && conn.served > 0 && !again && ctx.Err() == nil {
+			s.client.retried.Add(1)
 			continue
 		}
 		return s.client.outcome(ctx, t, err)
@@ -89,6 +91,16 @@ func unanswered(err error) error {
 		return err
 	}
 	return errors.Join(errUnanswered, err)
+}
+
+// farewell says whether a server ended a WebSocket in good order instead of an answer (RFC 6455 §7.4.1).
+func farewell(err error) bool {
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusServiceRestart:
+		return errors.Is(err, errUnanswered)
+	default:
+		return false
+	}
 }
 
 // socketFor returns a WebSocket for a message: a kept one, unless it is a second try.
