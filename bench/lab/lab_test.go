@@ -66,9 +66,7 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// misrouted is a subject that sends every tenant's requests to the next one's upstream.
-type misrouted struct{ peer.Peer }
-
+// misroute is a subject that sends every tenant's requests to the next one's upstream.
 type misroute struct {
 	peer.Running
 	n int

@@ -71,7 +71,7 @@ func writeFile(path string, r *result.Report, as func(io.Writer, *result.Report)
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(as(f, r), f.Chmod(0o644), f.Close()); err != nil { //nolint:gosec // a report is for everybody to read
+	if err := errors.Join(as(f, r), f.Chmod(0o644), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return os.Rename(f.Name(), path)
