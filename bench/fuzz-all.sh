@@ -8,6 +8,6 @@ grep -rlE '^func Fuzz[A-Za-z0-9_]+\(' --include='*_test.go' . | sort | while rea
 	pkg=./$(dirname "${file#./}")
 	grep -oE '^func Fuzz[A-Za-z0-9_]+' "$file" | sed 's/^func //' | while read -r target; do
 		printf '%s %s\n' "$pkg" "$target"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$pkg" | tail -n 1
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x "$pkg" | tail -n 1
 	done
 done
