@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/polygate/polygate/bench/backend"
 	"github.com/polygate/polygate/bench/load"
@@ -118,9 +119,61 @@ func TestWords(t *testing.T) {
 			t.Errorf("%q: %q, want %q", body, got, want)
 		}
 	}
-	for _, words := range [][]string{{"team", "team-a"}, {"x", "x"}, {"canary=1;", "1"}} {
+	for _, words := range [][]string{{"team", "team-a"}, {"x", "x"}, {"canary=1;", "1"}, {"canary=team-1", "canary=team-10"}, {"canary=b", "canary=a", "canary=b"}, {"canary="}, {"canary=acanary=b"}} {
 		if _, err := New(Config{Tenants: tenants(words...)}); err == nil {
 			t.Errorf("%q are accepted: one is a part of the other", words)
 		}
+	}
+}
+
+// TestMarkedCanariesOfAnyLengthAreTold has an answer of each tenant come to each other, where canaries differ in length.
+func TestMarkedCanariesOfAnyLengthAreTold(t *testing.T) {
+	tenants := []Tenant{
+		{Name: "long", Canary: "canary=team-10;"}, {Name: "short", Canary: "canary=b;"}, {Name: "middle", Canary: "canary=team-2;"}, {Name: "none"},
+	}
+	for i := range tenants {
+		tenants[i].Host, tenants[i].Addr = "a.test", "127.0.0.1:1"
+	}
+	c := newClient(t, Config{Tenants: tenants})
+	for i := range c.targets {
+		for j, other := range tenants {
+			for _, judge := range []func(*target, []byte) error{c.judge, c.foreign} {
+				err := judge(&c.targets[i], []byte(other.Canary))
+				var foreign *Foreign
+				if got := errors.As(err, &foreign); got != (i != j && other.Canary != "") || got && foreign.Other != other.Name {
+					t.Errorf("%s's answer to %s: got %v", other.Name, tenants[i].Name, err)
+				}
+			}
+		}
+	}
+	if err := c.judge(&c.targets[3], []byte("canary=of its own content")); err != nil {
+		t.Errorf("what nobody owns, to a tenant without a canary: %v", err)
+	}
+}
+
+// TestATenantWithoutACanaryIsSearchedForOthers: words are searched for in its answers too.
+func TestATenantWithoutACanaryIsSearchedForOthers(t *testing.T) {
+	c := newClient(t, Config{Tenants: []Tenant{
+		{Name: "a", Host: "a.test", Addr: "127.0.0.1:1", Canary: "served by alpha"}, {Name: "b", Host: "b.test", Addr: "127.0.0.1:1"},
+	}})
+	for body, want := range map[string]string{"served by alpha": "foreign canary", "served by nobody": "", "": ""} {
+		if got := classOf(c.judge(&c.targets[1], []byte(body))); got != want {
+			t.Errorf("%q: got %q, want %q", body, got, want)
+		}
+	}
+}
+
+// TestManyMarkedCanariesAreComparedFast has as many tenants as a run may have; comparing each with each would take minutes.
+func TestManyMarkedCanariesAreComparedFast(t *testing.T) {
+	tenants := make([]Tenant, 100_000)
+	for i := range tenants {
+		tenants[i] = Tenant{Name: "t", Canary: fmt.Sprintf("canary=%d;", i)}
+	}
+	begun := time.Now()
+	if _, err := newCanaries(tenants); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(begun); d > 5*time.Second {
+		t.Errorf("it took %s", d)
 	}
 }

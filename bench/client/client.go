@@ -27,7 +27,7 @@ type Tenant struct {
 	Name   string // in messages
 	Host   string // server name, and Host of each request
 	Addr   string // host:port that is dialled
-	Canary string // what each right answer holds: once, if all canaries begin with "canary="; no other tenant's may be in it; "" = answers are judged by their status alone
+	Canary string // what each right answer holds: once, if all canaries begin with "canary="; no other tenant's may be in it; "" = answers are judged by their status, and searched for those of others
 	Key    string // its API key, for loads with the credential "key" when Config.Credential is nil
 }
 
@@ -52,7 +52,7 @@ type Client struct {
 	tls        *tls.Config // without a server name
 	payload    []byte      // of each request or message
 	path       *url.URL
-	worded     bool // canaries are any words
+	canaries   canaries
 	bytesIn    atomic.Int64
 	retried    atomic.Int64
 	farewells  sync.WaitGroup // WebSockets that are being closed
@@ -80,7 +80,7 @@ func New(c Config) (*Client, error) {
 	if err := validate(c); err != nil {
 		return nil, err
 	}
-	worded, err := wordCanaries(c.Tenants)
+	canaries, err := newCanaries(c.Tenants)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +91,11 @@ func New(c Config) (*Client, error) {
 	client := &Client{
 		load: c.Load, credential: c.Credential, handshake: c.Handshake,
 		targets: make([]target, len(c.Tenants)), open: make(map[net.Conn]struct{}),
-		payload: bytes.Repeat([]byte("x"), c.Load.BodyBytes),
-		dialer:  net.Dialer{KeepAlive: -1, ControlContext: guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
-		tls:     tlsConfig(c),
-		path:    path,
-		worded:  worded,
+		payload:  bytes.Repeat([]byte("x"), c.Load.BodyBytes),
+		dialer:   net.Dialer{KeepAlive: -1, ControlContext: guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
+		tls:      tlsConfig(c),
+		path:     path,
+		canaries: canaries,
 	}
 	for i, t := range c.Tenants {
 		client.targets[i].Tenant, client.targets[i].number = t, i
