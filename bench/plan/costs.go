@@ -94,6 +94,7 @@ const (
 	memCertificate   = "memory.certificate"    // bytes of one that is in use
 	memRequest       = "memory.request"        // bytes of a request in flight
 	memSandbox       = "memory.sandbox"        // bytes
+	memMember        = "memory.member"         // bytes more of a replica that holds a member of etcd, before there is anything in it
 	memStoreByte     = "memory.store_byte"     // bytes for each of the database, in a replica that holds a member
 	memStoreKey      = "memory.store_key"      // bytes for each key and superseded revision, there
 	storeOverhead    = "store.overhead"        // bytes of a revision beside key and value
@@ -123,7 +124,7 @@ const (
 
 func costNames() []string {
 	names := []string{costAnswer, costForward, costFull, costResumed, costOpening, costChange, costHead, memBase, memRegistered, memActive,
-		memConnection, memStream, memCertificate, memRequest, memSandbox, memStoreByte, memStoreKey, storeOverhead, storePages, storeRecord, storeDedicated,
+		memConnection, memStream, memCertificate, memRequest, memSandbox, memMember, memStoreByte, memStoreKey, storeOverhead, storePages, storeRecord, storeDedicated,
 		storeKey, storeHost, storeServer, storeDataKey, storeMarker, storeHead, storeUsed, storeUsedKey, storeEntry, storeOwner,
 		storeReplica, storeCert, storeSandbox, storePeriod, costSettle, costClaims, costPuts, costTransactions, costPeakDay}
 	for _, p := range protocols() {

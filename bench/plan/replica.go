@@ -70,7 +70,8 @@ func (s *shape) memory() Sum {
 		for _, f := range history {
 			keys += f.rate * (f.puts + f.deletes) * s.historySeconds()
 		}
-		terms = append(terms, store("etcd's database, mapped", s.etcd().Size.Total, c.of(memStoreByte)), store("etcd's index", keys, c.of(memStoreKey)))
+		terms = append(terms, store("etcd's member itself", 1, c.of(memMember)),
+			store("etcd's database, mapped", s.etcd().Size.Total, c.of(memStoreByte)), store("etcd's index", keys, c.of(memStoreKey)))
 	}
 	return sum(terms...)
 }
