@@ -101,8 +101,10 @@ func capacity() []result.CapacityPoint {
 		p.RSS.Start = 80<<20 + int64(n)*1900
 		p.RSS.Active = p.RSS.Start + 17<<20
 		p.RSS.Connected = p.RSS.Active + 40<<20
+		p.Heap.Start, p.Heap.Active, p.Heap.Connected = p.RSS.Start/3, p.RSS.Active/3, p.RSS.Connected/3
 		if n > 0 {
 			p.PerRegistered, p.PerActive, p.PerConnected = 1900, 17<<10, 40<<10
+			p.HeapPerRegistered, p.HeapPerActive, p.HeapPerConnected = 1000, 9<<10, 18<<10
 		}
 		out = append(out, p)
 	}

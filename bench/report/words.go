@@ -105,6 +105,9 @@ func size(b float64) string {
 	return number(b) + " " + unit[i]
 }
 
+// kibibytes is size in the unit that the aims for a tenant have, so that rows compare.
+func kibibytes(b float64) string { return number(b/1024) + " KiB" }
+
 func seconds(s float64) string { return number(s) + " s" }
 
 func times(v float64) string {
