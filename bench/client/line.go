@@ -21,17 +21,28 @@ type line struct {
 	ctx      context.Context // of the exchange; nil = none
 	deadline time.Time       // of the exchange; zero = none
 	stop     func() bool     // ends the watch; nil = none
+	hurried  bool            // the rest is waited for only so long
 }
 
 // begin starts an exchange.
 func (l *line) begin(ctx context.Context) {
-	l.ctx = ctx
+	l.ctx, l.hurried = ctx, false
 	l.deadline, _ = ctx.Deadline()
 	first := time.Now().Add(patience)
 	if !l.deadline.IsZero() && l.deadline.Before(first) {
 		first = l.deadline
 	}
 	_ = l.SetDeadline(first) // fails on a closed connection, as will what follows
+}
+
+// hurry bounds what is left of an exchange to a time, within its own.
+func (l *line) hurry(d time.Duration) {
+	l.hurried = true
+	until := time.Now().Add(d)
+	if !l.deadline.IsZero() && l.deadline.Before(until) {
+		until = l.deadline
+	}
+	_ = l.SetDeadline(until) // as in begin
 }
 
 // end ends an exchange. It returns false if the context ended before, so that the connection is of no use any more.
@@ -68,7 +79,7 @@ func (l *line) Write(b []byte) (int, error) {
 
 // waits tells whether an error is but the end of patience, and if so has the context watched from now on.
 func (l *line) waits(err error) bool {
-	if l.ctx == nil || l.stop != nil || !errors.Is(err, os.ErrDeadlineExceeded) || l.ctx.Err() != nil {
+	if l.ctx == nil || l.hurried || l.stop != nil || !errors.Is(err, os.ErrDeadlineExceeded) || l.ctx.Err() != nil {
 		return false
 	}
 	if !l.deadline.IsZero() && !time.Now().Before(l.deadline) {

@@ -172,7 +172,7 @@ func (m *mcpCaller) exchange(t *target, w *wire, request []byte, id string) (got
 		return nil, false, err
 	}
 	if isStream(&m.header) {
-		got, keep, err = m.fromStream(t, body, id)
+		got, keep, err = m.fromStream(t, w, body, id)
 	} else {
 		got, err = m.fromBody(t, body, id)
 		keep = true
@@ -198,7 +198,7 @@ func (m *mcpCaller) fromBody(t *target, body io.Reader, id string) (*answer, err
 
 // fromStream reads events until the answer comes; what comes before are notifications. ended says whether the stream ended behind it, as
 // it should, so that the connection can be kept.
-func (m *mcpCaller) fromStream(t *target, body io.Reader, id string) (got *answer, ended bool, err error) {
+func (m *mcpCaller) fromStream(t *target, w *wire, body io.Reader, id string) (got *answer, ended bool, err error) {
 	m.events.reset(body)
 	for {
 		data, err := m.events.next()
@@ -216,8 +216,8 @@ func (m *mcpCaller) fromStream(t *target, body io.Reader, id string) (got *answe
 			return nil, false, err
 		}
 		if string(got.ID) == id && (got.Result != nil || got.Error != nil) {
-			_, err := m.events.next()
-			return got, errors.Is(err, io.EOF), nil
+			ended, err := m.client.rest(t, w, &m.events)
+			return got, ended, err
 		}
 	}
 }

@@ -10,8 +10,17 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
+)
+
+// How long a stream's end is waited for once all is there that was wanted, so that the connection can be kept: shortly, since a stream
+// that goes on would have the wait counted as its latency; longer where streams are known to end by themselves, such as the lab's, whose
+// connections would else be made anew whenever the machine is busy.
+const (
+	briefly   = 5 * time.Millisecond
+	patiently = time.Second
 )
 
 // maxEvent bounds an event of a stream.
@@ -27,8 +36,8 @@ type sseCaller struct {
 // Close implements load.Caller: the connections are the client's.
 func (s *sseCaller) Close() error { return nil }
 
-// Call implements load.Caller: it reads the load's number of events, each of which holds the canary, and the stream's end. A stream
-// that goes on is left: its connection ends.
+// Call implements load.Caller: it reads the load's number of events, each of which holds the canary. A stream that goes on is left: its
+// connection ends.
 func (s *sseCaller) Call(ctx context.Context, tenant int) error {
 	t, err := s.client.target(tenant)
 	if err != nil {
@@ -71,8 +80,27 @@ func (s *sseCaller) exchange(t *target, w *wire, request []byte) (keep bool, err
 			return false, err
 		}
 	}
-	_, err = s.events.next()
-	return errors.Is(err, io.EOF) && !s.header.ConnectionClose(), nil
+	ended, err := s.client.rest(t, w, &s.events)
+	return ended && !s.header.ConnectionClose(), err
+}
+
+// rest looks whether a stream ends behind what was wanted of it. What comes instead is searched for what is not the tenant's.
+func (c *Client) rest(t *target, w *wire, e *events) (ended bool, err error) {
+	wait := briefly
+	if c.finite.Load() {
+		wait = patiently
+	}
+	w.line.hurry(wait)
+	data, err := e.next()
+	if errors.Is(err, io.EOF) {
+		c.finite.Store(true)
+		return true, nil
+	}
+	if err != nil { // the time was up, or the connection ended: the answer had come
+		return false, nil
+	}
+	c.finite.Store(false)
+	return false, c.foreign(t, data)
 }
 
 // refusal reads an answer with another status than 200.
