@@ -55,7 +55,7 @@ type Client struct {
 	canaries   canaries
 	bytesIn    atomic.Int64
 	retried    atomic.Int64
-	finite     atomic.Bool    // a stream has ended by itself behind what was wanted of it, so others will
+	endless    atomic.Bool    // the last stream went on behind what was wanted of it, so others will
 	farewells  sync.WaitGroup // WebSockets that are being closed
 	readers    sync.WaitGroup // of HTTP/2 connections
 

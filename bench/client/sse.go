@@ -15,12 +15,12 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// How long a stream's end is waited for once all is there that was wanted, so that the connection can be kept: shortly, since a stream
-// that goes on would have the wait counted as its latency; longer where streams are known to end by themselves, such as the lab's, whose
-// connections would else be made anew whenever the machine is busy.
+// How long a stream's end is waited for once all is there that was wanted, so that the connection can be kept: long, as the lab's streams
+// end by themselves and a busy machine must not cost them their connections; but shortly once a stream has gone on, since the wait counts
+// as latency.
 const (
+	patiently = 500 * time.Millisecond
 	briefly   = 5 * time.Millisecond
-	patiently = time.Second
 )
 
 // maxEvent bounds an event of a stream.
@@ -86,20 +86,17 @@ func (s *sseCaller) exchange(t *target, w *wire, request []byte) (keep bool, err
 
 // rest looks whether a stream ends behind what was wanted of it. What comes instead is searched for what is not the tenant's.
 func (c *Client) rest(t *target, w *wire, e *events) (ended bool, err error) {
-	wait := briefly
-	if c.finite.Load() {
-		wait = patiently
+	wait := patiently
+	if c.endless.Load() {
+		wait = briefly
 	}
 	w.line.hurry(wait)
 	data, err := e.next()
-	if errors.Is(err, io.EOF) {
-		c.finite.Store(true)
-		return true, nil
+	ended = errors.Is(err, io.EOF)
+	c.endless.Store(!ended)
+	if err != nil { // also if the time was up, or the connection ended: the answer had come
+		return ended, nil
 	}
-	if err != nil { // the time was up, or the connection ended: the answer had come
-		return false, nil
-	}
-	c.finite.Store(false)
 	return false, c.foreign(t, data)
 }
 

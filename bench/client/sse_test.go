@@ -103,12 +103,12 @@ func TestAStreamThatGoesOnEndsWithTheLastEvent(t *testing.T) {
 			conf := loadOf(p)
 			conf.Messages = 1
 			caller := newCaller(t, newClient(t, Config{Load: conf, Tenants: []Tenant{tenant}, Roots: l.roots}))
-			for range 3 {
+			for range 3 { // the first waits longer, as all streams might end by themselves
 				begun := time.Now()
 				if err := call(t, caller, 0); err != nil { // its time is 5s
 					t.Fatal(err)
 				}
-				if d := time.Since(begun); d > 2*time.Second {
+				if d := time.Since(begun); d > 3*time.Second {
 					t.Errorf("it took %s", d)
 				}
 			}
