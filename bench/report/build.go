@@ -80,7 +80,8 @@ func machine(m result.Machine) string {
 
 const (
 	meansOurs    = "Polygate's CPU time of a request divided by the subject's: below 1× it spends less, above 1× more."
-	meansCeiling = "What the generator reaches against the lab's upstream with nothing between, and what generator and upstream spend on a request together. A subject near it is measured too low."
+	meansCeiling = "What the generator reaches against the lab's upstream with nothing between, and what both spend on a request together. A subject near it may be measured too " +
+		"low. One can lie above it where the upstream was the limit and not the generator, as a proxy takes work from it."
 )
 
 // glance is the first table: what a request costs in Polygate, against each peer.
@@ -171,7 +172,7 @@ func ceilingSection(ceilings []result.Ceiling) section {
 	for _, c := range ceilings {
 		t.rows = append(t.rows, []cell{word(c.Protocol), {main: number(c.Rate)}, {main: number(c.CPUMicros)}})
 	}
-	out := section{title: "The generator's own ceiling"}
+	out := section{title: "The generator's ceiling, with nothing between"}
 	if len(t.rows) > 0 {
 		out.parts = []part{{table: t}}
 	}

@@ -33,7 +33,7 @@ func capacitySection(points []result.CapacityPoint) section {
 	}
 	parts := []part{
 		{title: "Memory and start", table: sizesTable(points), plots: capacityPlots(points)},
-		{title: "Alive of it", table: aliveTable(points)},
+		{title: "Heap alive after a collection", table: aliveTable(points)},
 		{title: "What one more costs", table: eachTable(points), notes: overAims(points)},
 	}
 	out.parts = slices.DeleteFunc(parts, func(p part) bool { return len(p.table.columns) <= len(pointColumns()) })

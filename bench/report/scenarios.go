@@ -18,12 +18,13 @@ type figure struct {
 
 // The columns' meanings, as they stand below a report.
 const (
-	meansSubject = "What was measured. direct is the upstream's own TLS port with nothing between: the floor of every latency, and what the generator reaches at most. " +
+	meansSubject = "What was measured. direct is the upstream's own TLS port with nothing between: the floor of latencies, unless the upstream is the limit, as a proxy takes work from it. " +
 		"A name that ends in -each is one process per tenant."
 	meansPhase = "The part of the scenario. What was ramped or warmed up is left out."
 	meansCPU   = "Microseconds of CPU time that the subject's processes spent (user and system, with their children) for each right answer. " +
-		"It hardly depends on what else the machine does, so it is the figure to compare by. For direct it is the upstream's own."
-	meansRate = "Right answers a second. ≥: the generator was near its own ceiling; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
+		"It depends less on what else the machine does than rates and latencies, so it is the figure to compare by, as far as its ± allows. For direct it is the upstream's own. " +
+		"Where several loads call at once it is of all of them."
+	meansRate = "Right answers a second. ≥: near or above what generator and upstream reach with nothing between; the subject may do more. In an open loop it is what was asked for, unless the subject fell behind."
 	meansP    = "Latency of the half (p50), of 99% (p99), of 99.9% (p99.9) of the requests: so much or less, with whole answers checked. In an open loop it counts from when " +
 		"a request was due, so that a stall of the server is in it (no coordinated omission). †: many requests began late."
 	meansChange = "The p99 of this phase divided by that of the load's first phase, turn by turn."
