@@ -109,6 +109,9 @@ func TestStore(t *testing.T) {
 			if got := term(p.Memory, "etcd's database, mapped") > 0; got != c.mapped {
 				t.Errorf("etcd in the replica: got %v, want %v", got, c.mapped)
 			}
+			if got := term(p.Memory, "etcd's member itself"); got > 0 != c.mapped {
+				t.Errorf("its member takes %v bytes, in the replica: %v", got, c.mapped)
+			}
 		})
 	}
 }
