@@ -63,9 +63,40 @@ func late(runs []result.Run) float64 {
 	return float64(n) / float64(all)
 }
 
-// remarks are the sentences below a table that say, for one phase, which figures are limited and which requests failed: one of each
-// kind, with all subjects that it is true of.
-func (g group) remarks(l limits, phase string) []string {
+// remark is what is true of some subjects in a phase.
+type remark struct {
+	what string
+	who  []string
+	by   string // stands between them
+}
+
+// remarks are the sentences below a table that say which figures are limited and which requests failed: one of each kind, with all
+// phases and subjects that it is true of.
+func (g group) remarks(ceilings []result.Ceiling) []string {
+	var kinds, out []string
+	told := map[string][]string{}
+	for _, phase := range g.phases() {
+		for _, r := range g.remarksOf(limitsOf(ceilings, g, phase), phase) {
+			if len(r.who) == 0 {
+				continue
+			}
+			if told[r.what] == nil {
+				kinds = append(kinds, r.what)
+			}
+			who := strings.Join(r.who, r.by)
+			if name := clean(phaseName(g, phase)); name != "" {
+				who += " (" + name + ")"
+			}
+			told[r.what] = append(told[r.what], who)
+		}
+	}
+	for _, what := range kinds {
+		out = append(out, what+strings.Join(told[what], "; ")+".")
+	}
+	return out
+}
+
+func (g group) remarksOf(l limits, phase string) []remark {
 	var limited, short, began, failed []string
 	asked := 0.0
 	for _, subject := range g.subjects() {
@@ -86,22 +117,12 @@ func (g group) remarks(l limits, phase string) []string {
 			failed = append(failed, who+" "+classList(classes))
 		}
 	}
-	var out []string
-	for _, r := range []struct {
-		what string
-		who  []string
-		by   string
-	}{
+	return []remark{
 		{fmt.Sprintf("≥: near or above what generator and upstream reach with nothing between, %s/s, so they may have been the limit and the subject may do more: ", number(l.ceiling)), limited, ", "},
 		{fmt.Sprintf("of %s requests a second that were due, fewer were answered rightly, over the subject's limit or the generator's: ", number(asked)), short, ", "},
 		{"†: began over 1 ms after they were due, as no caller was free or the generator was late: ", began, ", "},
 		{"errors: ", failed, "; "},
-	} {
-		if len(r.who) > 0 {
-			out = append(out, strings.Join(notEmpty(clean(phaseName(g, phase)), r.what+strings.Join(r.who, r.by)), ", ")+".")
-		}
 	}
-	return out
 }
 
 // mostClasses bounds what a table says of errors.

@@ -85,6 +85,24 @@ func TestRemarks(t *testing.T) {
 	}
 }
 
+// TestRemarksOfPhases holds that one kind of remark is one sentence, however many phases it is true of.
+func TestRemarksOfPhases(t *testing.T) {
+	var s result.Scenario
+	for _, phase := range []string{"slow", "fast"} {
+		for _, subject := range []string{ours, "nginx"} {
+			r := one(subject, 4000, 4000)
+			r.Phase, r.Figures.Late = phase, 50
+			s.Runs = append(s.Runs, r)
+		}
+	}
+	s.Runs[3].Figures.Late = 0
+	got := groups(s)[0].remarks(nil)
+	want := []string{"†: began over 1 ms after they were due, as no caller was free or the generator was late: polygate 5.0%, nginx 5.0% (slow); polygate 5.0% (fast)."}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestYardstick(t *testing.T) {
 	for _, c := range []struct {
 		subjects []string

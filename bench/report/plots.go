@@ -142,7 +142,7 @@ type bar struct {
 	cost, ratio   result.Spread
 }
 
-// costPlots draws what a request costs in every subject, with the lowest and highest turn.
+// costPlots draws what a request costs in every subject, with the lowest and highest turn. A single bar compares nothing.
 func costPlots(s result.Scenario, g group) []plot {
 	var out []plot
 	by := yardstick(g.subjects())
@@ -154,7 +154,7 @@ func costPlots(s result.Scenario, g group) []plot {
 				bars = append(bars, bar{clean(subject), subject, cost, result.Ratio(runs, g.of(by, phase), result.Figures.CPU)})
 			}
 		}
-		if len(bars) == 0 {
+		if len(bars) < 2 {
 			continue
 		}
 		title := strings.Join(notEmpty("CPU time of a request", phaseName(g, phase)), ": ")

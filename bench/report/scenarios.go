@@ -162,8 +162,8 @@ func (r rowsOf) part() part {
 			}
 		}
 		p.notes = append(p.notes, notEmpty(r.pooled(phase))...)
-		p.notes = append(p.notes, r.remarks(limitsOf(r.ceilings, r.group, phase), phase)...)
 	}
+	p.notes = append(p.notes, r.remarks(r.ceilings)...)
 	p.table = p.table.compact()
 	return p
 }
