@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +11,33 @@ import (
 
 // cachedTokens bounds how many tokens are kept: some 100 MB of them.
 const cachedTokens = 100_000
+
+// pause is for how long nobody asks again for what could not be got: a load asks at its own speed, which no provider has to bear.
+const pause = time.Second
+
+// setback remembers a failure for the pause.
+type setback struct{ last atomic.Pointer[failed] }
+
+// failed is a failure with its end.
+type failed struct {
+	err   error
+	until time.Time
+}
+
+// err returns the failure while its pause lasts.
+func (s *setback) err() error {
+	if f := s.last.Load(); f != nil && time.Now().Before(f.until) {
+		return f.err
+	}
+	return nil
+}
+
+// begin starts a pause. A caller that has gone away is no failure of anybody's.
+func (s *setback) begin(ctx context.Context, err error) {
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		s.last.Store(&failed{err: err, until: time.Now().Add(pause)})
+	}
+}
 
 // token is a credential with the time from which another is to be got.
 type token struct {
@@ -31,6 +59,7 @@ type cache struct {
 // slot is the place of one token.
 type slot struct {
 	current atomic.Pointer[token]
+	failed  setback
 	getting chan struct{} // holds one value while somebody gets a token
 }
 
@@ -43,7 +72,7 @@ func newCache() *cache {
 	return &cache{slots: slots}
 }
 
-// get returns a token that is still good, or gets one.
+// get returns a token that is still good, or gets one, unless that has just failed.
 func (c *cache) get(ctx context.Context, n int, fetch func(context.Context, int) (token, error)) (string, error) {
 	s := c.slot(n)
 	if t := s.current.Load(); t != nil && time.Now().Before(t.renew) {
@@ -58,8 +87,12 @@ func (c *cache) get(ctx context.Context, n int, fetch func(context.Context, int)
 	if t := s.current.Load(); t != nil && time.Now().Before(t.renew) { // got meanwhile
 		return t.text, nil
 	}
+	if err := s.failed.err(); err != nil {
+		return "", err
+	}
 	t, err := fetch(ctx, n)
 	if err != nil {
+		s.failed.begin(ctx, err)
 		return "", err
 	}
 	s.current.Store(&t)

@@ -1,5 +1,6 @@
 // Package credential gives the callers of a load their bearer tokens: API keys as they are, JWTs made from a key, and access tokens from
-// an OpenID provider's token endpoint; beside a small provider for a laboratory on loopback. It leaves sending them to bench/client.
+// an OpenID provider's token endpoint; beside a small provider for a laboratory on loopback. It also
+// says which addresses may be connected to at all, and keeps secrets out of messages. It leaves sending tokens to bench/client.
 package credential
 
 import (

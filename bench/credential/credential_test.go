@@ -271,7 +271,7 @@ func TestOIDCSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: the error quotes the secret", name)
 		}
 	}
-	for name, c := range map[string]OIDCConfig{"http": {Issuer: "http://i", ClientID: id, ClientSecret: secret}, "no secret": {Issuer: "https://i", ClientID: id}} {
+	for name, c := range map[string]OIDCConfig{"http": {Issuer: "http://i", ClientID: id, ClientSecret: secret}, "no secret": {Issuer: "https://i", ClientID: id}, "no host": {Issuer: "https://", ClientID: id, ClientSecret: secret}} {
 		if _, err := NewOIDC(c); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -325,13 +325,14 @@ func TestCacheGetsEachTokenOnce(t *testing.T) {
 	})
 }
 
-func TestCacheKeepsNoErrorAndWaitsNoLongerThanItsCaller(t *testing.T) {
+func TestCacheKeepsNoErrorForLongAndWaitsNoLongerThanItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache()
 		bad := errors.New("down")
 		if _, err := c.get(t.Context(), 1, func(context.Context, int) (token, error) { return token{}, bad }); !errors.Is(err, bad) {
 			t.Errorf("got %v, want %v", err, bad)
 		}
+		time.Sleep(pause)
 		go c.get(t.Context(), 1, func(ctx context.Context, _ int) (token, error) {
 			time.Sleep(time.Hour)
 			return token{text: "late", renew: time.Now().Add(time.Hour)}, nil
