@@ -93,7 +93,7 @@ func New(c Config) (*Client, error) {
 		load: c.Load, credential: c.Credential, handshake: c.Handshake,
 		targets: make([]target, len(c.Tenants)), open: make(map[net.Conn]struct{}),
 		payload:  bytes.Repeat([]byte("x"), c.Load.BodyBytes),
-		dialer:   net.Dialer{KeepAlive: -1, ControlContext: guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
+		dialer:   net.Dialer{KeepAlive: -1, ControlContext: credential.Guard(c.Own)}, // probes are of no use in runs of minutes, and cost system calls
 		tls:      tlsConfig(c),
 		path:     path,
 		canaries: canaries,

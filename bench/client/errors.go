@@ -12,6 +12,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"github.com/polygate/polygate/bench/credential"
 )
 
 // failure is a request that went wrong.
@@ -60,20 +62,6 @@ func (f *Foreign) StopsRun() bool { return true }
 // Class is for counting.
 func (f *Foreign) Class() string { return "foreign canary" }
 
-// refused is a target that must not be loaded. It ends the run, since a name that turns public in the middle of one is no ordinary error.
-type refused struct{ addr string }
-
-// Error says why and what to do.
-func (r *refused) Error() string {
-	return fmt.Sprintf("%s is neither a loopback nor a private address: load only what you own, and say so with --i-own-this-target", r.addr)
-}
-
-// StopsRun ends the run.
-func (r *refused) StopsRun() bool { return true }
-
-// Class is for counting.
-func (r *refused) Class() string { return "target refused" }
-
 // errUnanswered marks an exchange on a connection that ended before a byte of the answer came: if the connection had been kept, the
 // server may have closed it between requests, which is no error of the server's (RFC 9112 §9.3.1); see overWire.
 const errUnanswered sentinel = "the connection ended before a byte of the answer"
@@ -117,7 +105,7 @@ func isClosed(err error) bool {
 
 // unconnected classifies why a TCP connection could not be made.
 func unconnected(ctx context.Context, t *target, err error) error {
-	var r *refused
+	var r *credential.Refused
 	if errors.As(err, &r) {
 		return r
 	}

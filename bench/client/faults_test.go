@@ -416,7 +416,7 @@ func expiredServer(t *testing.T, l *lab) string {
 func TestGuardTarget(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1:443": true, "127.64.3.2:443": true, "[::1]:443": true, "10.1.2.3:443": true, "192.168.0.1:443": true, "172.16.0.1:443": true,
-		"[fe80::1%lo]:443": true, "169.254.1.1:443": true, "[fd00::1]:443": true, "localhost:443": true, "[::ffff:10.0.0.1]:443": true,
+		"[fe80::1%lo]:443": false, "169.254.169.254:443": false, "[fd00::1]:443": true, "localhost:443": true, "[::ffff:10.0.0.1]:443": true,
 		"8.8.8.8:443": false, "172.32.0.1:443": false, "[2001:db8::1]:443": false, "0.0.0.0:443": false, "[::ffff:8.8.8.8]:443": false, "100.64.0.1:443": false,
 	} {
 		if err := GuardTarget(t.Context(), addr, false); (err == nil) != want {
