@@ -45,7 +45,7 @@ func (c *Client) judge(t *target, body []byte) error {
 
 // lacking is an answer without the tenant's canary.
 func lacking(t *target, body []byte) error {
-	return wrong(t, "the answer lacks the tenant's canary; it begins %q: look what answers there", body[:min(len(body), 200)])
+	return wrong(t, "the answer lacks the tenant's canary; it begins %q: look what answers there", t.excerpt(body))
 }
 
 // foreign looks for canaries that are not the tenant's, in answers of any status, and also to tenants that have none of their own.

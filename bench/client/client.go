@@ -68,6 +68,7 @@ type Client struct {
 type target struct {
 	Tenant
 	number   int
+	shown    atomic.Pointer[shown]
 	prepared atomic.Pointer[prepared]
 	wires    pool[*wire]    // HTTP/1.1
 	sockets  pool[*socket]  // WebSocket
@@ -228,8 +229,35 @@ func (c *Client) token(ctx context.Context, t *target) (token string, err error)
 	if err != nil {
 		return "", &failure{class: "credential", tenant: t, what: "there is no credential for it", err: err}
 	}
+	t.show(token)
 	return token, nil
 }
+
+// shown are the tokens that a tenant's requests hold: the last, and the one before it, which answers may still echo.
+type shown struct{ last, before string }
+
+// show remembers a token, to keep it out of messages.
+func (t *target) show(token string) {
+	was := t.shown.Load()
+	switch {
+	case was == nil:
+		t.shown.Store(&shown{last: token})
+	case was.last != token:
+		t.shown.Store(&shown{last: token, before: was.last})
+	}
+}
+
+// mask takes the tenant's tokens out of a text that the target wrote or that quotes it: a server that echoes headers would else have them
+// printed.
+func (t *target) mask(text string) string {
+	if s := t.shown.Load(); s != nil {
+		return credential.Mask(text, s.last, s.before)
+	}
+	return text
+}
+
+// excerpt is the beginning of what the target wrote, for messages.
+func (t *target) excerpt(b []byte) string { return t.mask(string(b[:min(len(b), 200)])) }
 
 // BytesIn returns how many bytes have been read from connections, TLS included.
 func (c *Client) BytesIn() int64 { return c.bytesIn.Load() }

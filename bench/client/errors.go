@@ -28,7 +28,7 @@ type failure struct {
 func (f *failure) Error() string {
 	s := fmt.Sprintf("tenant %s, %s at %s: %s", f.tenant.Name, f.tenant.Host, f.tenant.Addr, f.what)
 	if f.err != nil {
-		s += ": " + f.err.Error()
+		s += ": " + f.tenant.mask(f.err.Error()) // parsers quote what they could not read
 	}
 	return s
 }
@@ -163,7 +163,7 @@ func badStatus(t *target, status int, body []byte) error {
 		what += " (" + hint + ")"
 	}
 	if b := bytes.TrimSpace(body); len(b) > 0 {
-		what += fmt.Sprintf(", and %q", b[:min(len(b), 200)])
+		what += fmt.Sprintf(", and %q", t.excerpt(b))
 	}
 	return &failure{class: "status " + strconv.Itoa(status), tenant: t, what: what}
 }

@@ -42,7 +42,7 @@ func (c *Client) judgeGRPC(t *target, st *stream) error {
 	}
 	if status != "0" {
 		name := codeName(status)
-		return &failure{class: "grpc " + name, tenant: t, what: fmt.Sprintf("it answered with gRPC status %s: %q", name, st.message)}
+		return &failure{class: "grpc " + name, tenant: t, what: fmt.Sprintf("it answered with gRPC status %s: %q", name, t.excerpt([]byte(st.message)))}
 	}
 	value, err := grpcValue(body)
 	if err != nil {

@@ -80,7 +80,7 @@ func (m *mcpCaller) initialize(ctx context.Context, t *target) (*session, error)
 	s.version = result.ProtocolVersion
 	s.id = string(m.header.Peek("Mcp-Session-Id"))
 	if s.id != "" && !printable(s.id) {
-		return nil, wrong(t, "the session's identifier %q is not of visible ASCII (MCP, Session Management)", s.id)
+		return nil, wrong(t, "the session's identifier %q is not of visible ASCII (MCP, Session Management)", t.excerpt([]byte(s.id)))
 	}
 	return s, m.client.overWire(ctx, t, http.MethodPost, func(w *wire) (bool, error) {
 		return m.notify(t, w, s, http.MethodPost, []byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`))
@@ -100,7 +100,7 @@ func (m *mcpCaller) callTool(ctx context.Context, t *target, s *session) error {
 		return wrong(t, "the answer to tools/call is no result: %v", err)
 	}
 	if result.IsError {
-		return &failure{class: "mcp tool error", tenant: t, what: fmt.Sprintf("the tool echo failed: %.200q", message.Result)}
+		return &failure{class: "mcp tool error", tenant: t, what: fmt.Sprintf("the tool echo failed: %q", t.excerpt(message.Result))}
 	}
 	return m.client.judge(t, message.Result)
 }
@@ -134,7 +134,7 @@ func (m *mcpCaller) request(ctx context.Context, t *target, s *session, method, 
 	}
 	if got.Error != nil {
 		return nil, &failure{class: "mcp error " + strconv.Itoa(got.Error.Code), tenant: t,
-			what: fmt.Sprintf("it answered %s with error %d: %.200q", method, got.Error.Code, got.Error.Message)}
+			what: fmt.Sprintf("it answered %s with error %d: %q", method, got.Error.Code, t.excerpt([]byte(got.Error.Message)))}
 	}
 	return got, nil
 }
@@ -191,7 +191,7 @@ func (m *mcpCaller) fromBody(t *target, body io.Reader, id string) (*answer, err
 		return nil, err
 	}
 	if string(got.ID) != id {
-		return nil, wrong(t, "the answer has the id %s and not the request's, %s", got.ID, id)
+		return nil, wrong(t, "the answer has the id %s and not the request's, %s", t.excerpt(got.ID), id)
 	}
 	return got, nil
 }
@@ -229,7 +229,7 @@ func (m *mcpCaller) parse(t *target, b []byte) (*answer, error) {
 	}
 	got := new(answer)
 	if err := json.Unmarshal(b, got); err != nil {
-		return nil, wrong(t, "the answer is no JSON-RPC message: %v; it begins %.200q", err, b)
+		return nil, wrong(t, "the answer is no JSON-RPC message: %v; it begins %q", err, t.excerpt(b))
 	}
 	return got, nil
 }

@@ -65,7 +65,7 @@ func (s *sseCaller) exchange(t *target, w *wire, request []byte) (keep bool, err
 		return s.client.refusal(t, status, body)
 	}
 	if !isStream(&s.header) {
-		return false, wrong(t, "the answer is %q and no event stream: look at the load's path", s.header.ContentType())
+		return false, wrong(t, "the answer is %q and no event stream: look at the load's path", t.excerpt(s.header.ContentType()))
 	}
 	s.events.reset(body)
 	for i := range s.client.load.Messages {
