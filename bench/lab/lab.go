@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +50,8 @@ type Lab struct {
 	cfg   Config
 	split split
 	laid  int // folders that were made
+
+	repeated map[string]int64 // requests that were sent again since a kept connection had ended, by subject
 }
 
 // New returns a lab.
@@ -133,6 +137,7 @@ type Job struct {
 // are valid beside an error.
 func (l *Lab) Compare(ctx context.Context, job Job) (result.Scenario, []result.Skipped, error) {
 	out := result.Scenario{Name: job.Scenario.Name, About: job.Scenario.About}
+	l.repeated = make(map[string]int64)
 	var skipped []result.Skipped
 	variants := job.Variants
 	if len(variants) == 0 {
@@ -152,6 +157,9 @@ func (l *Lab) Compare(ctx context.Context, job Job) (result.Scenario, []result.S
 			out.Notes = append(out.Notes, tokensNote)
 			break
 		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(l.repeated)) {
+		out.Notes = append(out.Notes, fmt.Sprintf("%s: %d requests met a kept connection that had ended, and were sent again on another", p, l.repeated[p]))
 	}
 	return out, skipped, nil
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -105,6 +106,12 @@ func (l *Lab) cost(ctx context.Context, st *site, sc *scenario.Scenario, p peer.
 	runs, err := s.run(ctx)
 	if err != nil {
 		return point, err
+	}
+	if len(runs) == 0 {
+		return point, errors.New("no request was measured")
+	}
+	for _, r := range runs {
+		point.Errors += r.Figures.ErrorCount()
 	}
 	point.CPUMicros = runs[len(runs)-1].Figures.CPUMicros
 	return point, l.idle(ctx, run, &point)

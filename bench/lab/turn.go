@@ -158,6 +158,9 @@ func (s *session) run(ctx context.Context) ([]result.Run, error) {
 
 func (s *session) close() {
 	for _, c := range s.callers {
+		if n := c.cl.Retried(); n > 0 && s.lab.repeated != nil {
+			s.lab.repeated[s.subject] += n
+		}
 		_ = c.gen.Close()
 		_ = c.cl.Close()
 	}

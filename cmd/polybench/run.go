@@ -311,7 +311,7 @@ func (t *targetFlags) tokens(tenants []client.Tenant, roots *x509.CertPool) (cre
 			}
 		}
 		cfg := credential.OIDCConfig{
-			Issuer: t.oidcIssuer, ClientID: t.oidcClient, ClientSecret: strings.TrimSpace(string(secret)), Scopes: t.oidcScopes, Roots: roots,
+			Issuer: t.oidcIssuer, ClientID: t.oidcClient, ClientSecret: strings.TrimSpace(string(secret)), Scopes: t.oidcScopes, Roots: roots, Own: t.own,
 		}
 		if t.oidcAudience != "" {
 			cfg.Audience = func(n int) string { return strings.ReplaceAll(t.oidcAudience, "{tenant}", tenants[n].Name) }
