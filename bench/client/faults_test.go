@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/polygate/polygate/bench/backend"
 	"github.com/polygate/polygate/bench/load"
 	"github.com/polygate/polygate/bench/scenario"
@@ -143,103 +141,6 @@ func TestARequestIsNotRepeatedForever(t *testing.T) {
 			}
 			if got := seen.Load(); got != v.want {
 				t.Errorf("the server saw %d requests, want %d", got, v.want)
-			}
-		})
-	}
-}
-
-// TestWhatMustNotBeDoneTwiceIsNotRetried has a server that answers all requests of a connection but the last, and dies with that one in
-// its hands: for what is idempotent it is a retry that is counted, for the rest an error.
-func TestWhatMustNotBeDoneTwiceIsNotRetried(t *testing.T) {
-	l := newLab(t)
-	event := "data: " + backend.Canary(seed, 0) + "\n\n"
-	stream := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%s", len(event), event)
-	initialized := answerOf(`{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}`)
-	called := answerOf(`{"jsonrpc":"2.0","id":2,"result":{"content":"` + backend.Canary(seed, 0) + `"}}`)
-	noted := "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
-	plain := answerOf(backend.Canary(seed, 0))
-	for name, v := range map[string]struct {
-		load    scenario.Load
-		answers []string // of each connection
-		want    string   // of the second call
-	}{
-		"GET":        {scenario.Load{}, []string{plain}, ""},
-		"PUT":        {scenario.Load{Method: "PUT"}, []string{plain}, ""},
-		"POST":       {scenario.Load{Method: "POST"}, []string{plain}, "reset"},
-		"PATCH":      {scenario.Load{Method: "PATCH"}, []string{plain}, "reset"},
-		"SSE":        {scenario.Load{Protocol: scenario.SSE, Messages: 1}, []string{stream}, ""},
-		"SSE, POST":  {scenario.Load{Protocol: scenario.SSE, Messages: 1, Method: "POST"}, []string{stream}, "reset"},
-		"tools/call": {scenario.Load{Protocol: scenario.MCP, Path: "/mcp"}, []string{initialized, noted, called}, "reset"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tenant := raw(t, l, func(_ int, c net.Conn) {
-				r := bufio.NewReader(c)
-				for i := 0; i <= len(v.answers); i++ {
-					req, err := http.ReadRequest(r)
-					if err != nil || i == len(v.answers) {
-						return
-					}
-					_, _ = io.Copy(io.Discard, req.Body)
-					_, _ = io.WriteString(c, v.answers[i])
-				}
-			})
-			c := newClient(t, Config{Load: v.load, Tenants: []Tenant{tenant}, Roots: l.roots})
-			caller := newCaller(t, c)
-			if err := call(t, caller, 0); err != nil {
-				t.Fatal(err)
-			}
-			if got := classOf(call(t, caller, 0)); got != v.want {
-				t.Errorf("got %q, want %q", got, v.want)
-			}
-			want := int64(0)
-			if v.want == "" {
-				want = 1
-			}
-			if got := c.Retried(); got != want {
-				t.Errorf("got %d retries, want %d", got, want)
-			}
-		})
-	}
-}
-
-// TestAMessageIsSentAgainOnlyAfterAFarewell has a server end each WebSocket instead of its second echo: by a close frame, or without.
-func TestAMessageIsSentAgainOnlyAfterAFarewell(t *testing.T) {
-	l := newLab(t)
-	for name, v := range map[string]struct {
-		status websocket.StatusCode // 0 = none
-		want   string
-	}{
-		"going away": {websocket.StatusGoingAway, ""}, "restart": {websocket.StatusServiceRestart, ""},
-		"an error": {websocket.StatusInternalError, "reset"}, "cut off": {0, "reset"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tenant := serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				conn, err := websocket.Accept(w, r, nil)
-				if err != nil {
-					return
-				}
-				defer conn.CloseNow()
-				for n := range 2 {
-					_, b, err := conn.Read(r.Context())
-					if err != nil {
-						return
-					}
-					if n == 0 {
-						_ = conn.Write(r.Context(), websocket.MessageBinary, append([]byte(backend.Canary(seed, 0)), b...))
-					} else if v.status != 0 {
-						_ = conn.Close(v.status, "")
-					}
-				}
-			}))
-			c := newClient(t, Config{Load: loadOf(scenario.WebSocket), Tenants: []Tenant{tenant}, Roots: l.roots})
-			caller := newCaller(t, c)
-			for i, want := range []string{"", v.want} {
-				if got := classOf(call(t, caller, 0)); got != want {
-					t.Errorf("call %d: got %q, want %q", i, got, want)
-				}
-			}
-			if got := c.Retried() == 1; got != (v.want == "") {
-				t.Errorf("got %d retries", c.Retried())
 			}
 		})
 	}
@@ -545,80 +446,6 @@ func TestEveryProtocolShowsItsCredential(t *testing.T) {
 				t.Errorf("%s: token %q: got %q, want credential", p, text, got)
 			}
 		}
-	}
-}
-
-// TestErrorsKeepTheToken has a server echo the credential in every place that errors quote.
-func TestErrorsKeepTheToken(t *testing.T) {
-	l := newLab(t)
-	const token = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJiZW5jaCJ9.c2lnbmF0dXJl"
-	said := "you sent " + token
-	long := strings.Repeat("x", 180) + token // which an excerpt cuts
-	answer := func(status, kind, body string) string {
-		return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", status, kind, len(body), body)
-	}
-	const kind = "application/json"
-	mcp := scenario.Load{Protocol: scenario.MCP, Path: "/mcp"}
-	for name, v := range map[string]struct {
-		load   scenario.Load
-		answer string
-		want   string
-	}{
-		"status":        {scenario.Load{}, answer("401 Unauthorized", kind, said), "status 401"},
-		"long":          {scenario.Load{}, answer("401 Unauthorized", kind, long), "status 401"},
-		"content":       {scenario.Load{}, answer("200 OK", kind, said), "wrong answer"},
-		"header":        {scenario.Load{}, "HTTP/1.1 200 OK\r\n" + token + "\r\n\r\n", ""},
-		"status line":   {scenario.Load{}, token + "\r\n\r\n", "malformed"},
-		"content type":  {scenario.Load{Protocol: scenario.SSE}, answer("200 OK", token, said), "wrong answer"},
-		"MCP, content":  {mcp, answer("200 OK", kind, said), "wrong answer"},
-		"MCP, id":       {mcp, answer("200 OK", kind, `{"id":"`+said+`"}`), "wrong answer"},
-		"MCP, error":    {mcp, answer("200 OK", kind, `{"id":1,"error":{"code":1,"message":"`+said+`"}}`), "mcp error 1"},
-		"no WebSocket":  {scenario.Load{Protocol: scenario.WebSocket}, answer("401 Unauthorized", kind, said), "status 401"},
-		"of the socket": {scenario.Load{Protocol: scenario.WebSocket}, "HTTP/1.1 101 Switching Protocols\r\nConnection: " + token + "\r\n\r\n", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tenant := raw(t, l, func(_ int, c net.Conn) {
-				if readRequest(bufio.NewReader(c)) {
-					_, _ = io.WriteString(c, v.answer)
-				}
-			})
-			c := newClient(t, Config{Load: v.load, Credential: brokenSource{token}, Tenants: []Tenant{tenant}, Roots: l.roots})
-			err := call(t, newCaller(t, c), 0)
-			if got := classOf(err); err == nil || v.want != "" && got != v.want {
-				t.Fatalf("got %v, want %q", err, v.want)
-			}
-			for i := range len(token) - 8 {
-				if strings.Contains(err.Error(), token[i:i+8]) {
-					t.Fatalf("%q holds a piece of the token", err)
-				}
-			}
-		})
-	}
-}
-
-// TestErrorsOfGRPCKeepTheToken is of the message beside a status.
-func TestErrorsOfGRPCKeepTheToken(t *testing.T) {
-	l := newLab(t)
-	tenant := serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", "16")
-		w.Header().Set("Grpc-Message", "you sent "+r.Header.Get("Authorization"))
-	}))
-	const token = "a-token-of-some-length"
-	err := call(t, newCaller(t, newClient(t, Config{Load: loadOf(scenario.GRPC), Credential: brokenSource{token}, Tenants: []Tenant{tenant}, Roots: l.roots})), 0)
-	if classOf(err) != "grpc Unauthenticated" || !strings.Contains(err.Error(), "you sent Bearer [masked]") {
-		t.Errorf("got %v, want the token masked", err)
-	}
-}
-
-// TestTheTokenBeforeIsMaskedToo: a request that began before a renewal echoes it after.
-func TestTheTokenBeforeIsMaskedToo(t *testing.T) {
-	var one target
-	for _, token := range []string{"the-first-token", "a-second-one", "a-third-secret"} {
-		one.show(token)
-	}
-	if got, want := one.mask("a-second-one a-third-secret"), "[masked] [masked]"; got != want {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
