@@ -1,18 +1,15 @@
 package lab
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/polygate/polygate/bench/client"
+	"github.com/polygate/polygate/internal/strictyaml"
 )
 
 // targetFile is how tenants of an installation elsewhere are written down.
@@ -43,8 +40,10 @@ func ReadTarget(path string, env func(string) string) ([]client.Tenant, error) {
 // ParseTarget does ReadTarget's work on what the file at path holds.
 func ParseTarget(path string, b []byte, env func(string) string) ([]client.Tenant, error) {
 	var f targetFile
-	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&f); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+	m := &mistakes{file: path}
+	strictyaml.Decoder{Mistakes: m}.Document(strictyaml.Parse(b, 8, m), &f)
+	if len(m.list) > 0 {
+		return nil, errors.New(strings.Join(m.list, "\n"))
 	}
 	if len(f.Tenants) == 0 {
 		return nil, fmt.Errorf("%s: it lists no tenants", path)
@@ -64,6 +63,20 @@ func ParseTarget(path string, b []byte, env func(string) string) ([]client.Tenan
 	}
 	return out, nil
 }
+
+// mistakes collects what is wrong with a file, a line each.
+type mistakes struct {
+	file string
+	list []string
+}
+
+// Add implements strictyaml.Mistakes.
+func (m *mistakes) Add(at strictyaml.Position, format string, args ...any) {
+	m.list = append(m.list, fmt.Sprintf("%s:%d:%d: %s", m.file, at.Line, at.Column, fmt.Sprintf(format, args...)))
+}
+
+// Full implements strictyaml.Mistakes.
+func (m *mistakes) Full() bool { return len(m.list) >= 20 }
 
 func (t targetTenant) tenant(address, dir string, env func(string) string) (client.Tenant, error) {
 	if t.Host == "" {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -21,13 +20,12 @@ func Parse(name string, b []byte) (*Scenario, error) {
 	root := c.tree(b)
 	if root == nil {
 		if len(c.list) == 0 {
-			c.add(position{1, 1}, "is empty: begin with name: and loads:")
+			c.Add(position{Line: 1, Column: 1}, "is empty: begin with name: and loads:")
 		}
 		return nil, c.err()
 	}
-	c.where[""] = place(root)
 	s := &Scenario{}
-	decoder{c}.value(root, reflect.ValueOf(s).Elem(), "")
+	c.decode(root, s)
 	if err := c.err(); err != nil {
 		return nil, err // what follows would be about what was not read
 	}

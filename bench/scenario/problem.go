@@ -3,12 +3,14 @@ package scenario
 import (
 	"fmt"
 	"strings"
+
+	"github.com/polygate/polygate/internal/strictyaml"
 )
 
 // Bounds of what is told: the first errors of a file are worth reading, and what they quote of it is not to fill the screen.
 const (
 	mostProblems = 20
-	longestQuote = 64
+	longestText  = 500
 )
 
 // Problem is one thing that is wrong with a scenario, and where.
@@ -42,9 +44,6 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// position is a place in a file. The zero value is the file as a whole.
-type position struct{ line, column int }
-
 // collector gathers the problems of one scenario.
 type collector struct {
 	file  string
@@ -52,12 +51,20 @@ type collector struct {
 	where map[string]position // of each value that the file has, by its path
 }
 
-// add adds a problem at a place. Beyond the bound, it is dropped.
-func (c *collector) add(at position, format string, args ...any) {
-	if len(c.list) < mostProblems {
-		c.list = append(c.list, Problem{File: c.file, Line: at.line, Column: at.column, Text: fmt.Sprintf(format, args...)})
+// Add adds a problem at a place. Beyond the bound, it is dropped.
+func (c *collector) Add(at position, format string, args ...any) {
+	if c.Full() {
+		return
 	}
+	text := fmt.Sprintf(format, args...)
+	if len(text) > longestText {
+		text = strings.ToValidUTF8(text[:longestText], "") + "…"
+	}
+	c.list = append(c.list, Problem{File: c.file, Line: at.Line, Column: at.Column, Text: text})
 }
+
+// Full implements strictyaml.Mistakes.
+func (c *collector) Full() bool { return len(c.list) >= mostProblems }
 
 // at adds a problem with the value at a path, or, where the file has none, with the nearest one around it.
 func (c *collector) at(path, format string, args ...any) {
@@ -67,7 +74,7 @@ func (c *collector) at(path, format string, args ...any) {
 	}
 	for {
 		if p, ok := c.where[path]; ok || path == "" {
-			c.add(p, "%s", text)
+			c.Add(p, "%s", text)
 			return
 		}
 		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
@@ -89,9 +96,4 @@ func (c *collector) err() error {
 }
 
 // clip bounds a piece of the file that a message quotes.
-func clip(s string) string {
-	if len(s) > longestQuote {
-		return strings.ToValidUTF8(s[:longestQuote], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return strictyaml.Clip(s) }

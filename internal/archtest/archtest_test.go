@@ -85,6 +85,7 @@ func TestImportMap(t *testing.T) {
 		{"bench/cluster", "registry", measures},
 		{"cmd/polybench", "bench/lab", ""},
 		{"bench/lab", "bench/load", ""},
+		{"bench/scenario", "internal/strictyaml", ""},
 		{"proxy", "internal/guard", ""},
 		{"proxy", "proxy/admin", ""},
 		{"vgw", "vgw/mcp", ""},

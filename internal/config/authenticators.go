@@ -97,7 +97,7 @@ func (r *tenantsReader) authenticatorsOf(n ast.Node, f *tenantForm, t *Tenant) {
 		form := &f.Authenticators[i]
 		node := find(n, fmt.Sprintf("authenticators[%d]", i))
 		if first, ok := t.authenticators[form.Name]; ok {
-			r.add(place(find(node, "name")), "authenticator %q is declared twice in this tenant: the first is in line %d", clip(form.Name), first.line)
+			r.add(place(find(node, "name")), "authenticator %q is declared twice in this tenant: the first is in line %d", clip(form.Name), first.Line)
 			continue
 		}
 		t.authenticators[form.Name] = place(node)

@@ -79,7 +79,7 @@ func (r *tenantsReader) maxServers(f *tenantForm) int {
 func (c *catalogReader) read(src []byte) []Server {
 	root := parse(src, c.collector)
 	var form catalogForm
-	decoder{c.collector}.document(root, &form)
+	c.collector.decode(root, &form)
 	c.require(root, "servers")
 	if len(c.list) > 0 {
 		return nil
@@ -102,7 +102,7 @@ func (c *catalogReader) server(n ast.Node, f *serverForm, names map[string]posit
 	if f.Name == "" {
 		c.add(at, "name is missing: each server has one, which is a part of its path")
 	} else if first, ok := names[f.Name]; ok {
-		c.add(at, "server name %q is declared twice: the first is in line %d", clip(f.Name), first.line)
+		c.add(at, "server name %q is declared twice: the first is in line %d", clip(f.Name), first.Line)
 	} else {
 		names[f.Name] = at
 	}

@@ -1,289 +1,36 @@
 package config
 
 import (
-	"encoding"
-	"math"
-	"net/netip"
-	"reflect"
-	"strconv"
-	"strings"
-	"time"
-
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/polygate/polygate/internal/strictyaml"
 )
 
-// decoder puts a parsed document into a struct. It is stricter than YAML libraries are, and goes on after an error, so that
-// all of them are told at once: an unknown key, a number where a duration belongs, a fraction that would be cut off,
-// each has its place. Fields are named by their yaml tags; what the document does not set keeps its value.
-type decoder struct {
-	*collector
+// position is a place in a file. The zero value is the file as a whole.
+type position = strictyaml.Position
+
+// mistakes is a collector as strictyaml tells it what is wrong.
+type mistakes struct{ *collector }
+
+// Add implements strictyaml.Mistakes.
+func (m mistakes) Add(at position, format string, args ...any) { m.add(at, format, args...) }
+
+// Full implements strictyaml.Mistakes.
+func (m mistakes) Full() bool { return m.full() }
+
+// parse parses one YAML document. The node is nil if the document is empty, or an error was added.
+func parse(src []byte, c *collector) ast.Node { return strictyaml.Parse(src, maxDepth, mistakes{c}) }
+
+// decode puts a whole document into a struct; what it does not set keeps its value.
+func (c *collector) decode(root ast.Node, into any) {
+	strictyaml.Decoder{Mistakes: mistakes{c}, Reason: reason}.Document(root, into)
 }
 
-// document decodes the whole document, which must be a mapping.
-func (d decoder) document(root ast.Node, into any) {
-	if root != nil {
-		d.value(root, reflect.ValueOf(into).Elem(), "")
-	}
-}
+// place returns where a node begins.
+func place(n ast.Node) position { return strictyaml.Place(n) }
 
-func (d decoder) value(n ast.Node, v reflect.Value, path string) {
-	switch {
-	case v.Kind() == reflect.Pointer:
-		if v.IsNil() {
-			v.Set(reflect.New(v.Type().Elem()))
-		}
-		d.value(n, v.Elem(), path)
-	case isScalar(v):
-		d.scalar(n, v, path)
-	case v.Kind() == reflect.Struct:
-		d.structure(n, v, path)
-	case v.Kind() == reflect.Slice:
-		d.slice(n, v, path)
-	case v.Kind() == reflect.Map:
-		d.texts(n, v, path)
-	default:
-		panic("config: a field of kind " + v.Kind().String()) // a defect: the tests decode every field
-	}
-}
-
-// isScalar says whether v is written as one scalar in a file.
-func isScalar(v reflect.Value) bool {
-	if _, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		return true
-	}
-	switch v.Kind() {
-	case reflect.Struct, reflect.Slice, reflect.Map, reflect.Pointer:
-		return false
-	}
-	return true
-}
-
-func (d decoder) structure(n ast.Node, v reflect.Value, path string) {
-	if _, ok := n.(*ast.NullNode); ok && path != "" {
-		return // a heading with nothing under it
-	}
-	entries, ok := pairs(n)
-	if !ok {
-		d.add(place(n), "%sis a %s where settings (name: value) belong", lead(path), kind(n))
-		return
-	}
-	for _, p := range entries {
-		name := keyOf(p)
-		f, ok := fieldByName(v, name)
-		if !ok {
-			d.add(place(p), "%s is unknown here: known are %s", strconv.Quote(clip(name)), strings.Join(fieldNames(v.Type()), ", "))
-			continue
-		}
-		d.value(p.Value, f, join(path, name))
-	}
-}
-
-func (d decoder) slice(n ast.Node, v reflect.Value, path string) {
-	v.SetZero()
-	if _, ok := n.(*ast.NullNode); ok {
-		return
-	}
-	s, ok := n.(*ast.SequenceNode)
-	if !ok {
-		d.add(place(n), "%sis a %s where a list belongs", lead(path), kind(n))
-		return
-	}
-	v.Set(reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values)))
-	for i, e := range s.Values {
-		if d.full() {
-			return
-		}
-		d.value(e, v.Index(i), path+"["+strconv.Itoa(i)+"]")
-	}
-}
-
-// texts decodes a map[string]string. An empty one is nil.
-func (d decoder) texts(n ast.Node, v reflect.Value, path string) {
-	v.SetZero()
-	if _, ok := n.(*ast.NullNode); ok {
-		return
-	}
-	entries, ok := pairs(n)
-	if !ok {
-		d.add(place(n), "%sis a %s where a mapping (name: value) belongs", lead(path), kind(n))
-		return
-	}
-	m := make(map[string]string, len(entries))
-	for _, p := range entries {
-		var text string
-		d.scalar(p.Value, reflect.ValueOf(&text).Elem(), join(path, clip(keyOf(p))))
-		m[keyOf(p)] = text
-	}
-	if len(m) > 0 {
-		v.Set(reflect.ValueOf(m))
-	}
-}
-
-func (d decoder) scalar(n ast.Node, v reflect.Value, path string) {
-	text, ok := scalarText(n)
-	if !ok {
-		d.add(place(n), "%sis a %s where one value belongs", lead(path), kind(n))
-		return
-	}
-	if err := setScalar(v, n, text); err != "" {
-		d.add(place(n), "%s%s", lead(path), err)
-	}
-}
-
-// setScalar parses text by the type of v. It returns what is wrong, or "".
-func setScalar(v reflect.Value, n ast.Node, text string) string {
-	if p, ok := v.Addr().Interface().(*netip.Prefix); ok {
-		return setPrefix(p, text)
-	}
-	if t, ok := v.Addr().Interface().(*time.Time); ok {
-		return setTime(t, text)
-	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		if err := u.UnmarshalText([]byte(text)); err != nil {
-			return reason(err)
-		}
-		return ""
-	}
-	switch p := v.Addr().Interface().(type) {
-	case *time.Duration:
-		return setDuration(p, text)
-	case *bool:
-		b, ok := n.(*ast.BoolNode)
-		if !ok {
-			return "must be true or false"
-		}
-		*p = b.Value
-		return ""
-	}
-	switch v.Kind() {
-	case reflect.String:
-		if _, ok := n.(*ast.BoolNode); ok {
-			return "must be text: put it in quotes if " + text + " is meant"
-		}
-		v.SetString(text)
-	case reflect.Int, reflect.Int64:
-		i, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return strconv.Quote(clip(text)) + " is not a whole number"
-		}
-		v.SetInt(i)
-	case reflect.Float64:
-		f, err := strconv.ParseFloat(text, 64)
-		if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
-			return strconv.Quote(clip(text)) + " is not a number"
-		}
-		v.SetFloat(f)
-	}
-	return ""
-}
-
-func setDuration(p *time.Duration, text string) string {
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		if _, err := strconv.ParseFloat(text, 64); err == nil {
-			return text + " has no unit: write, for example, 10s, 500ms or 5m"
-		}
-		return strconv.Quote(clip(text)) + " is not a duration: write, for example, 10s, 500ms or 5m"
-	}
-	*p = d
-	return ""
-}
-
-// setTime reads a date-time, as UTC. The first years are refused: the zero time stands for none.
-func setTime(p *time.Time, text string) string {
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil || t.Year() < 2000 {
-		return strconv.Quote(clip(text)) + " is not a date-time: write, for example, 2027-01-31T00:00:00Z"
-	}
-	*p = t.UTC()
-	return ""
-}
-
-func setPrefix(p *netip.Prefix, text string) (wrong string) {
-	var err error
-	if *p, err = netip.ParsePrefix(text); err != nil {
-		return strconv.Quote(clip(text)) + " is not an address range: write, for example, 10.20.0.0/16, or 10.20.0.1/32 for one address"
-	}
-	return ""
-}
-
-// scalarText returns the text of a scalar as it stands in the file: 007 stays 007.
-func scalarText(n ast.Node) (string, bool) {
-	switch n := n.(type) {
-	case *ast.StringNode:
-		return n.Value, true
-	case *ast.LiteralNode:
-		return n.Value.Value, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return n.GetToken().Value, true
-	}
-	return "", false
-}
-
-// kind returns what a node is, for people.
-func kind(n ast.Node) string {
-	switch n.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
-		return "mapping"
-	case *ast.SequenceNode:
-		return "list"
-	case *ast.NullNode:
-		return "blank"
-	}
-	return "single value"
-}
-
-// inline is the tag of an embedded struct whose fields are written as if they were the outer one's.
-const inline = ",inline"
-
-func fieldByName(v reflect.Value, name string) (reflect.Value, bool) {
-	for i := range v.NumField() {
-		switch v.Type().Field(i).Tag.Get("yaml") {
-		case "":
-		case name:
-			return v.Field(i), true
-		case inline:
-			if f, ok := fieldByName(v.Field(i), name); ok {
-				return f, true
-			}
-		}
-	}
-	return reflect.Value{}, false
-}
-
-func fieldNames(t reflect.Type) []string {
-	var names []string
-	for i := range t.NumField() {
-		switch name := t.Field(i).Tag.Get("yaml"); name {
-		case "":
-		case inline:
-			names = append(names, fieldNames(t.Field(i).Type)...)
-		default:
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
-// lead begins a message with the field that it is about.
-func lead(path string) string {
-	if path == "" {
-		return ""
-	}
-	return path + ": "
-}
+// find returns the node at a path such as "listen.public" or "shared_hosts[1]", or the nearest one above it.
+func find(n ast.Node, path string) ast.Node { return strictyaml.Find(n, path) }
 
 // clip bounds a piece of the file that a message quotes.
-func clip(s string) string {
-	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return strictyaml.Clip(s) }

@@ -91,7 +91,7 @@ func LoadPlatform(path string) (*Platform, error) {
 	c := &collector{file: path}
 	p := Default()
 	root := load(path, c)
-	decoder{c}.document(root, p)
+	c.decode(root, p)
 	if len(c.list) > 0 {
 		return nil, c.err()
 	}

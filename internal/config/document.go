@@ -20,7 +20,7 @@ type Document struct {
 func Decode(name string, src []byte, into any) *Document {
 	d := &Document{collector: collector{file: name}}
 	d.root = parse(src, &d.collector)
-	decoder{&d.collector}.document(d.root, into)
+	d.collector.decode(d.root, into)
 	return d
 }
 

@@ -54,11 +54,6 @@ func (es Errors) Unwrap() []error {
 	return list
 }
 
-// position is a place in a file. The zero value is the file as a whole.
-type position struct {
-	line, column int
-}
-
 // spot is a place, and the file.
 type spot struct {
 	file string
@@ -78,7 +73,7 @@ func (c *collector) add(at position, format string, args ...any) {
 		if len(msg) > maxMsg {
 			msg = strings.ToValidUTF8(msg[:maxMsg], "") + "…"
 		}
-		c.list = append(c.list, &Error{File: c.file, Line: at.line, Column: at.column, Msg: msg})
+		c.list = append(c.list, &Error{File: c.file, Line: at.Line, Column: at.Column, Msg: msg})
 	case len(c.list) == MaxErrors:
 		c.list = append(c.list, &Error{File: c.file, Msg: fmt.Sprintf("more than %d errors; the rest is left out", MaxErrors)})
 	}

@@ -76,11 +76,11 @@ func Headers(path string) (map[string]string, error) {
 		name, value, ok := strings.Cut(text, ":")
 		value = strings.TrimSpace(value)
 		if !ok || !headerToken(name) || value == "" || strings.ContainsFunc(value, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
-			c.add(position{line, 1}, "is not a header: write Name: value")
+			c.add(position{Line: line, Column: 1}, "is not a header: write Name: value")
 			continue
 		}
 		if _, twice := headers[name]; twice {
-			c.add(position{line, 1}, "header %q is set twice", clip(name))
+			c.add(position{Line: line, Column: 1}, "header %q is set twice", clip(name))
 		}
 		headers[name] = value
 	}

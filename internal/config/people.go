@@ -89,7 +89,7 @@ func (r *tenantsReader) bot(n ast.Node, b *botForm, names map[string]position, t
 	if err := tenant.CheckName("name", b.Name, false); err != nil {
 		r.add(at, "%s", reason(err))
 	} else if first, ok := t.bots[b.Name]; ok {
-		r.add(at, "bot name %q is declared twice in this tenant: the first is in line %d", b.Name, first.line)
+		r.add(at, "bot name %q is declared twice in this tenant: the first is in line %d", b.Name, first.Line)
 	} else {
 		t.bots[b.Name] = at
 	}
@@ -114,7 +114,7 @@ func (r *tenantsReader) key(n ast.Node, name string, hash tenant.Hash, names map
 	if err := tenant.CheckName("name", name, false); err != nil {
 		r.add(at, "%s", reason(err))
 	} else if first, ok := names[name]; ok {
-		r.add(at, "key name %q is declared twice in this tenant: the first is in line %d", name, first.line)
+		r.add(at, "key name %q is declared twice in this tenant: the first is in line %d", name, first.Line)
 	} else {
 		names[name] = at
 	}
@@ -125,7 +125,7 @@ func (r *tenantsReader) key(n ast.Node, name string, hash tenant.Hash, names map
 		return
 	}
 	if first, ok := r.hashes[hash]; ok {
-		r.add(at, "key_hash is declared twice: the first is in line %d; a key belongs to one tenant", first.line)
+		r.add(at, "key_hash is declared twice: the first is in line %d; a key belongs to one tenant", first.Line)
 		return
 	}
 	r.hashes[hash] = at
@@ -142,7 +142,7 @@ func (r *tenantsReader) membersOf(n ast.Node, f *tenantForm, t *Tenant) {
 		}
 		w := whoOf(&m)
 		if first, twice := seen[w]; twice {
-			r.add(place(node), "%s %q of authenticator %q is declared twice: the first is in line %d", m.Kind, clip(m.Name), m.Authenticator, first.line)
+			r.add(place(node), "%s %q of authenticator %q is declared twice: the first is in line %d", m.Kind, clip(m.Name), m.Authenticator, first.Line)
 			continue
 		}
 		seen[w] = place(node)

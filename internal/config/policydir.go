@@ -75,7 +75,7 @@ func (r *tenantsReader) badPolicy(dir, name string, at position, err error) {
 			continue
 		}
 		c := collector{file: filepath.Join(dir, filepath.FromSlash(p.File))}
-		c.add(position{p.Line, p.Column}, "%s", p.Message)
+		c.add(position{Line: p.Line, Column: p.Column}, "%s", p.Message)
 		r.take(c.list)
 	}
 }

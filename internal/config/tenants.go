@@ -152,7 +152,7 @@ func LoadTenants(path string, opt Options) (*Tenants, error) {
 	c := &collector{file: path}
 	root := load(path, c)
 	var form tenantsFile
-	decoder{c}.document(root, &form)
+	c.decode(root, &form)
 	c.require(root, "tenants")
 	if n := len(form.Tenants); n > MaxTenants {
 		c.add(place(find(root, "tenants")), "tenants: %d are declared: at most %d are allowed in a file", n, MaxTenants)
@@ -266,7 +266,7 @@ func (r *tenantsReader) identity(n ast.Node, f *tenantForm) {
 		return
 	}
 	if first, ok := r.ids[f.ID]; ok {
-		r.add(at, "tenant id %q is declared twice: the first is in line %d", clip(f.ID), first.line)
+		r.add(at, "tenant id %q is declared twice: the first is in line %d", clip(f.ID), first.Line)
 		return
 	}
 	r.ids[f.ID] = at
@@ -285,7 +285,7 @@ func (r *tenantsReader) hostsOf(n ast.Node, f *tenantForm, t *Tenant) {
 			continue
 		}
 		if first, ok := r.hosts[h]; ok {
-			r.add(at, "host %q is declared twice: the first is in line %d", h, first.line)
+			r.add(at, "host %q is declared twice: the first is in line %d", h, first.Line)
 			continue
 		}
 		r.hosts[h] = at

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/internal/policy"
+	"github.com/polygate/polygate/internal/strictyaml"
 	"github.com/polygate/polygate/internal/tenant"
 )
 
@@ -32,7 +33,7 @@ func (o *OperatorIssuer) check(cs *checks, path string) {
 	if err := as.Validate(); err != nil {
 		field, msg := blamedAuthenticator(o.Name, reason(err))
 		field = strings.TrimPrefix(strings.TrimPrefix(field, "oidc"), ".")
-		cs.fail(join(path, field), "%s", msg)
+		cs.fail(strictyaml.Join(path, field), "%s", msg)
 	}
 	if len(o.Audiences) == 0 {
 		cs.fail(path+".audiences", "is empty: name what the issuer puts into aud of tokens for this gateway, or its tokens for others would open it")
