@@ -67,12 +67,22 @@ func (r *rig) start(p Peer) Running {
 			r.Error(err)
 		}
 		for _, pid := range run.PIDs() {
-			if pid != os.Getpid() && lives(pid) {
+			if pid != os.Getpid() && !ends(pid) {
 				r.Errorf("processes of the group %d are left", pid)
 			}
 		}
 	})
 	return run
+}
+
+// ends waits until no process of the group lives: one that was killed is there until whoever inherited it has heard of its end.
+func ends(group int) bool {
+	for deadline := time.Now().Add(5 * time.Second); lives(group); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
 
 // client calls a subject as one tenant's caller: its server name is that tenant's host, whatever the request names.

@@ -16,10 +16,10 @@ import (
 const (
 	virtualTenants   = 300
 	dedicatedTenants = 200
-	oneIn            = 10   // of them is asked: so few that most are asked again before their heads are anchored
-	withinRates      = 1.25 // heads and keys a second
-	withinTxns       = 1.4  // transactions a second: a settlement that is late is one fewer
-	withinBytes      = 1.5  // of etcd
+	oneIn            = 10  // of them is asked: so few that most are asked again before their heads are anchored
+	withinRates      = 1.7 // heads and keys a second
+	withinTxns       = 1.8 // transactions a second: a settlement that is late is one fewer
+	withinBytes      = 2   // of etcd
 )
 
 // TestPlanOfTheProduct plans for what it then does to the real program, and compares etcd's size and writes with the plan. With
