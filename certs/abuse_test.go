@@ -42,7 +42,7 @@ func TestHangingRespondersHoldUpNoOrder(t *testing.T) {
 	t.Cleanup(func() { close(over) })
 	r := s.newReplica(func(c *certs.Config) { c.OCSP, c.Limits.Concurrent, c.Limits.PerIssuer = true, 4, 2 })
 	e := r.tenant("rude", func(rec *tenant.Record) { rec.Hosts = hosts("rude", 8) })
-	s.issuer.responder = responder.URL
+	s.issuer.note(func() { s.issuer.responder = responder.URL })
 	for _, host := range e.Record.Hosts {
 		chain, key, _ := s.issuer.provided(t, 90*24*time.Hour, host)
 		if _, err := r.Import(t.Context(), e, host, chain, key, 0, entry(e)); err != nil {
@@ -50,7 +50,7 @@ func TestHangingRespondersHoldUpNoOrder(t *testing.T) {
 		}
 	}
 	<-asked
-	s.issuer.responder = ""
+	s.issuer.note(func() { s.issuer.responder = "" })
 	begin := time.Now()
 	r.tenant("other", nil)
 	r.served("other."+base, "")

@@ -370,7 +370,7 @@ func TestOCSP(t *testing.T) {
 		_, _ = w.Write(raw)
 	}))
 	t.Cleanup(responder.Close)
-	s.issuer.responder = responder.URL
+	s.issuer.note(func() { s.issuer.responder = responder.URL })
 	r := s.newReplica(func(c *certs.Config) { c.OCSP = true })
 	e, host := r.tenant("a", nil), "a."+base
 	staple := func() []byte {

@@ -296,12 +296,12 @@ type stagedIssuer struct {
 	root, ca   *x509.Certificate
 	caKey      *ecdsa.PrivateKey
 	life       time.Duration
-	responder  string // OCSP
 	begin      atomic.Pointer[func(ctx context.Context, o acme.Order) error]
 	window     atomic.Pointer[[2]time.Time]
 	infos      atomic.Int64
 	infoPanics atomic.Bool
 	mu         sync.Mutex
+	responder  string         // guarded by mu: OCSP
 	orders     map[string]int // guarded by mu: issued, by name
 	tried      map[string]int // guarded by mu
 	replaced   int            // guarded by mu
@@ -373,9 +373,11 @@ func keyPEM(t testing.TB, key any) []byte {
 func (s *stagedIssuer) leaf(t testing.TB, public crypto.PublicKey, life time.Duration, names ...string) *x509.Certificate {
 	from := s.now().Add(-time.Hour).Truncate(time.Second)
 	template := &x509.Certificate{DNSNames: names, NotBefore: from, NotAfter: from.Add(life), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	if s.responder != "" {
-		template.OCSPServer = []string{s.responder}
-	}
+	s.note(func() {
+		if s.responder != "" {
+			template.OCSPServer = []string{s.responder}
+		}
+	})
 	return sign(t, template, s.ca, public, s.caKey)
 }
 
