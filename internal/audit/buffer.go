@@ -44,6 +44,13 @@ func (b *Buffer) Record(e Entry) {
 	}
 }
 
+// crowded says whether the buffer is half full or more, so that it has to be emptied before anything else.
+func (b *Buffer) crowded() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.n >= len(b.ring)/2
+}
+
 // Dropped returns how many entries were dropped since the start.
 func (b *Buffer) Dropped() uint64 {
 	b.mu.Lock()
