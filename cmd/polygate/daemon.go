@@ -99,6 +99,7 @@ func newDaemon(cfg *config.Platform, out io.Writer, log *slog.Logger) *daemon {
 func (d *daemon) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.parts.stop()) }()
 	for _, open := range []func(context.Context) error{
+		d.openGarbage,
 		d.checkTenants,  // before anything is touched: a broken file is said at once
 		d.openFolder,    // whoever holds its lock may touch the data
 		d.openListeners, // early: a port in use is said before anything is written

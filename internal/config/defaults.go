@@ -43,6 +43,7 @@ func Default() *Platform {
 			ShutdownGrace:           10 * time.Second,
 			IdleGatewayAfter:        10 * time.Minute,
 			ResidentCertificates:    10_000,
+			GarbageHeadroom:         32 << 20,
 		},
 		Quotas: TenantQuotas{Quotas: Quotas{MaxServers: 50, MaxConcurrentRequests: 200, RequestsPerSecond: 100, Burst: 200, MaxStreams: 100, MaxStoredBytes: 16 << 20,
 			MaxSandboxes: 20, SandboxCPU: 8000, SandboxMemory: 16 << 30, SandboxStorage: 50 << 30, SandboxLifetime: 24 * time.Hour}},

@@ -149,6 +149,7 @@ type Limits struct {
 	ShutdownGrace            time.Duration `yaml:"shutdown_grace"`              // for requests in flight when the process is told to end; default 10s
 	IdleGatewayAfter         time.Duration `yaml:"idle_gateway_after"`          // after which an unused virtual gateway leaves memory; default 10m
 	ResidentCertificates     int           `yaml:"resident_certificates"`       // kept decoded in memory; default 10000
+	GarbageHeadroom          Size          `yaml:"garbage_headroom"`            // garbage that may always lie in memory before it is collected; default 32MiB; 0 = as much as is alive, as for any Go program. Nothing where GOGC is set
 }
 
 // Metrics tunes the Prometheus metrics.

@@ -224,6 +224,7 @@ func (l Limits) check(cs *checks) {
 	within(cs, "limits.shutdown_grace", l.ShutdownGrace, time.Millisecond, time.Hour)
 	within(cs, "limits.idle_gateway_after", l.IdleGatewayAfter, time.Second, 30*24*time.Hour)
 	within(cs, "limits.resident_certificates", l.ResidentCertificates, 16, 10_000_000)
+	within(cs, "limits.garbage_headroom", l.GarbageHeadroom, 0, 1<<40)
 	if l.MCPMaxBodyBytes > l.MaxBodyBytes {
 		cs.fail("limits.mcp_max_body_bytes", "is %s, more than max_body_bytes (%s)", l.MCPMaxBodyBytes, l.MaxBodyBytes)
 	}
