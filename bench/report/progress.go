@@ -107,6 +107,9 @@ func add(sums []Live, l Live) []Live {
 	l.Requests += sums[i].Requests
 	l.Errors += sums[i].Errors
 	l.P99 = max(l.P99, sums[i].P99) // a moment that was slow is to be seen
+	if l.P50 == 0 {                 // nothing was answered last
+		l.P50 = sums[i].P50
+	}
 	sums[i] = l
 	return sums
 }

@@ -38,6 +38,18 @@ func TestProgressPlain(t *testing.T) {
 	})
 }
 
+// TestProgressStandstill: when nothing is answered, the percentiles are those of what was.
+func TestProgressStandstill(t *testing.T) {
+	var b bytes.Buffer
+	p := NewProgress(&b, false)
+	p.Update(Live{Step: "steady", Seconds: 1, Requests: 100, P50: 400, P99: 1000})
+	p.Update(Live{Step: "steady", Seconds: 1})
+	p.Done()
+	if want := "steady  50.0/s  0 errors  p50 400 µs  p99 1.00 ms\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
 func TestProgressTerminal(t *testing.T) {
 	var b bytes.Buffer
 	p := NewProgress(&b, true)
