@@ -68,7 +68,9 @@ func (m *Manager) listed(ctx context.Context, e *tenant.Entry, kept map[string]*
 		if e != nil && e.Record.Mode == tenant.ModePassthrough && kept[host] == nil {
 			continue
 		}
-		list = append(list, m.status(ctx, host, m.cfg.planFor(host, e), kept[host]))
+		c := m.status(ctx, host, m.cfg.planFor(host, e), kept[host])
+		c.Chain = ""
+		list = append(list, c)
 	}
 	return list
 }
@@ -88,11 +90,7 @@ func (m *Manager) Get(ctx context.Context, e *tenant.Entry, host string) (tenant
 	case err != nil:
 		return tenant.Certificate{}, err
 	}
-	c := m.status(ctx, host, p, h)
-	if h != nil && c.Fingerprint == h.Fingerprint {
-		c.Chain = string(h.Chain)
-	}
-	return c, nil
+	return m.status(ctx, host, p, h), nil
 }
 
 // Import provides a certificate for a host. It is served there as long as it is valid, whatever the source. ifRevision 0 =
@@ -132,9 +130,7 @@ func (m *Manager) change(ctx context.Context, host string, p plan, ifRevision in
 			return tenant.Certificate{}, err
 		}
 		m.changed(host, p)
-		c := m.status(ctx, host, p, h)
-		c.Chain = string(h.Chain)
-		return c, nil
+		return m.status(ctx, host, p, h), nil
 	}
 }
 
@@ -238,6 +234,8 @@ func (m *Manager) Renew(ctx context.Context, e *tenant.Entry, host string, entry
 			return fault.New(fault.Conflict, "the certificate of %s was provided: provide a newer one, or remove it", host)
 		case p.ordered:
 			return force(h, now)
+		case m.wildcardFor(ctx, p, now) != nil:
+			return sharedWildcard(host, "renew")
 		case p.source == tenant.SourceLocalCA:
 			h.Order.Last = now // a change of the record is what replicas make a new one by
 			return nil
@@ -254,10 +252,15 @@ func force(h *keep.Host, now time.Time) error {
 	return nil
 }
 
+// sharedWildcard refuses to renew or to revoke for one host what is served to all tenants.
+func sharedWildcard(host, verb string) error {
+	return fault.New(fault.Conflict, "%s is served with the platform's wildcard certificate, which operators %s", host, verb)
+}
+
 func notOrdered(host string, p plan) error {
 	switch {
 	case p.wild && p.source == tenant.SourceACME:
-		return fault.New(fault.Conflict, "%s is served with the platform's wildcard certificate, which operators renew", host)
+		return sharedWildcard(host, "renew")
 	case p.source == tenant.SourceProvided:
 		return fault.New(fault.Conflict, "certificates of %s are provided: provide a newer one", host)
 	}

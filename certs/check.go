@@ -330,6 +330,15 @@ func keyType(public crypto.PublicKey) string {
 	return "unknown"
 }
 
+// chainPEM returns a chain of DER as PEM.
+func chainPEM(chain [][]byte) string {
+	var b strings.Builder
+	for _, der := range chain {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a builder takes everything
+	}
+	return b.String()
+}
+
 // encodeChain returns the chain as PEM.
 func encodeChain(chain []*x509.Certificate) []byte {
 	var b bytes.Buffer

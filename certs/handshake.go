@@ -38,6 +38,7 @@ type served struct {
 	cert                *tls.Certificate
 	notBefore, notAfter time.Time
 	serial              string
+	provided            bool // and not ordered, or signed here
 }
 
 // resident is what is in memory of a host: a certificate, or that there is none. It is immutable.
@@ -304,7 +305,7 @@ func (m *Manager) decode(h *keep.Host) (*served, error) {
 	if k, ok := key.(crypto.Signer); !ok || !samePublic(k.Public(), leaf.PublicKey) {
 		return nil, fmt.Errorf("chain and key do not belong together: %w", vault.ErrDamaged)
 	}
-	return &served{cert: cert, notBefore: h.NotBefore, notAfter: h.NotAfter, serial: leaf.SerialNumber.Text(16)}, nil
+	return &served{cert: cert, notBefore: h.NotBefore, notAfter: h.NotAfter, serial: leaf.SerialNumber.Text(16), provided: h.Source == tenant.SourceProvided}, nil
 }
 
 // shared returns the one copy of an intermediate.
@@ -365,6 +366,17 @@ func (m *Manager) absent(host string, r *resident) error {
 		return ErrPending
 	}
 	return ErrNone
+}
+
+// wildcardFor returns the platform's wildcard if it is good for a host of the plan; nil = it is not, or there is none.
+func (m *Manager) wildcardFor(ctx context.Context, p plan, now time.Time) *served {
+	if !p.wild {
+		return nil
+	}
+	if w := m.wildcard(ctx); w.serves(plan{}, now) {
+		return w.served
+	}
+	return nil
 }
 
 // wildcard returns the platform's certificate for the hosts under the base domain; one without a certificate if there is none.

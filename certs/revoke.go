@@ -38,6 +38,9 @@ func (m *Manager) Revoke(ctx context.Context, e *tenant.Entry, host string, reas
 	var old keep.Host
 	c, err := m.change(ctx, host, p, 0, entry, func(h *keep.Host, now time.Time) error {
 		old = *h
+		if len(h.Chain) == 0 && m.wildcardFor(ctx, p, now) != nil {
+			return sharedWildcard(host, "revoke")
+		}
 		return revoked(h, p, now)
 	}, lock)
 	if err != nil || old.Source != tenant.SourceACME || len(old.Chain) == 0 {

@@ -45,7 +45,7 @@ func (m *Manager) status(ctx context.Context, host string, p plan, h *keep.Host)
 		fillStored(&c, h, p, now)
 	}
 	if c.State != tenant.CertificateReady {
-		m.fillOther(ctx, &c, host, p, now)
+		m.fillOther(ctx, &c, host, p, h, now)
 	}
 	if c.State == tenant.CertificatePending && c.Error == "" {
 		c.Code, c.Error = m.whyNone(p)
@@ -91,7 +91,7 @@ func fillStored(c *tenant.Certificate, h *keep.Host, p plan, now time.Time) {
 		return
 	}
 	c.Source, c.Names, c.Issuer, c.Serial = h.Source, h.Names, h.Issuer, h.Serial
-	c.Fingerprint, c.KeyType, c.NotBefore, c.NotAfter = h.Fingerprint, h.KeyType, h.NotBefore, h.NotAfter
+	c.Fingerprint, c.KeyType, c.NotBefore, c.NotAfter, c.Chain = h.Fingerprint, h.KeyType, h.NotBefore, h.NotAfter, string(h.Chain)
 	if at := orderAt(h, p, now); !at.IsZero() {
 		c.RenewAt = at
 	}
@@ -128,33 +128,35 @@ func warning(h *keep.Host, p plan, now time.Time) string {
 }
 
 // fillOther tells of what is served in place of a stored certificate: the wildcard's, or the local authority's. The latter is
-// made with the first handshake, by each replica for itself.
-func (m *Manager) fillOther(ctx context.Context, c *tenant.Certificate, host string, p plan, now time.Time) {
-	if p.wild {
-		if w := m.wildcard(ctx); w.serves(plan{}, now) {
-			fillServed(c, w.served, p.source)
-			return
-		}
+// made with the first handshake, by each replica for itself, and again with the first after somebody asked for a new one.
+func (m *Manager) fillOther(ctx context.Context, c *tenant.Certificate, host string, p plan, h *keep.Host, now time.Time) {
+	if w := m.wildcardFor(ctx, p, now); w != nil {
+		fillServed(c, w, tenant.SourceACME)
+		return
 	}
 	if p.source != tenant.SourceLocalCA || strings.HasPrefix(host, "*.") { // the local authority signs for each host
 		return
 	}
-	if r, ok := m.cache.Peek(host); ok && r.local && r.serves(p, now) {
+	if r, ok := m.cache.Peek(host); ok && r.local && r.rev == revision(h) && r.serves(p, now) {
 		fillServed(c, r.served, tenant.SourceLocalCA)
 	} else if c.State != tenant.CertificateFailing {
 		c.State = tenant.CertificatePending
 	}
 }
 
+// fillServed tells of a certificate in memory; source is of one that nobody provided.
 func fillServed(c *tenant.Certificate, s *served, source tenant.CertificateSource) {
 	leaf, err := x509.ParseCertificate(s.cert.Certificate[0])
 	if err != nil {
 		return
 	}
-	c.State, c.Source = tenant.CertificateReady, source
+	c.State, c.Source, c.RenewAt = tenant.CertificateReady, source, warnAt(s.notBefore, s.notAfter)
+	if s.provided { // the gateway does not renew it
+		c.Source, c.RenewAt = tenant.SourceProvided, time.Time{}
+	}
 	c.Names, c.Issuer, c.Serial, c.KeyType = leaf.DNSNames, leaf.Issuer.CommonName, s.serial, keyType(leaf.PublicKey)
 	c.Fingerprint, c.NotBefore, c.NotAfter = fingerprint(leaf.Raw), leaf.NotBefore.UTC(), leaf.NotAfter.UTC()
-	c.RenewAt = warnAt(s.notBefore, s.notAfter)
+	c.Chain = chainPEM(s.cert.Certificate)
 }
 
 // whyNone says why a host has no certificate, if nothing else does.
