@@ -95,13 +95,19 @@ func certColumns() []column[certInfo] {
 }
 
 // certNote is what somebody should know of a certificate.
-func certNote(c *certInfo) string { return cmp.Or(c.Error, c.Warning) }
+func certNote(c *certInfo) string {
+	if c.awaitsHandshake() {
+		return cmp.Or(c.Error, c.Warning, "signed with its next handshake")
+	}
+	return cmp.Or(c.Error, c.Warning)
+}
 
 func (s *certCommands) certList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the certificates of all hosts",
 		Long: `List the hosts with their certificates: where each comes from, whether it is served (ready), being ordered (pending), could not be
-had (failing), is over (expired) or was revoked, when it ends and when a new one is ordered, and what is wrong.`,
+had (failing), is over (expired) or was revoked, when it ends and when a new one is ordered, and what is wrong. The gateway's own
+authority signs with a host's next handshake: until then it is pending, and nothing is wrong.`,
 		Example: "  polygate cert list\n  polygate cert list --tenant team-a -o json | jq -r '.items[] | select(.state != \"ready\").host'\n  polygate cert list --platform",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -132,7 +138,7 @@ func (s *certCommands) certShow() *cobra.Command {
 				case !chain:
 					return s.showCert(cmd, a)
 				case a.is.Chain == "":
-					return fmt.Errorf("host %q has no certificate: it is %s", args[0], a.is.State)
+					return fmt.Errorf("host %q has no certificate to print: %s", args[0], cmp.Or(certNote(&a.is), "it is "+a.is.State))
 				}
 				_, err = fmt.Fprint(cmd.OutOrStdout(), cleanPEM(a.is.Chain))
 				return err
@@ -197,8 +203,9 @@ func (s *certCommands) certRevoke() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "revoke <host>", Short: "Revoke the certificate of a host, for good",
-		Long: `Stop serving the certificate of a host, and tell its issuer that it is not to be trusted any more. This cannot be undone. The
-host gets another one, with another key, from its source; one that was provided is gone.`,
+		Long: `Stop serving the certificate of a host, and tell the ACME server that issued it that it is not to be trusted any more. This cannot
+be undone. The host gets another one, with another key, from its source; one that was provided is gone, and whoever issued it is to
+be told by you. The gateway's own authority keeps no list of what is revoked: clients trust its certificate until that ends.`,
 		Example: "  polygate cert revoke tools.example.org --reason key-compromise --yes",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -231,9 +238,9 @@ func reasonNames() []string {
 
 func (s *certCommands) certRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove <host>", Aliases: []string{"rm"}, Short: "Take back the certificate that is stored for a host",
-		Long: `Forget the certificate that is stored for a host, with its key. The host gets another one from its source, if that makes any. What
-was removed is still trusted by clients until it ends: revoke it if its key is in other hands.`,
+		Use: "remove <host>", Aliases: []string{"rm"}, Short: "Take back the certificate that was provided for a host",
+		Long: `Forget the certificate that was provided for a host, with its key. The host gets another one from its source, if that makes any. What
+was removed is still trusted by clients until it ends: have its issuer revoke it if its key is in other hands.`,
 		Example: "  polygate cert remove tools.example.org\n  polygate cert remove '*.gateway.example.com' --platform",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: s.completeHost,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -270,6 +277,11 @@ func hostNames(collection, state string) names {
 		}
 		return out, nil
 	}
+}
+
+// awaitsHandshake says whether the gateway's own authority will sign the certificate when somebody asks for it.
+func (c *certInfo) awaitsHandshake() bool {
+	return c.Source == string(tenant.SourceLocalCA) && c.State == string(tenant.CertificatePending)
 }
 
 // ready says whether a certificate is served.

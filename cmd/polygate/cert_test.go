@@ -361,8 +361,14 @@ func TestCertTables(t *testing.T) {
 	if code != 0 || !strings.Contains(out, `limited (rate_limited)`) || !strings.Contains(out, "2 failed, the next at 2027-01-01T00:00:00Z") || strings.Contains(out, "\x1b") {
 		t.Errorf("exit %d\n%s", code, out)
 	}
-	if _, stderr, code := here(t, "", "cert", "show", "h", "--chain"); code != 1 || !strings.Contains(stderr, "has no certificate: it is failing") {
+	if _, stderr, code := here(t, "", "cert", "show", "h", "--chain"); code != 1 || !strings.Contains(stderr, "has no certificate to print: rate") || strings.Contains(stderr, "\x1b") {
 		t.Errorf("no chain: exit %d\n%s", code, stderr)
+	}
+	item = map[string]any{"host": "h", "state": "pending", "source": "local"} // of the gateway's own authority
+	for _, line := range []string{"cert list", "cert show h --chain", "cert renew h", "cert renew h --wait"} {
+		if out, stderr, _ := here(t, "", strings.Fields(line)...); !strings.Contains(out+stderr, "signed with its next handshake") {
+			t.Errorf("%s: %q\n%s", line, out, stderr)
+		}
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/polygate/polygate/internal/tenant"
 )
 
 // stillWaiting is how often a command that waits says so.
@@ -37,6 +35,9 @@ attempt fails or the time is over, in which case the gateway goes on trying.`,
 				if err != nil {
 					return err
 				}
+				if a.is.awaitsHandshake() {
+					return s.saidSigned(cmd, a, args[0])
+				}
 				return said(cmd, &s.out, a, "a new certificate for %s is asked for: \"polygate cert show\" tells what comes of it", args[0])
 			})
 		},
@@ -54,6 +55,11 @@ func renewCert(ctx context.Context, c *client, host string) (*answered[certInfo]
 	return &a, nil
 }
 
+// saidSigned tells of a certificate that nothing is ordered for.
+func (s *certCommands) saidSigned(cmd *cobra.Command, a *answered[certInfo], host string) error {
+	return said(cmd, &s.out, a, "the new certificate for %s is signed with its next handshake: its authority is the gateway's own", host)
+}
+
 // renewAndWait orders a certificate and follows the order.
 func (s *certCommands) renewAndWait(ctx context.Context, cmd *cobra.Command, c *client, host string, timeout time.Duration) error {
 	before, err := getCert(ctx, c, host)
@@ -64,8 +70,8 @@ func (s *certCommands) renewAndWait(ctx context.Context, cmd *cobra.Command, c *
 	if err != nil {
 		return err
 	}
-	if begun.is.Source == string(tenant.SourceLocalCA) && begun.is.State == string(tenant.CertificatePending) {
-		return said(cmd, &s.out, begun, "the new certificate for %s is signed with its next handshake: its authority is the gateway's own", host)
+	if begun.is.awaitsHandshake() {
+		return s.saidSigned(cmd, begun, host)
 	}
 	_ = tell(cmd, "a new certificate for %s is asked for", host)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
