@@ -137,9 +137,9 @@ func (s *shape) etcd() Etcd {
 	}
 	for _, f := range s.flows() {
 		per := f.bytes + (f.puts+f.deletes)*over
-		size = append(size, Term{"superseded: " + f.name, f.rate * per * s.historySeconds(), fmt.Sprintf("%.4g/s × %.0f bytes × %.0f s", f.rate, per, s.historySeconds())})
-		transactions = append(transactions, Term{f.name, f.rate * f.transactions, fmt.Sprintf("%.4g/s × %.3g", f.rate, f.transactions)})
-		puts = append(puts, Term{f.name, f.rate * (f.puts + f.deletes), fmt.Sprintf("%.4g/s × %.3g", f.rate, f.puts+f.deletes)})
+		size = append(size, Term{"superseded: " + f.name, f.rate * per * s.historySeconds(), fmt.Sprintf("%s/s × %.0f bytes × %.0f s", figure(f.rate, 4), per, s.historySeconds())})
+		transactions = append(transactions, Term{f.name, f.rate * f.transactions, fmt.Sprintf("%s/s × %.3g", figure(f.rate, 4), f.transactions)})
+		puts = append(puts, Term{f.name, f.rate * (f.puts + f.deletes), fmt.Sprintf("%s/s × %.3g", figure(f.rate, 4), f.puts+f.deletes)})
 	}
 	e := Etcd{Live: sum(live...), Writes: sum(transactions...), Puts: sum(puts...)}
 	pages := s.c.of(storePages)

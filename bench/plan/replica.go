@@ -4,7 +4,7 @@ import "fmt"
 
 // micro is a cost in microseconds at a rate, as cores.
 func micro(name string, rate, micros float64) Term {
-	return Term{Name: name, Amount: rate * micros / 1e6, How: fmt.Sprintf("%.4g/s × %.4g µs", rate, micros)}
+	return Term{Name: name, Amount: rate * micros / 1e6, How: fmt.Sprintf("%s/s × %s µs", figure(rate, 4), figure(micros, 4))}
 }
 
 // cpu is what one serving replica burns at the peak, in cores.
@@ -41,7 +41,7 @@ func (s *shape) ownHeads() float64 {
 
 // store is an amount of bytes.
 func store(name string, number, bytes float64) Term {
-	return Term{Name: name, Amount: number * bytes, How: fmt.Sprintf("%.6g × %.6g bytes", number, bytes)}
+	return Term{Name: name, Amount: number * bytes, How: fmt.Sprintf("%s × %s bytes", figure(number, 6), figure(bytes, 6))}
 }
 
 // residentCertificates is limits.resident_certificates.

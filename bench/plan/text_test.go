@@ -75,3 +75,15 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestFigures(t *testing.T) {
+	for _, c := range []struct {
+		value  float64
+		digits int
+		want   string
+	}{{78884900, 6, "78884900"}, {10_000_000, 6, "10000000"}, {429.2683, 6, "429.268"}, {6.66667, 4, "6.667"}, {123456.7, 4, "123457"}, {0, 4, "0"}} {
+		if got := figure(c.value, c.digits); got != c.want {
+			t.Errorf("figure(%v, %d): got %q, want %q", c.value, c.digits, got, c.want)
+		}
+	}
+}

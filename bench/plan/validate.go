@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -37,10 +38,11 @@ func (d *Demand) problem() *problem {
 	if d.Tenants == 0 {
 		return &problem{"tenants", "is missing: say how many are registered"}
 	}
-	for _, w := range d.ranges() {
-		if !(w.value >= w.low && w.value <= w.high) { // NaN is in no range
-			return &problem{w.field, fmt.Sprintf("is %v: it has to be from %v to %v", w.value, w.low, w.high)}
-		}
+	if p := outside(d.ranges(), func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }); p != nil {
+		return p
+	}
+	if p := outside(d.sizes(), func(v float64) string { return Size(v).String() }); p != nil {
+		return p
 	}
 	if p := shares("requests.protocols", d.Requests.Protocols, protocols()); p != nil {
 		return p
@@ -54,6 +56,27 @@ func (d *Demand) problem() *problem {
 	return nil
 }
 
+// outside returns the first number that does not lie where it has to, in words.
+func outside(list []within, words func(float64) string) *problem {
+	for _, w := range list {
+		if !(w.value >= w.low && w.value <= w.high) { // NaN is in no range
+			return &problem{w.field, fmt.Sprintf("is %s: it has to be from %s to %s", words(w.value), words(w.low), words(w.high))}
+		}
+	}
+	return nil
+}
+
+// sizes are the numbers of bytes.
+func (d *Demand) sizes() []within {
+	return []within{
+		{"policy_bytes", float64(d.PolicyBytes), 0, 64 << 20},
+		{"requests.answer_bytes", float64(d.Requests.AnswerBytes), 0, 1 << 40},
+		{"etcd.quota_bytes", float64(d.Etcd.QuotaBytes), 1 << 20, 1 << 50},
+		{"machine.memory", float64(d.Machine.Memory), 64 << 20, 1 << 50},
+	}
+}
+
+// ranges are the others.
 func (d *Demand) ranges() []within {
 	return []within{
 		{"tenants", float64(d.Tenants), 1, maxTenants},
@@ -62,9 +85,7 @@ func (d *Demand) ranges() []within {
 		{"hosts", float64(d.Hosts), 0, maxEach},
 		{"keys", float64(d.Keys), 0, maxEach},
 		{"servers", float64(d.Servers), 0, maxEach},
-		{"policy_bytes", float64(d.PolicyBytes), 0, 64 << 20},
 		{"requests.per_second", d.Requests.PerSecond, 0, maxCount},
-		{"requests.answer_bytes", float64(d.Requests.AnswerBytes), 0, 1 << 40},
 		{"connections.open", float64(d.Connections.Open), 0, maxCount},
 		{"connections.life", d.Connections.Life.Seconds(), 0.001, (10 * 365 * 24 * time.Hour).Seconds()},
 		{"connections.handshakes_per_second", d.Connections.HandshakesPerSecond, 0, maxCount},
@@ -76,14 +97,12 @@ func (d *Demand) ranges() []within {
 		{"sandboxes.starts_per_day", d.Sandboxes.StartsPerDay, 0, maxCount},
 		{"changes_per_day", d.ChangesPerDay, 0, maxCount},
 		{"spare_replicas", float64(d.SpareReplicas), 0, maxSpare},
-		{"etcd.quota_bytes", float64(d.Etcd.QuotaBytes), 1 << 20, 1 << 50},
 		{"etcd.reserve", float64(d.Etcd.Reserve), 0, 90},
 		{"etcd.compact_after", d.Etcd.CompactAfter.Seconds(), 1, (365 * 24 * time.Hour).Seconds()},
 		{"limits.max_connections", float64(d.Limits.MaxConnections), 1, maxCount},
 		{"limits.max_streams", float64(d.Limits.MaxStreams), 1, maxCount},
 		{"limits.orders_per_minute", float64(d.Limits.OrdersPerMinute), 1, maxCount},
 		{"machine.cores", d.Machine.Cores, 0.1, maxCores},
-		{"machine.memory", float64(d.Machine.Memory), 64 << 20, 1 << 50},
 		{"machine.headroom", d.Machine.Headroom, 0.05, 1},
 	}
 }

@@ -107,6 +107,14 @@ func bytesText(v float64) string {
 	return fmt.Sprintf("%.0f bytes", v)
 }
 
+// figure is a number with so many digits that matter, or all of those before the point: never with an exponent.
+func figure(v float64, digits int) string {
+	if s := strconv.FormatFloat(v, 'g', digits, 64); !strings.Contains(s, "e+") {
+		return s
+	}
+	return strconv.FormatFloat(v, 'f', 0, 64)
+}
+
 // number is a number with three digits that matter, and its thousands apart.
 func number(v float64) string {
 	if v < 999.5 {
