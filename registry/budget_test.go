@@ -263,3 +263,39 @@ func TestStorageProblems(t *testing.T) {
 		}
 	}
 }
+
+// TestX47Owed: what a change that was let in brings with it is stored whatever the budget is, and half of the store's reserve is for it;
+// a change that does more besides is not let in with it.
+func TestX47Owed(t *testing.T) {
+	f := &filling{Backend: memory.New()}
+	f.status.Store(&registry.Status{DBSize: 1 << 20, DBInUse: 1 << 20, Quota: 1000 << 20})
+	r := registrytest.Start(t, f, "r1", budget(10_000, func(b *registry.Budgets) { b.Reserve, b.Sample = 20, 2*time.Millisecond }))
+	c := registrytest.Claim(t, r, registrytest.Create(t, r, "alpha").Scope)
+	owed := func(id string, more ...tenant.Write) error {
+		w := append([]tenant.Write{{Kind: "server", ID: id, Value: value(12_000), Owed: true}}, more...)
+		return c.Commit(t.Context(), registrytest.Entry("alpha", "server.create"), w...)
+	}
+	if err := write(t, c, "s0", value(9500)); err != nil {
+		t.Fatal(err)
+	}
+	wantStored(t, "a larger one", write(t, c, "s0", value(12_000)))
+	wantStored(t, "one of two that is not owed", owed("s0", tenant.Write{Kind: "server", ID: "s1", Value: value(500)}))
+	for range 10 { // of which the writes alone are more than four times the budget
+		if err := owed("s0"); err != nil {
+			t.Fatalf("what is owed: %v", err)
+		}
+	}
+	if err := write(t, c, "s0", value(11_990)); !fault.Is(err, fault.RateLimited) {
+		t.Errorf("the same that is not: got %v, want that too much was written", err)
+	}
+	for _, full := range []struct {
+		inUse int64
+		taken bool
+	}{{810 << 20, true}, {910 << 20, false}} {
+		f.status.Store(&registry.Status{DBSize: full.inUse, DBInUse: full.inUse, Quota: 1000 << 20})
+		registrytest.Eventually(t, "it is sampled", func() bool { return r.Storage().Status.DBSize == full.inUse })
+		if err := owed("s0"); (err == nil) != full.taken || err != nil && !errors.Is(err, registry.ErrStoreFull) {
+			t.Errorf("with %d bytes in the store: got %v, want ok = %t", full.inUse, err, full.taken)
+		}
+	}
+}

@@ -216,6 +216,7 @@ type admission struct {
 	tally   *tally
 	txn     *Txn
 	prefix  string
+	owed    bool // it counts against the budget and is not refused for it
 	grows   int64
 }
 
@@ -248,11 +249,15 @@ func (b *budgets) of(id tenant.ID) int64 {
 	return b.cfg.Stored(e.Record.Quotas)
 }
 
-// admitState judges a change under the tenant's claim, and reserves what it adds.
-func (b *budgets) admitState(ctx context.Context, id tenant.ID, t *Txn) (*admission, error) {
-	a := b.account(id)
-	ad := &admission{budgets: b, account: a, tally: &a.state, txn: t, prefix: statePrefix(id)}
-	return ad, b.admit(ctx, id, ad, b.writes(b.of(id), 3), &a.own, 0)
+// admitState judges a change under the tenant's claim, and reserves what it adds. One that is owed may use half of the store's
+// reserve, as certificates may: were an end not stored, its sandbox would go on, and could not be deleted.
+func (b *budgets) admitState(ctx context.Context, id tenant.ID, t *Txn, owed bool) (*admission, error) {
+	a, share := b.account(id), 0
+	if owed {
+		share = 5
+	}
+	ad := &admission{budgets: b, account: a, tally: &a.state, txn: t, prefix: statePrefix(id), owed: owed}
+	return ad, b.admit(ctx, id, ad, b.writes(b.of(id), 3), &a.own, share)
 }
 
 // admitVault judges a change of a tenant's vault, which any replica makes. It may use half of the store's reserve, so that
@@ -295,7 +300,7 @@ func (b *budgets) admit(ctx context.Context, id tenant.ID, ad *admission, l quot
 	case grows <= -writes: // it frees at least what it writes. To make something smaller byte by byte would fill the store all the same
 	case roomErr != nil:
 		return roomErr
-	case budget > 0:
+	case budget > 0 && !ad.owed:
 		if err := judge(ad.tally.total+ad.tally.pending, grows, budget, debt.Owed(now, l)); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/polygate/polygate/internal/audit"
 	"github.com/polygate/polygate/internal/fault"
@@ -73,6 +74,9 @@ func (c *Claim) loadOnce(ctx context.Context, kind string) ([]tenant.Object, err
 // ErrClaimLost. If the store does not say in time whether the commit was applied, or the claim ends meanwhile, the error
 // is fault.Unavailable wrapping ErrUnknown, and the claim is given up, so that memory is loaded anew and cannot differ
 // from the store. A commit that has begun is not abandoned when ctx ends.
+//
+// A change whose writes are all Owed is taken beyond the tenant's budget: what ends is how room is made. It is for what the
+// changes that were let in bring with them, which bound it.
 func (c *Claim) Commit(ctx context.Context, entry audit.Entry, writes ...tenant.Write) error {
 	return c.CommitIf(ctx, 0, entry, writes...)
 }
@@ -91,7 +95,7 @@ func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, w
 		t.If = append(t.If, Cmp{x, ModIs, record})
 		t.Else = append(t.Else, x)
 	}
-	ad, err := c.store.budgets.admitState(ctx, c.scope.ID(), t)
+	ad, err := c.store.budgets.admitState(ctx, c.scope.ID(), t, owed(writes))
 	if err != nil {
 		return err
 	}
@@ -105,6 +109,11 @@ func (c *Claim) CommitIf(ctx context.Context, record int64, entry audit.Entry, w
 	case <-ctx.Done():
 		return fault.From(ctx.Err())
 	}
+}
+
+// owed says whether all that is written has to be.
+func owed(writes []tenant.Write) bool {
+	return len(writes) > 0 && !slices.ContainsFunc(writes, func(w tenant.Write) bool { return !w.Owed })
 }
 
 // plan turns writes into a transaction, all but the lane's part.

@@ -297,6 +297,9 @@ func askSandbox(ctx context.Context, c *call, action authz.Action, want sandbox.
 		return nil
 	}, func(w ...tenant.Write) error {
 		committed = true
+		if want != sandbox.WantRunning {
+			w = owed(w)
+		}
 		return commit(w...)
 	})
 	if err == nil && !committed {

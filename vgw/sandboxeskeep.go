@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -223,11 +224,21 @@ func (s systemStore) Commit(ctx context.Context, action authz.Action, resource s
 		return err
 	}
 	defer leave()
-	err = permit.Settle(s.gw.claim.Commit(ctx, permit.Entry(audit.OutcomeOK), w...))
+	err = permit.Settle(s.gw.claim.Commit(ctx, permit.Entry(audit.OutcomeOK), owed(w)...))
 	if err == nil {
 		s.gw.forgetGrants(w)
 	}
 	return err
+}
+
+// owed marks writes that follow from what is stored already, which no budget refuses: else a tenant that is full could neither stop nor
+// delete what fills it.
+func owed(w []tenant.Write) []tenant.Write {
+	out := slices.Clone(w)
+	for i := range out {
+		out[i].Owed = true
+	}
+	return out
 }
 
 // asSystem admits what the platform does of its own accord in a tenant.

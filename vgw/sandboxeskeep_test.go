@@ -57,6 +57,36 @@ func TestSandboxAwake(t *testing.T) {
 	})
 }
 
+// A tenant whose budget of bytes is used up makes and starts nothing; it stops and deletes, and what its sandboxes do is stored.
+func TestFullTenantStopsAndDeletes(t *testing.T) {
+	w, stage := sandboxed(t)
+	admin := w.principal("team-a", tenant.Admin)
+	ends := w.makeSandbox(t, admin, `{"name":"ends","command":["sleep","1h"]}`)
+	w.store.mu.Lock()
+	w.store.onCommit = func(_ tenant.Scope, writes []tenant.Write) (before, after error) {
+		for _, one := range writes {
+			if !one.Owed {
+				return fault.New(fault.Conflict, "over the quota of stored bytes"), nil
+			}
+		}
+		return nil, nil
+	}
+	w.store.mu.Unlock()
+	w.says(t, "team-a", admin, post("/api/v1/sandboxes", `{"name":"more"}`), 409, "over the quota")
+	stage.tenant(w, "team-a").End(ends["id"].(string), 0, "")
+	w.awaits(t, admin, "ends", "stopped")
+	w.says(t, "team-a", admin, post("/api/v1/sandboxes/ends/start", ""), 409, "over the quota")
+	w.must(t, "team-a", admin, post("/api/v1/sandboxes/other/stop", ""), 202)
+	w.awaits(t, admin, "other", "stopped")
+	for _, name := range []string{"hers", "other", "ends"} {
+		w.must(t, "team-a", admin, del("/api/v1/sandboxes/"+name), 202)
+	}
+	eventually(t, "all are gone", func() bool {
+		all, _ := w.must(t, "team-a", admin, get("/api/v1/sandboxes"), 200)["items"].([]any)
+		return len(all) == 0
+	})
+}
+
 // The record is written late where the store is away, and again where a former owner wrote over it.
 func TestSandboxAwakeIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

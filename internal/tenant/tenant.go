@@ -207,6 +207,7 @@ type Write struct {
 	Kind  string
 	ID    string
 	Value []byte
+	Owed  bool // it follows from what was stored before, such as the end of a sandbox, and is not refused for the tenant's budget
 }
 
 // CheckSegment says whether s can be a kind or an id in a key: not empty, at most 253 bytes, no '/', no control bytes.
