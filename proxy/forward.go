@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -148,6 +149,7 @@ func (f *flight) outgoingHeader(pass string) http.Header {
 		out["User-Agent"] = []string{""} // else net/http has one of its own
 	}
 	out[passportHeader], out[requestIDHeader] = []string{pass}, []string{f.id}
+	out[recordHeader] = []string{strconv.FormatInt(f.place.entry.Record.Revision, 10)}
 	return out
 }
 

@@ -26,6 +26,7 @@ const (
 	passportHeader  = "Polygate-Passport" //nolint:gosec // a header's name
 	requestIDHeader = "Polygate-Request-Id"
 	expectHeader    = "Polygate-Expect"  // Expect is the forwarding replica's, not the client's
+	recordHeader    = "Polygate-Record"  // the revision of the tenant's record by which the forwarding replica judged
 	refusalHeader   = "Polygate-Refusal" // in an answer: nothing of the request was done, and why
 )
 

@@ -26,6 +26,10 @@ type PeerConfig struct {
 	Changed func() <-chan struct{}
 	// Handlers answer calls of other replicas, by the names of package peer. A name that is not there is not known.
 	Handlers map[string]peer.Handler
+	// AwaitRecords returns once the Directory holds every change of records up to a revision of theirs, after a bounded time or
+	// when ctx ends: what the replica that forwards a request knew of its tenant is known here before it is judged again.
+	// nil = nobody waits.
+	AwaitRecords func(ctx context.Context, revision int64)
 	// Wait is how long a request waits while its tenant is on its way from one replica to another. 0 = 2s.
 	Wait time.Duration
 	// Dial connects to other replicas; nil = a net.Dialer.

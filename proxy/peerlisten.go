@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -185,6 +186,7 @@ func (s *Server) serveForwarded(w http.ResponseWriter, r *http.Request, v *visit
 	if r.Header[expectHeader] != nil {
 		delete(r.Header, "Expect")
 	}
+	s.catchUp(r)
 	for name := range r.Header {
 		if strings.HasPrefix(name, ownPrefix) {
 			delete(r.Header, name)
@@ -193,6 +195,16 @@ func (s *Server) serveForwarded(w http.ResponseWriter, r *http.Request, v *visit
 	there := r.WithContext(r.Context()) // a copy
 	there.TLS, there.RemoteAddr = v.state, v.Remote
 	s.serveFlight(w, there, id, v)
+}
+
+// catchUp waits until this replica knows of the tenant what the one that forwards the request does. Replicas learn of a change
+// some milliseconds apart: a key that was acknowledged would be refused here, though it was good there.
+func (s *Server) catchUp(r *http.Request) {
+	if revs := r.Header[recordHeader]; len(revs) == 1 && s.peers.AwaitRecords != nil {
+		if rev, err := strconv.ParseInt(revs[0], 10, 64); err == nil {
+			s.peers.AwaitRecords(r.Context(), rev)
+		}
+	}
 }
 
 // plainID says whether s has the form of a request id: it goes into logs and answers.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -54,4 +55,11 @@ func (s *Store) Fresh(grace time.Duration) error {
 func (s *Store) stale(what string, since int64) error {
 	return fault.New(fault.Unavailable, "the replica %s for %v: what was suspended or revoked meanwhile is not known; look at the replica's log and at etcd",
 		what, time.Duration(since).Round(100*time.Millisecond)).After(retryAdvice)
+}
+
+// AwaitRecords returns once every change of routing records up to revision is in the index, after a bounded time, or when ctx ends.
+func (s *Store) AwaitRecords(ctx context.Context, revision int64) {
+	if s.follow.seenUpTo(prefixRecord) < revision {
+		s.follow.await(ctx, prefixRecord, revision)
+	}
 }

@@ -71,6 +71,7 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	t.Run("spread", f.spread)
+	t.Run("fresh keys", f.freshKeys)
 	t.Run("moves under load", f.movesUnderLoad)
 	t.Run("drain and resume", f.drainAndResume)
 	t.Run("numbers", f.numbers)
@@ -87,6 +88,24 @@ func (f *fleet) spread(t *testing.T) {
 	}
 	if len(owners) < 2 || owners[-1] > 0 {
 		t.Errorf("owners %v: want several replicas", owners)
+	}
+}
+
+// freshKeys uses keys the moment that they were made, at the replica that made them, whoever owns their tenant: a replica keeps
+// its word although others learn of it later.
+func (f *fleet) freshKeys(t *testing.T) {
+	for n := range 60 {
+		i, id := n%len(f.gs), fmt.Sprintf("t%d", n%12)
+		c, g := f.to(i), f.gs[i]
+		made := f.want("make a key", g.operator(g.client(), "POST", "/api/v1/tenants/"+id+"/keys", map[string]string{"name": "fresh", "role": "viewer"}), 201)
+		var k struct{ ID, Key string }
+		if err := json.Unmarshal(made.Body, &k); err != nil {
+			t.Fatal(err)
+		}
+		if got := do(c, "GET", f.host(id)+"/api/v1/servers", nil, bearer(k.Key)...); got.Status != 200 {
+			t.Errorf("a key of %s that r%d made, at r%d: %d %s, want 200", id, i, i, got.Status, got.Body)
+		}
+		f.want("revoke it", g.operator(g.client(), "DELETE", "/api/v1/tenants/"+id+"/keys/"+k.ID, nil), 204)
 	}
 }
 

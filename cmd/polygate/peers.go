@@ -116,6 +116,7 @@ func (d *daemon) peerConfig() *proxy.PeerConfig {
 	}
 	return &proxy.PeerConfig{
 		Listener: d.listen.peer, Identity: d.peers, Locate: d.cluster, Address: d.cluster.address, Changed: d.store.Index().Changed, Wait: d.cfg.Placement.Wait,
+		AwaitRecords: d.store.AwaitRecords,
 		Handlers: map[string]peer.Handler{
 			peer.Move: d.cluster.handleMove, peer.Drain: d.cluster.handleDrain, peer.Defrag: d.etcd.handleDefrag, peer.Rekey: d.rekey.handle, peer.Shares: d.shares.Handle, peer.Usage: d.numbers.Handle, peer.Audit: d.audits.Handle,
 		},
