@@ -31,11 +31,15 @@ func (s *session) phase(ctx context.Context, ph scenario.Phase) ([]result.Run, e
 	}
 	ended := make(chan struct{})
 	side := s.beside(ctx, cancel, ph, callers, w, ended)
+	var pace func() time.Duration
+	if s.maxRate > 0 {
+		pace = pacerOf(s.sc, ph, s.maxRate).wait
+	}
 	var g errgroup.Group
 	figures := make([]result.Figures, len(loads))
 	for i, l := range loads {
 		g.Go(func() (err error) {
-			figures[i], err = callers[i].run(ctx, ph, l, w)
+			figures[i], err = callers[i].run(ctx, ph, l, w, pace)
 			if err != nil {
 				cancel() // the others of the phase have no more to say
 			}
@@ -84,9 +88,9 @@ func loadsOf(sc *scenario.Scenario, ph scenario.Phase) []scenario.PhaseLoad {
 	return out
 }
 
-func (c *caller) run(ctx context.Context, ph scenario.Phase, l scenario.PhaseLoad, w *window) (result.Figures, error) {
+func (c *caller) run(ctx context.Context, ph scenario.Phase, l scenario.PhaseLoad, w *window, pace func() time.Duration) (result.Figures, error) {
 	var from, to int64
-	span := load.Span{Rate: l.Rate, From: c.rate, Concurrency: l.Concurrency, Ramp: ph.Ramp, Warmup: ph.Warmup, Duration: ph.Duration}
+	span := load.Span{Rate: l.Rate, From: c.rate, Concurrency: l.Concurrency, Ramp: ph.Ramp, Warmup: ph.Warmup, Duration: ph.Duration, Pace: pace}
 	span.Measured = func(begins bool) {
 		if begins {
 			from = c.cl.BytesIn()

@@ -5,6 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/polygate/polygate/bench/client"
 	"github.com/polygate/polygate/bench/credential"
@@ -20,8 +23,8 @@ type Target struct {
 	Tokens  credential.Source // for loads that show tokens
 	Own     bool              // whoever runs this owns it: its addresses may be public
 
-	MaxRate        float64 // requests a second that may be asked for, all loads of a phase together
-	MaxConcurrency int     // requests in flight, likewise
+	MaxRate        float64 // requests a second that it may get, all loads of a phase together; closed loops are held to what open ones leave; 0 = any
+	MaxConcurrency int     // requests in flight, all loads of a phase together; 0 = any
 }
 
 // Run sends a scenario to a target, turn by turn. The findings are valid beside an error.
@@ -30,8 +33,11 @@ func (l *Lab) Run(ctx context.Context, sc *scenario.Scenario, t Target, turns in
 	if err := t.check(ctx, sc); err != nil {
 		return out, err
 	}
+	if t.MaxRate > 0 && slices.ContainsFunc(sc.Loads, func(ld scenario.Load) bool { return ld.Loop != scenario.Open }) {
+		out.Notes = append(out.Notes, fmt.Sprintf("closed loops were held to what open ones leave of %g requests a second (--max-rate): at that rate, it says nothing about the target", t.MaxRate))
+	}
 	for turn := 1; turn <= turns; turn++ {
-		s := &session{lab: l, sc: sc, subject: t.Name, turn: turn, tenants: t.Tenants, roots: t.Roots, own: t.Own, tokens: t.Tokens}
+		s := &session{lab: l, sc: sc, subject: t.Name, turn: turn, tenants: t.Tenants, roots: t.Roots, own: t.Own, tokens: t.Tokens, maxRate: t.MaxRate}
 		runs, err := s.run(ctx)
 		for i := range runs {
 			runs[i].Variant = describe(sc)
@@ -81,24 +87,19 @@ func (t Target) check(ctx context.Context, sc *scenario.Scenario) error {
 
 // checkLimits refuses loads that are more than the target may get.
 func (t Target) checkLimits(sc *scenario.Scenario) error {
-	loads := make(map[string]scenario.Load)
-	for _, ld := range sc.Loads {
-		loads[ld.Name] = ld
-	}
 	for _, ph := range sc.Phases {
-		rate, callers := 0.0, 0
+		rate, closed := ratesOf(sc, ph)
+		callers := 0
 		for _, l := range loadsOf(sc, ph) {
-			ld := loads[l.Load]
 			if l.Concurrency == 0 {
+				ld, _ := sc.LoadNamed(l.Load)
 				l.Concurrency = ld.Concurrency
 			}
-			if l.Rate == 0 {
-				l.Rate = ld.Rate
-			}
-			rate, callers = rate+l.Rate, callers+l.Concurrency
+			callers += l.Concurrency
 		}
-		if t.MaxRate > 0 && rate > t.MaxRate {
-			return fmt.Errorf("scenario %s, phase %s asks for %g requests a second, and the target gets %g at most: raise --max-rate if it may get more", sc.Name, ph.Name, rate, t.MaxRate)
+		if t.MaxRate > 0 && (rate > t.MaxRate || closed && rate == t.MaxRate) {
+			return fmt.Errorf("scenario %s, phase %s asks for %g requests a second%s, and the target gets %g at most: raise --max-rate if it may get more",
+				sc.Name, ph.Name, rate, map[bool]string{true: " beside a closed loop"}[closed], t.MaxRate)
 		}
 		if t.MaxConcurrency > 0 && callers > t.MaxConcurrency {
 			return fmt.Errorf("scenario %s, phase %s has %d requests in flight, and the target gets %d at most: raise --max-concurrency if it may get more, or lower --concurrency",
@@ -106,4 +107,47 @@ func (t Target) checkLimits(sc *scenario.Scenario) error {
 		}
 	}
 	return nil
+}
+
+// ratesOf returns what the open loops of a phase ask for together, and whether there is a closed one beside them.
+func ratesOf(sc *scenario.Scenario, ph scenario.Phase) (open float64, closed bool) {
+	for _, l := range loadsOf(sc, ph) {
+		ld, _ := sc.LoadNamed(l.Load)
+		switch {
+		case ld.Loop != scenario.Open:
+			closed = true
+		case l.Rate > 0:
+			open += l.Rate
+		default:
+			open += ld.Rate
+		}
+	}
+	return open, closed
+}
+
+// pacer spaces the requests of closed loops out, so that there are no more than so many a second, of all of them together.
+type pacer struct {
+	every time.Duration
+
+	mu   sync.Mutex // guards next
+	next time.Time  // when the next request may start
+}
+
+// pacerOf returns who holds the closed loops of a phase to what its open ones leave of the target's rate.
+func pacerOf(sc *scenario.Scenario, ph scenario.Phase, most float64) *pacer {
+	open, _ := ratesOf(sc, ph)
+	return &pacer{every: time.Duration(min(float64(time.Second)/(most-open), float64(time.Hour)))}
+}
+
+// wait gives out the next start, and returns how far off it is.
+func (p *pacer) wait() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.next.Before(now) {
+		p.next = now
+	}
+	d := p.next.Sub(now)
+	p.next = p.next.Add(p.every)
+	return d
 }

@@ -90,6 +90,41 @@ func TestHopeless(t *testing.T) {
 	}
 }
 
+// TestMaxRate: a target gets no more requests a second than it may, of open and closed loops together.
+func TestMaxRate(t *testing.T) {
+	var n atomic.Int64
+	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { n.Add(1) }))
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	target := Target{Name: "x", Roots: roots, Tenants: []client.Tenant{{Name: "a", Host: "example.com", Addr: s.Listener.Addr().String()}}, MaxRate: 100}
+	sc := parse(t, `
+name: both
+about: A test.
+loads:
+  - {name: due, loop: open, rate: 60, concurrency: 4}
+  - {name: one, concurrency: 8}
+  - {name: two, concurrency: 8}
+phases: [{name: all, duration: 1s}]
+`)
+	l, _ := newLab(t)
+	found, err := l.Run(t.Context(), sc, target, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const probes = 3
+	if got := n.Load() - probes; got > 104 || got < 60 { // one of each closed loop is due at the begin
+		t.Errorf("the target got %d requests in a second, want 100 at most", got)
+	}
+	if notes := strings.Join(found.Notes, "\n"); !strings.Contains(notes, "--max-rate") {
+		t.Errorf("notes %q do not say that it was held", notes)
+	}
+	sc.Loads[0].Rate, sc.Phases[0].Loads[0].Rate = 100, 100
+	if _, err := l.Run(t.Context(), sc, target, 1); err == nil || !strings.Contains(err.Error(), "raise --max-rate") {
+		t.Errorf("with nothing left for the closed loops: %v", err)
+	}
+}
+
 func TestParseTarget(t *testing.T) {
 	env := func(name string) string { return map[string]string{"A_KEY": "pk_a"}[name] }
 	got, err := ParseTarget("x/tenants.yaml", []byte(`

@@ -116,7 +116,8 @@ type session struct {
 	turn    int
 	tenants []client.Tenant
 	roots   *x509.CertPool
-	own     bool // whoever runs this owns the target
+	own     bool    // whoever runs this owns the target
+	maxRate float64 // of all loads of a phase together; 0 = any
 	tokens  credential.Source
 	pids    func() []int  // nil = not on this machine
 	act     *actions      // nil = none possible

@@ -30,7 +30,7 @@ func answeredAlready() <-chan struct{} {
 }
 
 func (p *phase) callOn(w *worker) {
-	for p.ctx.Err() == nil {
+	for p.ctx.Err() == nil && p.paced() {
 		now := p.elapsed()
 		if now >= p.end {
 			return
@@ -40,13 +40,29 @@ func (p *phase) callOn(w *worker) {
 			return
 		}
 		if err := p.call(w, number, now); classOf(err) == classConnect {
-			p.pause()
+			p.pause(refusedPause)
 		}
 	}
 }
 
-func (p *phase) pause() {
-	t := time.NewTimer(refusedPause)
+// paced waits until one more request may be sent. It returns false, at once, if that is not within the phase.
+func (p *phase) paced() bool {
+	if p.span.Pace == nil {
+		return true
+	}
+	d := p.span.Pace()
+	if d > 0 && p.elapsed() >= p.end-d {
+		return false
+	}
+	p.pause(d)
+	return p.ctx.Err() == nil
+}
+
+func (p *phase) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

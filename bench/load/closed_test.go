@@ -2,6 +2,7 @@ package load_test
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -76,6 +77,30 @@ func TestRefusalsAreNoBusyLoop(t *testing.T) {
 		g := generator(t, scenario.Load{Concurrency: 2}, s)
 		if f := run(t, g, load.Span{Duration: time.Second}); f.Errors["connect"] != 200 {
 			t.Errorf("got %v, want 100 a caller", f.Errors)
+		}
+	})
+}
+
+// TestPaceHoldsAClosedLoop: callers wait for their turn, which is no part of a request's time, and none waits past the phase's end.
+func TestPaceHoldsAClosedLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{call: answersIn(time.Millisecond)}
+		g := generator(t, scenario.Load{Concurrency: 64}, s)
+		next := time.Now()
+		var mu sync.Mutex
+		began := time.Now()
+		f := run(t, g, load.Span{Duration: 2 * time.Second, Pace: func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			d := time.Until(next)
+			next = next.Add(100 * time.Millisecond)
+			return d
+		}})
+		if f.Requests != 20 || !near(f.Latency.Max, 1000, 0.01) {
+			t.Errorf("got %d requests of at most %v µs, want 20 of 1000", f.Requests, f.Latency.Max)
+		}
+		if took := time.Since(began); took > 2*time.Second+time.Millisecond {
+			t.Errorf("it took %v", took)
 		}
 	})
 }

@@ -78,6 +78,9 @@ type Span struct {
 	Ramp        time.Duration // in which the rate goes from From to Rate; left out of the figures
 	Warmup      time.Duration // left out of the figures; there is neither where each tenant is drawn once
 	Duration    time.Duration // of the measured part; 0 = until each tenant was drawn, with that draw
+	// Pace, of a closed loop, is asked before each request for how long it has to wait; it is not a part of the request's time. nil = not
+	// at all. Loads may share one; it must be safe for concurrent use.
+	Pace func() time.Duration
 	// Measured is called as the measured part begins, with true, and as it ends, with false; may be nil. It holds up no request.
 	Measured func(begins bool)
 }

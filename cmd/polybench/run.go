@@ -139,7 +139,7 @@ type overrides struct {
 func (o *overrides) flags(c *cobra.Command) {
 	c.Flags().StringVar(&o.protocol, "protocol", "", "of all loads, in place of the scenario's: http1, http2, websocket, sse, mcp or grpc")
 	c.Flags().StringVar(&o.credential, "credential", "", "of all loads, likewise: none, key, jwt or oidc")
-	c.Flags().Float64Var(&o.rate, "rate", 0, "requests a `second` of all open loops, likewise")
+	c.Flags().Float64Var(&o.rate, "rate", 0, "requests a second of all open loops, a `number`, likewise")
 	c.Flags().IntVar(&o.concurrency, "concurrency", 0, "of all loads, likewise")
 	c.Flags().IntVar(&o.tenants, "tenant-count", 0, "how many tenants a gateway that is started gets, likewise")
 	c.Flags().DurationVar(&o.warmup, "warmup", 0, "of each phase, likewise")
@@ -229,7 +229,7 @@ func (t *targetFlags) flags(c *cobra.Command) {
 	f.StringVar(&t.oidcClient, "oidc-client-id", "", "the client's `id` there")
 	f.StringVar(&t.oidcSecretFile, "oidc-client-secret-file", "", "the `file` with its secret")
 	f.StringVar(&t.oidcAudience, "oidc-audience", "", "an audience to ask for; {tenant} is the tenant's name, and each gets a token of its own (default: one token for all)")
-	f.Float64Var(&t.maxRate, "max-rate", 2000, "requests a `second` that a target may be asked for at most")
+	f.Float64Var(&t.maxRate, "max-rate", 2000, "requests a second that a target gets at most, a `number`; closed loops are held to what open ones leave")
 	f.IntVar(&t.maxConcurrency, "max-concurrency", 256, "requests that a target may have in flight at most")
 	f.StringSliceVar(&t.oidcScopes, "oidc-scope", nil, "scopes to ask for")
 	for _, name := range []string{"tenants", "ca", "key-file", "jwt-key", "oidc-client-secret-file"} {
@@ -244,6 +244,9 @@ func (t *targetFlags) target() (out lab.Target, remote bool, err error) {
 			return out, false, usage("there is no target: name it with --target or --tenants")
 		}
 		return out, false, nil
+	}
+	if !(t.maxRate > 0) || t.maxConcurrency < 1 {
+		return out, true, usage("--max-rate and --max-concurrency are above 0")
 	}
 	if out.Tenants, err = t.tenants(); err != nil {
 		return out, true, err
