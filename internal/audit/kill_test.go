@@ -150,6 +150,7 @@ func TestKilledReplicasExactlyOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 40 s")
 	}
+	t.Parallel() // it waits, and others calculate
 	h := &herd{t: t, etcd: etcdtest.Start(t, 1, etcdtest.Options{}).Endpoints()[0], dir: t.TempDir(), acked: make(map[string]bool)}
 	names := []string{"r1", "r2", "r3"}
 	ends := make([]func(os.Signal), 3)

@@ -116,6 +116,7 @@ func TestRotationByAge(t *testing.T) {
 
 // TestCrashAnywhereInARotation is TestCrashAnywhere with a rotation in every round.
 func TestCrashAnywhereInARotation(t *testing.T) {
+	t.Parallel()
 	signer, _ := testSigner(t, 1)
 	for _, torn := range []int{700, 0} {
 		if testing.Short() && torn == 0 {

@@ -304,27 +304,29 @@ func TestUpkeepChecks(t *testing.T) {
 // TestSecondProcessDuringARotation: whoever starts beside a running process is refused at every step of its rotation, and
 // harms nothing.
 func TestSecondProcessDuringARotation(t *testing.T) {
-	signer, keys := testSigner(t, 1)
-	r := newRig(t)
-	r.edit = rotating(signer)
-	r.open()
-	tried := 0
-	r.sink.step = func(string) {
-		tried++
-		if f, err := OpenFile(r.path); err == nil {
-			_ = f.Close()
-			t.Error("a second process got the log")
+	synctest.Test(t, func(t *testing.T) { // the wait for the lock, in each of many tries, takes none of ours
+		signer, keys := testSigner(t, 1)
+		r := newRig(t)
+		r.edit = rotating(signer)
+		r.open()
+		tried := 0
+		r.sink.step = func(string) {
+			tried++
+			if f, err := OpenFile(r.path); err == nil {
+				_ = f.Close()
+				t.Error("a second process got the log")
+			}
 		}
-	}
-	for range 3 {
-		r.out.commit("team-a", "server.create")
-		r.d.round(t.Context(), true)
-	}
-	r.sink.step = func(string) {}
-	if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || tried < 9 || len(r.files()) != 4 {
-		t.Errorf("%d tries, %d files, %v", tried, len(r.files()), rep.Problems())
-	}
-	if left, _ := filepath.Glob(r.path + nextSuffix); len(left) > 0 {
-		t.Error("a file of the rotation is left")
-	}
+		for range 3 {
+			r.out.commit("team-a", "server.create")
+			r.d.round(t.Context(), true)
+		}
+		r.sink.step = func(string) {}
+		if rep := r.verifyFiles(VerifyOptions{Heads: r.out.heads, PublicKeys: keys}); !rep.OK || tried < 9 || len(r.files()) != 4 {
+			t.Errorf("%d tries, %d files, %v", tried, len(r.files()), rep.Problems())
+		}
+		if left, _ := filepath.Glob(r.path + nextSuffix); len(left) > 0 {
+			t.Error("a file of the rotation is left")
+		}
+	})
 }

@@ -71,6 +71,7 @@ func verifyAll(t testing.TB, files [][]byte, opts VerifyOptions) *Report {
 // TestX56VerifyFindsEveryMutation damages a signed log of several segments in 10,000 random ways: within lines, over the
 // boundaries of segments, and by whole segments.
 func TestX56VerifyFindsEveryMutation(t *testing.T) {
+	t.Parallel()
 	good, heads, keys := signedLog(t, 5)
 	opts := VerifyOptions{Heads: heads, PublicKeys: keys}
 	if rep := verifyAll(t, good, opts); !rep.OK || rep.Checkpoints.Signed != 10 || rep.Lines != 5*(9+2)+4 {
