@@ -14,13 +14,8 @@ import (
 	"github.com/polygate/polygate/internal/tenant"
 )
 
-// Bounds of the pages in which everything is read. etcd counts the rest of the range for each, so pages are large where
-// values are small.
-const (
-	archivePage  = 64
-	archivePages = 512
-	archiveBytes = 4 << 20 // that a page aims at
-)
+// archivePage is how many keys of everything are read at first: there may be large objects among them.
+const archivePage = 64
 
 // errCompactedUnder says that the history that a backup reads from was forgotten while it was read.
 var errCompactedUnder = errors.New("the store has forgotten the revision that was being read")
@@ -128,12 +123,6 @@ func (s *Store) eachKey(ctx context.Context, prefix string, rev int64, f func(KV
 		}
 		q.After, q.Limit = res.KVs[len(res.KVs)-1].Key, nextPage(len(res.KVs), size)
 	}
-}
-
-// nextPage returns how many keys to read at once after a page of n keys that took size bytes.
-func nextPage(n, size int) int {
-	fit := n * archiveBytes / max(size, 1)
-	return max(1, min(fit, 2*n, archivePages))
 }
 
 // TenantSnapshot is what the registry has of a tenant, all of one moment.

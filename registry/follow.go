@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/polygate/polygate/internal/fault"
@@ -20,12 +21,25 @@ func watched() []string { return append(listed(), prefixVault) }
 // does not take the longer the more certificates there are.
 func listed() []string { return []string{prefixRecord, prefixOwner, prefixReplica} }
 
-// pageSize is how many keys a snapshot reads at once.
+// pageSize is how many keys are read at once, and a snapshot reads at first.
 const pageSize = 1000
+
+// What a snapshot, of the index or for a backup, reads at once, by what the page before held. Large pages, since etcd looks at all keys that are left for
+// each of them: 1,000 pages of a million tenants would be half a billion looks.
+const (
+	pageBytes = 8 << 20
+	maxPage   = 20_000
+)
+
+// nextPage returns how many keys to read after a page of n, which held so many bytes.
+func nextPage(n, bytes int) int {
+	return max(1, min(maxPage, 2*n, pageBytes*n/max(bytes, 1)))
+}
 
 // follower is what the store knows of its watch.
 type follower struct {
 	fresh   *freshness           // told of what is heard
+	listed  atomic.Int64         // keys that snapshots brought, complete or not
 	mu      sync.Mutex           // guards what follows
 	seen    map[string]int64     // by prefix: every change up to this revision is in the index
 	heard   map[string]time.Time // by prefix: when the watch last delivered, be it only progress
@@ -209,17 +223,20 @@ func (s *Store) eachPage(ctx context.Context, prefix string, rev int64, f func(K
 		if q.Revision == 0 {
 			q.Revision = res.Revision
 		}
+		bytes := 0
 		for _, kv := range res.KVs {
+			bytes += len(kv.Key) + len(kv.Value)
 			f(kv)
 		}
 		if !res.More || len(res.KVs) == 0 {
 			return q.Revision, nil
 		}
-		q.After = res.KVs[len(res.KVs)-1].Key
+		q.After, q.Limit = res.KVs[len(res.KVs)-1].Key, nextPage(len(res.KVs), bytes)
 	}
 }
 
 func (s *Store) applySnapshot(names *snapshotNames, prefix string, kv KV) {
+	s.follow.listed.Add(1)
 	name := strings.TrimPrefix(kv.Key, prefix)
 	switch prefix {
 	case prefixRecord:

@@ -162,6 +162,9 @@ func (s *Store) Run(ctx context.Context) error {
 // Ready is closed once the index holds a full snapshot and the session is up for the first time.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
+// Listed returns how many keys have been read into the index since the start: while it grows, Ready comes nearer.
+func (s *Store) Listed() int64 { return s.follow.listed.Load() }
+
 // Healthy returns nil if the session is live and the watch is current, else a fault.Unavailable that says what is not.
 func (s *Store) Healthy() error {
 	if ses := s.session.Load(); ses == nil || !ses.live() {

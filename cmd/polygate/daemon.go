@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +38,7 @@ import (
 	"github.com/polygate/polygate/vgw/sandbox"
 )
 
-// readyTimeout bounds how long a start waits for the registry, beside the time to live of its lease.
+// readyTimeout bounds how long a start waits for the registry without anything coming from it, beside the time to live of its lease.
 const readyTimeout = 30 * time.Second
 
 // daemon is one replica of Polygate: `polygate serve`. It joins the parts, which do not know each other, opens them in the
@@ -214,16 +213,11 @@ func (d *daemon) openRegistry(ctx context.Context) error {
 		d.outbox = d.store.ReplicaOutbox()
 	}
 	d.parts.start(ctx, "registry", d.store.Run)
-	patience := readyTimeout + d.cfg.Replica.TTL // an earlier process's lease may have to run out first
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	select {
-	case <-d.store.Ready():
-	case p := <-d.parts.ended:
-		return p.early()
-	case <-ctx.Done():
-		return fmt.Errorf("the registry is not ready after %s: %w", patience, cmp.Or(d.store.Healthy(), ctx.Err()))
+	if err := d.awaitRegistry(ctx); err != nil {
+		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
 	if err := d.checkVersions(ctx); err != nil {
 		return err
 	}
