@@ -65,6 +65,11 @@ func (t Target) check(ctx context.Context, sc *scenario.Scenario) error {
 		}
 	}
 	for _, ld := range sc.Loads {
+		if ld.Credential == scenario.Key {
+			if err := t.checkKeys(ld); err != nil {
+				return err
+			}
+		}
 		if (ld.Credential == scenario.JWT || ld.Credential == scenario.OIDC) && t.Tokens == nil {
 			return fmt.Errorf("scenario %s, load %s shows a token: say who signs it with --jwt-key or --oidc-issuer", sc.Name, ld.Name)
 		}
@@ -80,6 +85,21 @@ func (t Target) check(ctx context.Context, sc *scenario.Scenario) error {
 		seen[tn.Addr] = true
 		if err := client.GuardTarget(ctx, tn.Addr, t.Own); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkKeys finds a tenant that a load would show no key to.
+func (t Target) checkKeys(ld scenario.Load) error {
+	first, count := ld.Tenants.Range(len(t.Tenants))
+	for n, tn := range t.Tenants {
+		drawn := n >= first && n < first+count
+		if ld.Tenants.Draw == scenario.List {
+			drawn = slices.Contains(ld.Tenants.List, tn.Name)
+		}
+		if drawn && tn.Key == "" {
+			return fmt.Errorf("load %s shows the tenants' keys, and there is none for %s: name its file with --key-file, or with key_file or key_env in the file of --tenants", ld.Name, tn.Name)
 		}
 	}
 	return nil

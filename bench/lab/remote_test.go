@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/polygate/polygate/bench/client"
+	"github.com/polygate/polygate/bench/scenario"
 )
 
 // TestTarget: what is wrong with a target is said at once, and in words.
@@ -122,6 +123,36 @@ phases: [{name: all, duration: 1s}]
 	sc.Loads[0].Rate, sc.Phases[0].Loads[0].Rate = 100, 100
 	if _, err := l.Run(t.Context(), sc, target, 1); err == nil || !strings.Contains(err.Error(), "raise --max-rate") {
 		t.Errorf("with nothing left for the closed loops: %v", err)
+	}
+}
+
+// TestKeysThatAreMissing: whom a load shows a key to has one, or it is said which flag gives it.
+func TestKeysThatAreMissing(t *testing.T) {
+	target := Target{Tenants: []client.Tenant{{Name: "a", Key: "k"}, {Name: "b"}}}
+	for _, c := range []struct {
+		draw scenario.Draw
+		want bool
+	}{
+		{scenario.Draw{}, true},
+		{scenario.Draw{Count: 1}, false},
+		{scenario.Draw{First: 1}, true},
+		{scenario.Draw{Draw: scenario.List, List: []string{"a"}}, false},
+		{scenario.Draw{Draw: scenario.List, List: []string{"b"}}, true},
+	} {
+		err := target.checkKeys(scenario.Load{Name: "x", Tenants: c.draw})
+		if got := err != nil && strings.Contains(err.Error(), "none for b: name its file with --key-file"); got != c.want {
+			t.Errorf("%+v: %v", c.draw, err)
+		}
+	}
+}
+
+func TestAddress(t *testing.T) {
+	for host, want := range map[string]string{
+		"a.localhost": "127.0.0.1:8443", "Localhost.": "127.0.0.1:8443", "a.example.com": "a.example.com:8443", "notlocalhost": "notlocalhost:8443", "::1": "[::1]:8443",
+	} {
+		if got := Address(host, "8443"); got != want {
+			t.Errorf("%s: got %s, want %s", host, got, want)
+		}
 	}
 }
 

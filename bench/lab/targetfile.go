@@ -90,7 +90,7 @@ func (t targetTenant) tenant(address, dir string, env func(string) string) (clie
 		c.Addr = address
 	}
 	if c.Addr == "" {
-		c.Addr = net.JoinHostPort(t.Host, "443")
+		c.Addr = Address(t.Host, "443")
 	}
 	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
 		return c, fmt.Errorf("address %q is not host:port", c.Addr)
@@ -98,6 +98,15 @@ func (t targetTenant) tenant(address, dir string, env func(string) string) (clie
 	key, err := t.key(dir, env)
 	c.Key = key
 	return c, err
+}
+
+// Address is what is dialled for a host: itself, but loopback for localhost and what ends in it, which not every resolver knows
+// (RFC 6761 §6.3).
+func Address(host, port string) string {
+	if name := strings.ToLower(strings.TrimSuffix(host, ".")); name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func (t targetTenant) key(dir string, env func(string) string) (string, error) {

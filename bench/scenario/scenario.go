@@ -105,7 +105,7 @@ const (
 type Draw struct {
 	Draw  DrawKind `yaml:"draw"`  // default uniform
 	Skew  float64  `yaml:"skew"`  // zipf; above 0; default 1
-	List  []string `yaml:"list"`  // list: names of tenants; required there
+	List  []string `yaml:"list"`  // list: names of tenants, which are t0, t1, … where polybench makes them; required there
 	First int      `yaml:"first"` // the first tenant's number, from 0; default 0
 	Count int      `yaml:"count"` // how many from there; 0 = all the rest
 }

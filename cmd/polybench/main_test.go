@@ -34,6 +34,7 @@ func file(t *testing.T, name, text string) string {
 // TestCommandLine: what cannot be done is said at once, with the exit code that README and --help give.
 func TestCommandLine(t *testing.T) {
 	unknown := file(t, "unknown.yaml", "name: x\nabout: A test.\nloads: [{name: a, speed: 9}]\nphases: [{name: p, duration: 1s}]\n")
+	empty := file(t, "empty.key", "\n")
 	demand := file(t, "demand.yaml", "tenants: many\n")
 	for _, c := range []struct {
 		args []string
@@ -55,6 +56,14 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"run", unknown}, exitUsage, "", "unknown.yaml:3"},
 		{[]string{"run", "throughput", "--rate", "x"}, exitUsage, "", "--rate"},
 		{[]string{"run", "throughput", "--ca", "x"}, exitUsage, "", "there is no target"},
+		{[]string{"run", "throughput", "--max-rate", "5"}, exitUsage, "", "there is no target"},
+		{[]string{"run", "throughput", "--jwt-subject", "x", "--target", "https://127.0.0.1:1"}, exitUsage, "", "--jwt-key"},
+		{[]string{"run", "throughput", "--oidc-scope", "x", "--target", "https://127.0.0.1:1"}, exitUsage, "", "--oidc-issuer"},
+		{[]string{"run", "throughput", "--key-file", "x", "--tenants", "y"}, exitUsage, "", "key_file"},
+		{[]string{"run", "throughput", "--key-file", empty, "--target", "https://127.0.0.1:1"}, exitFailure, "", "is empty"},
+		{[]string{"run", "throughput", "--credential", "key", "--target", "https://127.0.0.1:1"}, exitFailure, "", "--key-file"},
+		{[]string{"run", "throughput", "--max-rate", "0", "--target", "https://127.0.0.1:1"}, exitUsage, "", "above 0"},
+		{[]string{"run", "throughput", "--target", "https://team-a.localhost:1"}, exitFailure, "", "refused"},
 		{[]string{"run", "throughput", "--target", "http://a.example.com"}, exitUsage, "", "not the URL"},
 		{[]string{"run", "throughput", "--target", "https://192.0.2.1"}, exitFailure, "", "--i-own-this-target"},
 		{[]string{"run", "reload", "--target", "https://127.0.0.1:1"}, exitFailure, "", "leave out --target"},

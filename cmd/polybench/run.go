@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -75,6 +74,9 @@ func (r *runner) do(cmd *cobra.Command, name string) error {
 	if !(r.maxErrors >= 0 && r.maxErrors <= 1) {
 		return usage("--max-errors is a share, from 0 to 1")
 	}
+	if err := r.target.alone(cmd.Flags().Changed); err != nil {
+		return err
+	}
 	target, remote, err := r.target.target()
 	if err != nil {
 		return err
@@ -104,7 +106,10 @@ func (r *runner) add(sc *scenario.Scenario, found result.Scenario, err error) er
 	if err != nil {
 		return err
 	}
-	return lab.Judge(sc, found, r.maxErrors)
+	if err := lab.Judge(sc, found, r.maxErrors); err != nil { // all was measured all the same
+		r.wrong = append(r.wrong, err)
+	}
+	return nil
 }
 
 func (r *runner) local(ctx context.Context, sc *scenario.Scenario) error {
@@ -128,7 +133,7 @@ func (r *runner) local(ctx context.Context, sc *scenario.Scenario) error {
 	return r.add(sc, found, err)
 }
 
-// overrides are what a command line changes of a scenario.
+// overrides are what a command line changes of a scenario; 0 and "" leave it as it is.
 type overrides struct {
 	protocol, credential string
 	rate                 float64
@@ -237,12 +242,32 @@ func (t *targetFlags) flags(c *cobra.Command) {
 	}
 }
 
+// alone refuses flags that mean nothing without another that is not there: they would be left out without a word.
+func (t *targetFlags) alone(given func(name string) bool) error {
+	for _, name := range []string{"ca", "i-own-this-target", "max-rate", "max-concurrency", "key-file", "jwt-key", "oidc-issuer"} {
+		if given(name) && t.url == "" && t.file == "" {
+			return usage("--%s is of a target, and there is no target: name it with --target or --tenants", name)
+		}
+	}
+	for _, name := range []string{"jwt-key-id", "jwt-issuer", "jwt-audience", "jwt-subject"} {
+		if given(name) && t.jwtKey == "" {
+			return usage("--%s is of tokens that are signed here: name the key to sign them with by --jwt-key", name)
+		}
+	}
+	for _, name := range []string{"oidc-client-id", "oidc-client-secret-file", "oidc-audience", "oidc-scope"} {
+		if given(name) && t.oidcIssuer == "" {
+			return usage("--%s is of tokens that an issuer gives: name it with --oidc-issuer", name)
+		}
+	}
+	if t.keyFile != "" && t.file != "" {
+		return usage("--key-file is of --target's tenant: name those of --tenants in that file, with key_file or key_env")
+	}
+	return nil
+}
+
 // target returns what the flags name. remote is false if they name none.
 func (t *targetFlags) target() (out lab.Target, remote bool, err error) {
 	if t.url == "" && t.file == "" {
-		if t.ca != "" || t.keyFile != "" || t.own || t.jwtKey != "" || t.oidcIssuer != "" {
-			return out, false, usage("there is no target: name it with --target or --tenants")
-		}
 		return out, false, nil
 	}
 	if !(t.maxRate > 0) || t.maxConcurrency < 1 {
@@ -279,14 +304,16 @@ func (t *targetFlags) tenants() ([]client.Tenant, error) {
 	if port == "" {
 		port = "443"
 	}
-	one := client.Tenant{Host: u.Hostname(), Addr: net.JoinHostPort(u.Hostname(), port)}
+	one := client.Tenant{Host: u.Hostname(), Addr: lab.Address(u.Hostname(), port)}
 	one.Name, _, _ = strings.Cut(one.Host, ".")
 	if t.keyFile != "" {
 		b, err := os.ReadFile(t.keyFile)
 		if err != nil {
 			return nil, fmt.Errorf("--key-file: %w", err)
 		}
-		one.Key = strings.TrimSpace(string(b))
+		if one.Key = strings.TrimSpace(string(b)); one.Key == "" {
+			return nil, fmt.Errorf("--key-file: %s is empty", t.keyFile)
+		}
 	}
 	return []client.Tenant{one}, nil
 }
