@@ -53,7 +53,7 @@ func (d *daemon) kubeConfig() kube.Config {
 	gateway.ServiceAccount = k.ServiceAccount
 	return kube.Config{
 		Kubeconfig: k.Kubeconfig, InCluster: k.InCluster, Timeout: k.Timeout, QPS: float32(k.QPS), Burst: k.Burst, Instance: k.Instance,
-		NamespacePrefix: k.NamespacePrefix, AgentSandbox: k.AgentSandbox, Gateway: gateway, DNS: peers(k.DNS), Places: d.places,
+		NamespacePrefix: k.NamespacePrefix, AgentSandbox: k.AgentSandbox, Gateway: gateway, DNS: peers(k.DNS.KubePeers), DNSPorts: k.DNS.Ports, Places: d.places,
 		Logger: d.log.With("part", "sandboxes"),
 	}
 }

@@ -53,7 +53,7 @@ func Default() *Platform {
 			StartTimeout: 10 * time.Minute, MaxSessions: 16, MaxExecOutput: 1 << 20,
 			Kube: SandboxKube{
 				Timeout: 10 * time.Second, QPS: 50, Burst: 100, NamespacePrefix: "polygate-", Instance: "default", AgentSandbox: "off",
-				DNS: KubePeers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}},
+				DNS: KubeDNS{KubePeers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}}, []int{53}},
 			},
 		},
 		Authn:  Authn{TokenCacheBytes: 64 << 20},

@@ -48,7 +48,13 @@ type SandboxKube struct {
 	AgentSandbox    string        `yaml:"agent_sandbox"`    // auto: through agents.x-k8s.io where the cluster serves it; require; off: plain pods; default off
 	Gateway         KubePeers     `yaml:"gateway"`          // who of us may reach sandboxes
 	ServiceAccount  string        `yaml:"service_account"`  // of gateway.namespace, as which this gateway calls the cluster, and which gets its rights in each tenant's namespace; default none: it has them already
-	DNS             KubePeers     `yaml:"dns"`              // whom sandboxes ask for names; default namespace kube-system, pod_labels {k8s-app: kube-dns}
+	DNS             KubeDNS       `yaml:"dns"`              // whom sandboxes ask for names; default namespace kube-system, pod_labels {k8s-app: kube-dns}, ports [53]
+}
+
+// KubeDNS names the servers that sandboxes ask for names. Its defaults are those of kubeadm and most clusters.
+type KubeDNS struct {
+	KubePeers `yaml:",inline"`
+	Ports     []int `yaml:"ports"` // of the pods themselves, behind their Service; default 53, on OpenShift 5353
 }
 
 // KubePeers names pods of a namespace, or addresses outside the cluster.

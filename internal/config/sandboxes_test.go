@@ -1,6 +1,8 @@
 package config_test
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +20,8 @@ func TestSandboxSettings(t *testing.T) {
 		"{driver: kube, kube: {in_cluster: true, agent_sandbox: maybe}}":          "agent_sandbox",
 		"{driver: kube, kube: {in_cluster: true, gateway: {pod_labels: {a: b}}}}": "no namespace",
 		"{driver: kube, kube: {in_cluster: true, qps: 0}}":                        "qps",
+		"{driver: kube, kube: {in_cluster: true, dns: {ports: []}}}":              "dns.ports",
+		"{driver: kube, kube: {in_cluster: true, dns: {ports: [0]}}}":             "dns.ports",
 		"{driver: kube, kube: {in_cluster: true, timeout: 1ms}}":                  "timeout",
 		"start_timeout: 1s":       "start_timeout",
 		"max_sessions: 0":         "max_sessions",
@@ -36,8 +40,28 @@ func TestSandboxSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if dns := p.Sandboxes.Kube.DNS; dns.Namespace != "kube-system" || len(dns.PodLabels) != 1 || !slices.Equal(dns.Ports, []int{53}) {
+		t.Errorf("DNS without settings: %+v", dns)
+	}
 	if p.Sandboxes.Defaults.CPU != 1500 || p.Quotas.SandboxCPU != 250 || p.Quotas.Tenant().SandboxLifetime != 24*3600 {
 		t.Errorf("got %+v, %+v", p.Sandboxes.Defaults, p.Quotas)
+	}
+}
+
+// TestDNSOfOpenShift: what is said of the cluster's DNS takes the place of the default, labels included, and the example tells how.
+func TestDNSOfOpenShift(t *testing.T) {
+	p, err := config.LoadPlatform(write(t, "polygate.yaml", `
+base_domain: gw.example.com
+sandboxes:
+  driver: kube
+  kube: {in_cluster: true, dns: {namespace: openshift-dns, pod_labels: {dns.operator.openshift.io/daemonset-dns: default}, ports: [5353]}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dns := p.Sandboxes.Kube.DNS
+	if dns.Namespace != "openshift-dns" || !maps.Equal(dns.PodLabels, map[string]string{"dns.operator.openshift.io/daemonset-dns": "default"}) || !slices.Equal(dns.Ports, []int{5353}) {
+		t.Errorf("got %+v", dns)
 	}
 }
 

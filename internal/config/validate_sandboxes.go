@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"github.com/polygate/polygate/internal/tenant"
@@ -64,10 +65,13 @@ func (k SandboxKube) check(cs *checks, at string) {
 	default:
 		cs.fail(at+".agent_sandbox", "is %q: use auto, require or off", clip(k.AgentSandbox))
 	}
-	for name, p := range map[string]KubePeers{".gateway": k.Gateway, ".dns": k.DNS} {
+	for name, p := range map[string]KubePeers{".gateway": k.Gateway, ".dns": k.DNS.KubePeers} {
 		if len(p.PodLabels) > 0 && p.Namespace == "" {
 			cs.fail(at+name, "has pod_labels and no namespace: pods of every namespace that carry them would be let in")
 		}
+	}
+	if n := len(k.DNS.Ports); n < 1 || n > 8 || slices.Min(k.DNS.Ports) < 1 || slices.Max(k.DNS.Ports) > 65535 {
+		cs.fail(at+".dns.ports", "is %v: 1 to 8 ports are allowed, such as [53]", k.DNS.Ports)
 	}
 }
 

@@ -30,9 +30,10 @@ type Config struct {
 	NamespacePrefix string // of the namespaces that the driver makes; "" = "polygate-"
 	AgentSandbox    string // AgentAuto, AgentOff or AgentRequire; "" = AgentOff
 
-	Gateway Peers  // who of the platform may reach sandboxes
-	DNS     Peers  // whom sandboxes ask for names
-	Places  Places // which tenant has which namespace, durably; needed by Prepare and Erase
+	Gateway  Peers  // who of the platform may reach sandboxes
+	DNS      Peers  // whom sandboxes ask for names
+	DNSPorts []int  // on which they are asked; none = 53
+	Places   Places // which tenant has which namespace, durably; needed by Prepare and Erase
 
 	Logger *slog.Logger     // nil = none
 	Now    func() time.Time // nil = time.Now
@@ -80,6 +81,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.AgentSandbox == "" {
 		c.AgentSandbox = AgentOff
+	}
+	if len(c.DNSPorts) == 0 {
+		c.DNSPorts = []int{53}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -34,6 +34,7 @@ type site struct {
 	prefix   string // of namespaces that the gateway makes
 	gateway  Peers
 	dns      Peers
+	dnsPorts []int
 	role     string // the ClusterRole that a tenant's namespace gives the gateway
 }
 

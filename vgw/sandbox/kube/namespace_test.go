@@ -17,8 +17,9 @@ import (
 func paperSite() site {
 	return site{
 		instance: "default", prefix: "polygate-", role: roleName,
-		gateway: Peers{Namespace: "polygate", ServiceAccount: "polygate", PodLabels: map[string]string{"app": "polygate"}},
-		dns:     Peers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}},
+		gateway:  Peers{Namespace: "polygate", ServiceAccount: "polygate", PodLabels: map[string]string{"app": "polygate"}},
+		dns:      Peers{Namespace: "kube-system", PodLabels: map[string]string{"k8s-app": "kube-dns"}},
+		dnsPorts: []int{53},
 	}
 }
 

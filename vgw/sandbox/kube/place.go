@@ -41,7 +41,7 @@ type place struct {
 }
 
 func (c Config) site() site {
-	return site{instance: c.Instance, prefix: c.NamespacePrefix, gateway: c.Gateway, dns: c.DNS, role: roleName}
+	return site{instance: c.Instance, prefix: c.NamespacePrefix, gateway: c.Gateway, dns: c.DNS, dnsPorts: c.DNSPorts, role: roleName}
 }
 
 func (d *Drivers) place(t sandbox.Tenant) *place {

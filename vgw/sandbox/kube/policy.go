@@ -80,14 +80,16 @@ func sandboxPods() metav1.LabelSelector {
 // names lets sandboxes ask the cluster's DNS.
 func (s site) names() []networkingv1.NetworkPolicyEgressRule {
 	to := s.dns.list()
-	if len(to) == 0 {
+	if len(to) == 0 || len(s.dnsPorts) == 0 { // a rule without ports would open all
 		return nil
 	}
-	const port = 53
-	return []networkingv1.NetworkPolicyEgressRule{{To: to, Ports: []networkingv1.NetworkPolicyPort{
-		{Protocol: new(corev1.ProtocolUDP), Port: new(intstr.FromInt32(port))},
-		{Protocol: new(corev1.ProtocolTCP), Port: new(intstr.FromInt32(port))},
-	}}}
+	var on []networkingv1.NetworkPolicyPort
+	for _, port := range s.dnsPorts {
+		for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
+			on = append(on, networkingv1.NetworkPolicyPort{Protocol: new(protocol), Port: new(intstr.FromInt32(int32(port)))})
+		}
+	}
+	return []networkingv1.NetworkPolicyEgressRule{{To: to, Ports: on}}
 }
 
 // ports returns all ports of some protocols: a rule without ports would mean every protocol that there is.

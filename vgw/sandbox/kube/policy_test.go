@@ -122,6 +122,13 @@ func TestX54Shape(t *testing.T) {
 	if len(out) != 1 || len(out[0].To) != 1 || out[0].To[0].PodSelector.MatchLabels["k8s-app"] != "kube-dns" || len(out[0].Ports) != 2 || out[0].Ports[0].Port.IntVal != 53 {
 		t.Errorf("egress: %+v", out)
 	}
+	s.dnsPorts = []int{53, 5353} // OpenShift's pods listen on the second
+	if dns := s.names(); len(dns) != 1 || len(dns[0].Ports) != 4 || dns[0].Ports[2].Port.IntVal != 5353 || *dns[0].Ports[2].Protocol != corev1.ProtocolUDP || *dns[0].Ports[3].Protocol != corev1.ProtocolTCP {
+		t.Errorf("DNS on two ports: %+v", dns)
+	}
+	if s.dnsPorts = nil; s.names() != nil { // a rule without ports would open all
+		t.Errorf("DNS on no port: %+v", s.names())
+	}
 	s.gateway, s.dns = Peers{}, Peers{}
 	for _, p := range s.policies("n", st) { // a rule without peers would let everybody in, and out
 		if len(p.Spec.Ingress)+len(p.Spec.Egress) > 0 {
