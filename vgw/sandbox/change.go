@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
+	"time"
 
 	"github.com/polygate/polygate/internal/authz"
 	"github.com/polygate/polygate/internal/fault"
@@ -93,16 +95,31 @@ func (m *Manager) Ask(ctx context.Context, id string, want Want, pre func(versio
 	return m.store(next, commit, nil)
 }
 
-// start begins a new run of a sandbox at rest. The caller holds changes.
+// start begins a new run of a sandbox at rest, or has the loop begin it once nothing is left of the last one. The caller holds changes.
 func (m *Manager) start(s *Sandbox, commit commit) (*Sandbox, error) {
 	m.mu.Lock()
 	err := m.room(s)
+	seen := m.items[s.ID].seen
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
+	now := m.cfg.Now().UTC()
+	next, edit := toStart(s, now), m.begun
+	if _, acts := Step(next, seen, now, m.cfg.Pace); !slices.Contains(acts, Act{Kind: ActBegin}) {
+		edit = nil
+	}
 	m.setAwake(true)
-	return m.store(s, commit, m.begun)
+	return m.store(next, commit, edit)
+}
+
+// toStart is a sandbox at rest that is wanted to run. Step has a run begun when it is seen that nothing is left of the last one.
+func toStart(s *Sandbox, now time.Time) *Sandbox {
+	n := *s
+	n.Want, n.State, n.Conditions = WantRunning, Pending, nil
+	t := &turn{s: &n, now: now}
+	t.set(Ready, false, ReasonWaiting, "it waits until what the run before left is removed")
+	return &n
 }
 
 // begun begins a run.

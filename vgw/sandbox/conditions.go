@@ -75,7 +75,7 @@ func (t *turn) reached() {
 // Reached is s after the cluster was heard of.
 func Reached(s *Sandbox, now time.Time) *Sandbox {
 	n := *s
-	if t := (&turn{s: &n, now: now}); s.Run.Live() {
+	if t := (&turn{s: &n, now: now}); !s.AtRest() {
 		if t.reached(); t.changed {
 			return &n
 		}
@@ -86,7 +86,7 @@ func Reached(s *Sandbox, now time.Time) *Sandbox {
 // Away is s after the cluster was not to be reached for a while.
 func Away(s *Sandbox, now time.Time) *Sandbox {
 	n := *s
-	if t := (&turn{s: &n, now: now}); s.Run.Live() || s.State == Deleting {
+	if t := (&turn{s: &n, now: now}); !s.AtRest() {
 		if t.away(); t.changed {
 			return &n
 		}

@@ -226,7 +226,7 @@ func (m *Manager) stepped(ctx context.Context, id string) (acts []Act, ok bool) 
 		return nil, false
 	}
 	next, acts := Step(base, seen, now, m.cfg.Pace)
-	if next.Run.Live() || len(acts) > 0 {
+	if !next.AtRest() || len(acts) > 0 {
 		m.setAwake(true)
 	}
 	if next != base || base.sinceFacts(stored) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,78 @@ func TestListBeforeCreate(t *testing.T) {
 			t.Errorf("%s", show(s))
 		}
 	})
+}
+
+// TestStartLetsGoOfTheLastRun: a start that comes before what the last run left is removed has it removed first. Else no record knows of it any
+// more, and a loop of stops and starts fills the place with what waits to be taken for orphans.
+func TestStartLetsGoOfTheLastRun(t *testing.T) {
+	for name, end := range map[string]func(w *world, id string){
+		"it was stopped":     func(w *world, id string) { w.ask(id, sandbox.WantStopped) },
+		"it ended by itself": func(w *world, id string) { w.driver.End(id, 0, sandbox.ReasonCompleted) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.driver.Fail = func(c sandboxtest.Call) sandboxtest.Outcome {
+					if c.Name == "release" && c.N <= 3 {
+						return sandboxtest.Outcome{Err: errors.New("connection reset")}
+					}
+					return sandboxtest.Outcome{}
+				}
+				w.open()
+				s := w.create(request("one"))
+				w.until("one", sandbox.Running)
+				end(w, s.ID)
+				w.until("one", sandbox.Stopped)
+				if s := w.ask(s.ID, sandbox.WantRunning); s.State != sandbox.Pending || s.Want != sandbox.WantRunning {
+					t.Errorf("started: %s", show(s))
+				}
+				w.until("one", sandbox.Running)
+				if left := w.driver.Runs(); len(left) != 1 || w.driver.Made(s.ID) != 2 {
+					t.Errorf("%d runs were made, and there are %+v", w.driver.Made(s.ID), left)
+				}
+				if n := w.driver.Calls("release"); n != 4 {
+					t.Errorf("%d releases, want one that works after three that fail", n)
+				}
+			})
+		})
+	}
+}
+
+// TestOpenedWhileTheClusterIsAway: what waits to be forgotten or begun, of which the next owner can see nothing for long, is not given up.
+func TestOpenedWhileTheClusterIsAway(t *testing.T) {
+	for _, want := range []sandbox.Want{sandbox.WantDeleted, sandbox.WantRunning} {
+		t.Run(string(want), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				var released, away atomic.Bool
+				w.driver.Fail = func(c sandboxtest.Call) sandboxtest.Outcome {
+					if away.Load() || c.Name == "release" && !released.Load() {
+						return sandboxtest.Outcome{Err: sandbox.ErrUnreachable}
+					}
+					return sandboxtest.Outcome{}
+				}
+				w.open()
+				s := w.create(request("one"))
+				w.until("one", sandbox.Running)
+				w.ask(s.ID, sandbox.WantStopped)
+				w.until("one", sandbox.Stopped)
+				w.ask(s.ID, want)
+				away.Store(true)
+				w.crash()
+				time.Sleep(30 * time.Minute)
+				s, _ = w.m.Find(s.ID)
+				if c := s.Condition(sandbox.ClusterReached); s.AtRest() || c == nil || c.Status || !w.isAwake() {
+					t.Errorf("while the cluster is away: awake %v, %s", w.isAwake(), show(s))
+				}
+				released.Store(true)
+				away.Store(false)
+				if want == sandbox.WantDeleted {
+					w.untilGone(s.ID)
+				} else if s = w.until(s.ID, sandbox.Running); s.Runs != 2 || len(w.driver.Runs()) != 1 {
+					t.Errorf("started: %s, beside %+v", show(s), w.driver.Runs())
+				}
+			})
+		})
+	}
 }
 
 // TestUnknownCommit: what a commit of unknown outcome may have made is looked for before the next.

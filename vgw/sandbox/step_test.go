@@ -139,6 +139,8 @@ func (m *machine) step(t *rapid.T) {
 			t.Fatal("a creation without a stored run")
 		case a.Kind == ActBegin && (m.s.Run.Live() || m.s.Want != WantRunning):
 			t.Fatalf("a run begins beside another, or unwanted: %+v", m.s)
+		case a.Kind == ActBegin && m.runs[m.s.Run.Nonce] != nil && !m.unsaw:
+			t.Fatalf("a run begins, and what the last one left lies there: %+v, %+v", m.s, m.runs)
 		case a.Kind == ActForget && (m.s.Run.Live() || m.s.Want != WantDeleted || len(m.runs) > 0 && m.runs[m.s.Run.Nonce] != nil && !m.unsaw):
 			t.Fatalf("forgotten with something left: %+v, %+v", m.s, m.runs)
 		}
@@ -255,11 +257,7 @@ func (m *machine) outside(t *rapid.T) {
 // ask asks as Manager.Ask does.
 func (m *machine) ask(want Want) {
 	if want == WantRunning && m.s.AtRest() && m.s.Want != WantDeleted {
-		m.nonce++
-		if r := m.runs[m.s.Run.Nonce]; r != nil && r.Phase != PhaseEnded {
-			return // the property of the manager's tests: what came late is a stray then
-		}
-		m.s, m.known = Begin(m.s, fmt.Sprint("n", m.nonce), m.now), nil
+		m.s = toStart(m.s, m.now)
 		return
 	}
 	if next, err := (&Manager{cfg: Config{Now: func() time.Time { return m.now }}}).asked(m.s, want); err == nil {

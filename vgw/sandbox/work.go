@@ -60,7 +60,8 @@ func (m *Manager) carryOut(id string, acts []Act) {
 	if it == nil {
 		return
 	}
-	it.todo, it.starved = it.s.Run.Live() || len(acts) > 0, false
+	// What waits to be begun or forgotten asks for nothing while nobody can tell what is left of its run, and is something to do.
+	it.todo, it.starved = !it.s.AtRest() || len(acts) > 0, false
 	called := false
 	for _, a := range acts {
 		if a.Kind == ActWait {
