@@ -15,13 +15,13 @@ import (
 	"github.com/polygate/polygate/vgw/sandbox/sandboxtest"
 )
 
-// fate ends one owner at the nth point of its life: before or after a commit, before or after a call of the driver.
+// fate ends one owner at a point of its life: before or after a commit, before or after a call of the driver.
 type fate struct {
 	mu   sync.Mutex
-	at   int    // 0 = never
-	n    int    // points passed
-	name string // of the point at which it died
-	late bool   // a call that was on its way arrives 30 s after the death
+	of   string        // the name of the point, such as "before commit"
+	at   int           // how many points of that name it lives to see; 0 = it does not die
+	n    int           // points of that name passed
+	late time.Duration // so long after it was made a call of the dead one arrives; 0 = never
 	died chan struct{}
 	dead bool
 }
@@ -30,12 +30,39 @@ type fate struct {
 func (f *fate) point(name string) (dead bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.n++
-	if f.n == f.at && !f.dead {
-		f.dead, f.name = true, name
+	if name == f.of {
+		f.n++
+	}
+	if name == f.of && f.n == f.at && !f.dead {
+		f.dead = true
 		close(f.died)
 	}
 	return f.dead
+}
+
+func (f *fate) String() string { return fmt.Sprintf("death %d, %s", f.at, f.of) }
+
+// eachFate tells a story once for each point at which its first owner can die, which are counted by name: in which order those of one name
+// come among the others is not the same in each life.
+func eachFate(t *testing.T, story func(f *fate)) {
+	t.Helper()
+	deaths := map[string]int{}
+	for _, name := range []string{"before commit", "after commit", "before create", "after create", "before remove", "after remove", "before release", "after release"} {
+		for dead := true; dead; {
+			f := &fate{of: name, at: deaths[name] + 1}
+			story(f)
+			if dead = f.dead; dead {
+				deaths[name]++
+			}
+			if deaths[name] > 100 {
+				t.Fatalf("a life has no end of points %s", name)
+			}
+		}
+		if deaths[name] == 0 {
+			t.Errorf("no owner died %s", name)
+		}
+	}
+	t.Logf("deaths: %v", deaths)
 }
 
 // mortal is the driver of one owner. The dead one's calls return when it is buried.
@@ -46,8 +73,8 @@ type mortal struct {
 
 func (d mortal) call(ctx context.Context, name string, act func(context.Context) error) error {
 	if d.fate.point("before " + name) {
-		if d.fate.late {
-			time.AfterFunc(30*time.Second, func() { _ = act(context.Background()) })
+		if d.fate.late > 0 {
+			time.AfterFunc(d.fate.late, func() { _ = act(context.Background()) })
 		}
 		<-ctx.Done()
 		return ctx.Err()
@@ -190,39 +217,26 @@ func (l *lineage) wholeLife() (id string) {
 // TestCrashAtEveryPoint: an owner that dies at any point, the store and the driver as they are then, is followed by one that brings the
 // story to the same end: each start makes one run, none is left behind, and nothing that was asked is lost.
 func TestCrashAtEveryPoint(t *testing.T) {
-	points := map[string]int{}
-	for at, over := 1, false; !over; at++ {
-		if at > 200 {
-			t.Fatal("a life has no end of points")
-		}
+	eachFate(t, func(f *fate) {
 		inWorld(t, func(w *world) {
 			l := &lineage{w: w}
-			f := &fate{at: at}
 			l.succeed(f)
 			id := l.wholeLife()
 			time.Sleep(10 * time.Minute)
 			if n := w.driver.Made(id); n != 2 {
-				t.Errorf("death %d, %s: %d runs were made, want one for each start", at, f.name, n)
+				t.Errorf("%v: %d runs were made, want one for each start", f, n)
 			}
 			if left := w.driver.Runs(); len(left) > 0 {
-				t.Errorf("death %d, %s: left behind: %+v", at, f.name, left)
+				t.Errorf("%v: left behind: %+v", f, left)
 			}
 			if billed, ran := w.billed(), w.driver.Ran(); billed != ran {
-				t.Errorf("death %d, %s: %v were accounted for, and %v ran", at, f.name, billed, ran)
+				t.Errorf("%v: %v were accounted for, and %v ran", f, billed, ran)
 			}
 			if w.isAwake() {
-				t.Errorf("death %d, %s: the tenant is awake with nothing to do", at, f.name)
+				t.Errorf("%v: the tenant is awake with nothing to do", f)
 			}
-			over = f.name == ""
-			points[f.name]++
 		})
-	}
-	t.Logf("deaths: %v", points)
-	for _, must := range []string{"before commit", "after commit", "before create", "after create", "before remove", "after remove", "before release", "after release"} {
-		if points[must] == 0 {
-			t.Errorf("no owner died %s", must)
-		}
-	}
+	})
 }
 
 // billed is how long runs were accounted for.
@@ -238,22 +252,31 @@ func (w *world) billed() (d time.Duration) {
 	return d
 }
 
-// TestLateCall: a call of a dead owner that arrives when nobody waits for it any more leaves nothing behind.
+// TestLateCall: a call of a dead owner that arrives when nobody waits for it any more leaves nothing behind: not while the run that it is for
+// lives (30 s), and not when that run is over, and perhaps its sandbox gone (90 s: a run lives for a minute).
 func TestLateCall(t *testing.T) {
-	for at, over := 1, false; !over; at++ {
-		synctest.Test(t, func(t *testing.T) {
-			w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
-			w.config.Tenant = acme()
-			l := &lineage{w: w}
-			f := &fate{at: at, late: true}
-			l.succeed(f)
-			l.wholeLife()
-			time.Sleep(10 * time.Minute)
-			if left := w.driver.Runs(); len(left) > 0 {
-				t.Errorf("death %d, %s: left behind: %+v", at, f.name, left)
+	for _, late := range []time.Duration{30 * time.Second, 90 * time.Second} {
+		t.Run(late.String(), func(t *testing.T) {
+			madeLate := 0
+			eachFate(t, func(f *fate) {
+				synctest.Test(t, func(t *testing.T) {
+					w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
+					w.config.Tenant = acme()
+					l := &lineage{w: w}
+					f.late = late
+					l.succeed(f)
+					id := l.wholeLife()
+					time.Sleep(10 * time.Minute)
+					if left := w.driver.Runs(); len(left) > 0 {
+						t.Errorf("%v: left behind: %+v", f, left)
+					}
+					w.m.Close()
+					madeLate += w.driver.Made(id) - 2
+				})
+			})
+			if overtaken := late > time.Minute; overtaken != (madeLate > 0) {
+				t.Errorf("%d runs were made by calls that came late", madeLate)
 			}
-			w.m.Close()
-			over = f.name == ""
 		})
 	}
 }
