@@ -35,6 +35,8 @@ func build(r *result.Report) document {
 func warnings(r *result.Report) []string {
 	var out []string
 	switch why := strings.TrimRight(clean(r.Reason), ". "); {
+	case r.Complete && why != "":
+		out = append(out, "All was measured, but more went wrong than may: "+why+".")
 	case r.Complete:
 	case why != "":
 		out = append(out, "It ended early, and holds what was measured until then. Why: "+why+".")

@@ -33,6 +33,14 @@ func TestReason(t *testing.T) {
 	}
 }
 
+// TestReasonOfAWholeReport holds that one in which too much went wrong says so, and not that it ended early.
+func TestReasonOfAWholeReport(t *testing.T) {
+	got := string(render(t, Text, &result.Report{V: 1, Complete: true, Reason: "9 of 10 requests went wrong"}))
+	if !strings.Contains(got, "more went wrong than may: 9 of 10 requests") || strings.Contains(got, "ended early") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
 // TestRatiosOfAllFigures holds that each figure stands beside the yardstick's, with its spread.
 func TestRatiosOfAllFigures(t *testing.T) {
 	var s result.Scenario

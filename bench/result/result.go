@@ -14,7 +14,7 @@ type Report struct {
 	Started   time.Time         `json:"started"`
 	Seconds   float64           `json:"seconds"`
 	Complete  bool              `json:"complete"`         // false: it ended early, and holds what was measured until then
-	Reason    string            `json:"reason,omitempty"` // why it is not complete; "" = it was interrupted
+	Reason    string            `json:"reason,omitempty"` // what went wrong, if anything did; "" of what is not complete: it was interrupted
 	Machine   Machine           `json:"machine"`
 	Versions  map[string]string `json:"versions"` // by program
 	Ceilings  []Ceiling         `json:"ceilings,omitempty"`

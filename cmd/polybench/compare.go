@@ -133,7 +133,10 @@ func (b *bench) compare(ctx context.Context, job lab.Job) error {
 		b.report.Scenarios = append(b.report.Scenarios, found)
 	}
 	b.report.Skipped = append(b.report.Skipped, skipped...)
-	if err != nil {
+	for _, s := range skipped {
+		b.progress.Note("%s is skipped: %s", s.Subject, s.Why)
+	}
+	if err != nil || len(found.Runs) == 0 && len(skipped) > 0 {
 		return err
 	}
 	if err := lab.Judge(job.Scenario, found, tolerated); err != nil { // the rest is measured all the same

@@ -83,6 +83,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"run", "throughput", "--json", "/nothing/r.json"}, exitFailure, "", "cannot be written"},
 		{[]string{"compare", "--turns", "0"}, exitUsage, "", "--turns"},
 		{[]string{"compare", "--tenants", "1", "--variants", "http1"}, exitUsage, "", "leave out --variants"},
+		{[]string{"compare", "--peers", "httputil", "--no-ceiling", "--variants", "http1+jwt"}, exitFailure, "", "all of it was skipped: httputil (throughput, http1, jwt: "},
 		{[]string{"report", "nothing.json"}, exitFailure, "", "nothing.json"},
 	} {
 		var out, errs bytes.Buffer
@@ -150,7 +151,7 @@ func TestInterrupt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "compare", long, "--peers", "direct", "--turns", "1", "--no-ceiling", "--json", filepath.Join(dir, "r.json"))
+	cmd := exec.Command(self, "compare", long, "--peers", "direct", "--turns", "1", "--no-ceiling", "--json", filepath.Join(dir, "r.json"), "--markdown", filepath.Join(dir, "r.md"))
 	var out, errs bytes.Buffer
 	cmd.Stdout = &out
 	seen, err := cmd.StderrPipe()
@@ -184,7 +185,7 @@ func TestInterrupt(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || time.Since(began) > 15*time.Second {
 		t.Errorf("exit code %d after %v: %s", code, time.Since(began), errs.String())
 	}
-	if !strings.Contains(out.String(), "direct") || !strings.Contains(errs.String(), "interrupted") {
+	if !strings.Contains(out.String(), "direct") || !strings.Contains(errs.String(), "interrupted") || !strings.Contains(errs.String(), "r.md is left as it was") {
 		t.Errorf("stdout %q, stderr %q", out.String(), errs.String())
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "r.json"))

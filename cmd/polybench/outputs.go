@@ -27,7 +27,7 @@ type outputs struct{ json, html, markdown string }
 func (o *outputs) flags(c *cobra.Command) {
 	c.Flags().StringVar(&o.json, "json", "", "also write the report as JSON to this `file`")
 	c.Flags().StringVar(&o.html, "html", "", "also write the report as one HTML page with plots to this `file`")
-	c.Flags().StringVar(&o.markdown, "markdown", "", "also write the report as Markdown to this `file`")
+	c.Flags().StringVar(&o.markdown, "markdown", "", "also write the report as Markdown to this `file`, if all was measured")
 }
 
 // write writes the report as text to w and to the files that were asked for.
@@ -140,17 +140,29 @@ func (b *bench) finish(ctx context.Context, cmd *cobra.Command, err error) error
 	b.report.Complete = err == nil && ctx.Err() == nil
 	err = errors.Join(append([]error{err}, b.wrong...)...)
 	switch {
+	case b.empty() && len(b.report.Skipped) > 0 && ctx.Err() == nil:
+		return errors.Join(fmt.Errorf("nothing was measured, all of it was skipped: %s", whys(b.report.Skipped)), err)
 	case b.empty() && err == nil:
-		return errors.New("nothing was measured: all of it was skipped, see polybench peers")
+		return errors.New("nothing was measured")
 	case b.empty():
 		return err
-	case !b.report.Complete:
+	case !b.report.Complete && b.out.markdown != "":
+		fmt.Fprintf(cmd.ErrOrStderr(), "polybench: %s is left as it was, as not all was measured\n", b.out.markdown)
 		b.out.markdown = ""
 	}
 	if err != nil && ctx.Err() == nil {
 		b.report.Reason = err.Error()
 	}
 	return errors.Join(err, b.out.write(cmd.OutOrStdout(), b.report))
+}
+
+// whys tells why each was skipped.
+func whys(skipped []result.Skipped) string {
+	var out []string
+	for _, s := range skipped {
+		out = append(out, s.Subject+" ("+s.Why+")")
+	}
+	return strings.Join(out, "; ")
 }
 
 func (b *bench) empty() bool {
