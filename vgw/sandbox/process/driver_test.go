@@ -202,3 +202,19 @@ func TestRunExecLogsEnd(t *testing.T) {
 	}
 	r.until(run, sandbox.PhaseAbsent)
 }
+
+// TestShortCommands: of a command that ends at once it is told that it ran, and of one that cannot be started why.
+func TestShortCommands(t *testing.T) {
+	needBwrap(t)
+	r := newRig(t, nil)
+	for range 10 {
+		short := r.until(r.create(task("/bin/sh", "-c", "exit 7")), sandbox.PhaseEnded)
+		if short.Started.IsZero() || short.Exit == nil || *short.Exit != 7 || short.Message != "" {
+			t.Errorf("a command that ends at once: %+v, want that it ran", short)
+		}
+		missing := r.until(r.create(task("/no/such/program")), sandbox.PhaseEnded)
+		if !missing.Started.IsZero() || missing.Exit == nil || *missing.Exit != 127 || !strings.Contains(missing.Message, "its command could not be started: ") {
+			t.Errorf("a command that is not there: %+v, want why", missing)
+		}
+	}
+}

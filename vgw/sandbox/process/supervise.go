@@ -26,12 +26,16 @@ func (s *shim) supervise(ctx context.Context) (code int) {
 		force = time.After(max(grace, 0))
 		s.end(reason)
 	}
-	done := ctx.Done()
+	done, began := ctx.Done(), s.began
 	for {
 		select {
 		case code := <-s.exited:
+			if began != nil {
+				s.noteLateBegin()
+			}
 			return code
-		case err := <-s.began:
+		case err := <-began:
+			began = nil
 			s.noteBegin(err)
 		case c := <-s.calls:
 			stop(sandbox.ReasonStopped, c.grace)
@@ -46,6 +50,16 @@ func (s *shim) supervise(ctx context.Context) (code int) {
 			force = nil
 			s.kill()
 		}
+	}
+}
+
+// noteLateBegin hears how a command began that has ended already: of two words on two ways, the later may come first. The wait ends at
+// once where nobody holds the other end any more.
+func (s *shim) noteLateBegin() {
+	select {
+	case err := <-s.began:
+		s.noteBegin(err)
+	case <-time.After(time.Second):
 	}
 }
 
