@@ -68,12 +68,19 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
-// wireFor returns a connection for a request: a kept one, unless connections are to be new or it is a second try.
-func (c *Client) wireFor(ctx context.Context, t *target, again bool) (*wire, error) {
-	if !again && !c.fresh() {
-		if w, ok := t.wires.take(); ok {
+// wireFor returns a connection for a request: a kept one, unless connections are to be new or it is a second try. For what cannot be sent
+// twice, kept ones that the server has ended meanwhile are left out, as Go's, browsers' and other clients do, which notice while idle;
+// what is repeatable needs no look, which costs a system call.
+func (c *Client) wireFor(ctx context.Context, t *target, method string, again bool) (*wire, error) {
+	for !again && !c.fresh() {
+		w, ok := t.wires.take()
+		if !ok {
+			break
+		}
+		if idempotent(method) || !hungUp(w.line.Conn) {
 			return w, nil
 		}
+		_ = w.Close() // the server has done the same
 	}
 	return c.dial(ctx, t, "http/1.1")
 }

@@ -135,10 +135,11 @@ func (w *wire) send(head, body []byte) error {
 
 // overWire makes one exchange with a tenant over a connection, kept or new. A kept connection that ends before a byte of the answer is
 // replaced by a new one, once, if the method is idempotent: nobody can tell whether the server closed it while it was idle or was killed
-// with the request in its hands (RFC 9110 §9.2.2), so what must not be done twice has failed.
+// with the request in its hands (RFC 9110 §9.2.2), so what must not be done twice has failed. That is rare: wireFor gives it no connection
+// whose end has been heard of.
 func (c *Client) overWire(ctx context.Context, t *target, method string, exchange func(*wire) (keep bool, err error)) error {
 	for again := false; ; again = true {
-		w, err := c.wireFor(ctx, t, again)
+		w, err := c.wireFor(ctx, t, method, again)
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -65,6 +68,38 @@ func TestWhatMustNotBeDoneTwiceIsNotRetried(t *testing.T) {
 				t.Errorf("got %d retries, want %d", got, want)
 			}
 		})
+	}
+}
+
+// TestAnEndedConnectionGetsNoPost has a server that ends each connection while it is idle: what cannot be sent twice goes on another.
+func TestAnEndedConnectionGetsNoPost(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("that a connection was ended is seen on Linux alone")
+	}
+	l := newLab(t)
+	var connections atomic.Int64
+	tenant := raw(t, l, func(_ int, c net.Conn) {
+		connections.Add(1)
+		if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.Copy(io.Discard, req.Body)
+			_, _ = io.WriteString(c, answerOf(backend.Canary(seed, 0)))
+		}
+	})
+	c := newClient(t, Config{Load: scenario.Load{Method: "POST", BodyBytes: 8}, Tenants: []Tenant{tenant}, Roots: l.roots})
+	caller := newCaller(t, c)
+	for i := range 3 {
+		if err := call(t, caller, 0); err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+		kept := c.targets[0].wires.idle[0].line.Conn
+		for began := time.Now(); !hungUp(kept); time.Sleep(time.Millisecond) {
+			if time.Since(began) > 5*time.Second {
+				t.Fatal("the end of the connection is not seen")
+			}
+		}
+	}
+	if connections.Load() != 3 || c.Retried() != 0 {
+		t.Errorf("got %d connections and %d retries, want 3 and 0", connections.Load(), c.Retried())
 	}
 }
 
