@@ -230,6 +230,8 @@ func (m *Manager) Renew(ctx context.Context, e *tenant.Entry, host string, entry
 	}
 	return m.change(ctx, host, p, 0, entry, func(h *keep.Host, now time.Time) error {
 		switch {
+		case p.passed:
+			return fault.New(fault.Conflict, "TLS of %s ends at the tenant's own gateway: have the certificate renewed there", host)
 		case usable(h, now) && h.Source == tenant.SourceProvided:
 			return fault.New(fault.Conflict, "the certificate of %s was provided: provide a newer one, or remove it", host)
 		case p.ordered:

@@ -20,6 +20,7 @@ type plan struct {
 	source    tenant.CertificateSource // never ""
 	directory string                   // of the ACME server
 	wild      bool                     // the platform's wildcard is good for the host
+	passed    bool                     // TLS ends at the tenant's own gateway, which has the certificates
 	ordered   bool                     // the queue orders one for this very host
 	account   tenant.ACME              // of those that are ordered
 	means     string                   // Config.Means, likewise
@@ -47,11 +48,11 @@ func (cfg *Config) planFor(host string, e *tenant.Entry) plan {
 	}
 	p.source = c.Source
 	p.wild = !own && isChild(host, cfg.BaseDomain)
-	passed := e != nil && e.Record.Mode == tenant.ModePassthrough // its own gateway has the certificates
+	p.passed = e != nil && e.Record.Mode == tenant.ModePassthrough
 	if c.ACME != nil {
 		p.directory = c.ACME.Directory
 	}
-	p.ordered = p.source == tenant.SourceACME && cfg.ACME != nil && !passed && !(p.wild && cfg.Wildcard)
+	p.ordered = p.source == tenant.SourceACME && cfg.ACME != nil && !p.passed && !(p.wild && cfg.Wildcard)
 	if strings.HasPrefix(host, "*.") {
 		p.ordered = p.ordered && cfg.Wildcard
 	}

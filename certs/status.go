@@ -73,9 +73,12 @@ func (m *Manager) FilesWrong(e *tenant.Entry, why string) {
 	m.files.Add(o, cut("a certificate file that operators declare is not taken in: "+why))
 }
 
-// fillOrder tells of attempts.
+// fillOrder tells of attempts, unless they are of a source that was given up.
 func fillOrder(c *tenant.Certificate, h *keep.Host, p plan, now time.Time) {
 	o := h.Order
+	if !p.ordered && o.Code != keep.CodeDamaged {
+		return
+	}
 	c.Attempts, c.Code, c.Error = o.Attempts, o.Code, o.Error
 	if o.Attempts > 0 || p.ordered && !usable(h, now) {
 		c.NextAttempt = o.Next
@@ -130,6 +133,9 @@ func warning(h *keep.Host, p plan, now time.Time) string {
 // fillOther tells of what is served in place of a stored certificate: the wildcard's, or the local authority's. The latter is
 // made with the first handshake, by each replica for itself, and again with the first after somebody asked for a new one.
 func (m *Manager) fillOther(ctx context.Context, c *tenant.Certificate, host string, p plan, h *keep.Host, now time.Time) {
+	if p.passed {
+		return
+	}
 	if w := m.wildcardFor(ctx, p, now); w != nil {
 		fillServed(c, w, tenant.SourceACME)
 		return
@@ -139,8 +145,8 @@ func (m *Manager) fillOther(ctx context.Context, c *tenant.Certificate, host str
 	}
 	if r, ok := m.cache.Peek(host); ok && r.local && r.rev == revision(h) && r.serves(p, now) {
 		fillServed(c, r.served, tenant.SourceLocalCA)
-	} else if c.State != tenant.CertificateFailing {
-		c.State = tenant.CertificatePending
+	} else if c.State != tenant.CertificateFailing { // what is stored is over, or revoked: the next handshake shows another
+		*c = tenant.Certificate{Host: c.Host, Source: tenant.SourceLocalCA, State: tenant.CertificatePending, Warning: c.Warning, Revision: c.Revision}
 	}
 }
 
@@ -162,6 +168,8 @@ func fillServed(c *tenant.Certificate, s *served, source tenant.CertificateSourc
 // whyNone says why a host has no certificate, if nothing else does.
 func (m *Manager) whyNone(p plan) (code, text string) {
 	switch {
+	case p.passed:
+		return "passthrough", "TLS of this host ends at the tenant's own gateway, which has the certificate"
 	case p.source == tenant.SourceProvided:
 		return "none_provided", "nobody provided a certificate for this host: import one"
 	case p.source == tenant.SourceACME && m.cfg.ACME == nil:

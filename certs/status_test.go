@@ -1,10 +1,12 @@
 package certs_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/polygate/polygate/certs/acme"
 	"github.com/polygate/polygate/internal/fault"
 	"github.com/polygate/polygate/internal/tenant"
 )
@@ -79,5 +81,51 @@ func TestStatusUnderAWildcard(t *testing.T) {
 	}
 	if got := r.serial(host); got != serial {
 		t.Errorf("served %s, want the wildcard %s", got, serial)
+	}
+}
+
+// TestStatusAfterAChange: what is over, or of a source that was given up, is not told as if it were served or tried.
+func TestStatusAfterAChange(t *testing.T) {
+	s := newSite(t)
+	r := s.newReplica(localPlatform)
+	e, host := r.tenant("a", nil), "a."+base
+	get := func() tenant.Certificate {
+		t.Helper()
+		c, err := r.Get(t.Context(), e, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	chain, key, _ := s.issuer.provided(t, 24*time.Hour, host)
+	if _, err := r.Import(t.Context(), e, host, chain, key, 0, entry(e)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Revoke(t.Context(), e, host, 0, entry(e))
+	if err != nil || c.State != tenant.CertificatePending || c.Source != tenant.SourceLocalCA || c.Fingerprint != "" || c.Chain != "" || !c.NotAfter.IsZero() {
+		t.Errorf("provided and revoked, before the local authority has signed: %+v, %v", c, err)
+	}
+
+	s.issuer.fails(func(context.Context, acme.Order) error {
+		return &acme.Error{Code: acme.CodeCAA, Permanent: true, Detail: "forbidden"}
+	})
+	e = r.update("a", func(rec *tenant.Record) {
+		rec.Certificates = &tenant.Certificates{Source: tenant.SourceACME, ACME: &tenant.ACME{Directory: platform}}
+	})
+	until(t, "the order fails", func() bool { return get().Attempts == 1 })
+	e = r.update("a", func(rec *tenant.Record) { rec.Certificates = nil })
+	serial := r.served(host, "")
+	if c := get(); c.State != tenant.CertificateReady || c.Serial != serial || c.Error != "" || c.Attempts != 0 {
+		t.Errorf("back at the local authority: %+v", c)
+	}
+
+	e, host = r.tenant("p", func(rec *tenant.Record) {
+		rec.Mode, rec.Passthrough = tenant.ModePassthrough, &tenant.Passthrough{Upstream: "gw.example:443"}
+	}), "p."+base
+	if c := get(); c.State != tenant.CertificatePending || c.Code != "passthrough" || c.Serial != "" {
+		t.Errorf("passthrough: %+v", c)
+	}
+	if _, err := r.Renew(t.Context(), e, host, entry(e)); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "own gateway") {
+		t.Errorf("Renew for passthrough: %v", err)
 	}
 }
