@@ -141,7 +141,7 @@ func distrust(err error) string {
 	)
 	switch {
 	case errors.As(err, &authority) && authority.Cert != nil:
-		return fmt.Sprintf("its certificate is signed by %q, which is not trusted: give that authority's certificate as the CA, if it is the right one",
+		return fmt.Sprintf("its certificate is signed by %q, which is not trusted: give that authority's certificate as the CA (--ca), if it is the right one",
 			authority.Cert.Issuer.String())
 	case errors.As(err, &host):
 		return "its certificate is not for this host: look whether the tenant is known there under this name"

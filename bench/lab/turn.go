@@ -137,8 +137,8 @@ type caller struct {
 func (s *session) run(ctx context.Context) ([]result.Run, error) {
 	defer s.close()
 	for _, ld := range s.sc.Loads {
-		if err := s.add(ld); err != nil {
-			return nil, fmt.Errorf("load %s: %w", ld.Name, err)
+		if err := s.add(ld); err != nil { // it names the load
+			return nil, err
 		}
 	}
 	for _, c := range s.callers {

@@ -76,6 +76,9 @@ func (c *comparer) do(cmd *cobra.Command, names []string) error {
 	if len(c.sweep) > 0 && (len(c.variants) > 0 || c.over != overrides{}) {
 		return usage("--tenants measures with a load of its own: leave out --variants and what changes a scenario")
 	}
+	if err := c.over.zero(cmd.Flags().Changed); err != nil {
+		return err
+	}
 	variants, err := parseVariants(c.variants)
 	if err != nil {
 		return err

@@ -77,6 +77,8 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"run", "latency-at-rate", "--target", "https://127.0.0.1:1"}, exitFailure, "", "raise --max-rate"},
 		{[]string{"run", "latency-at-rate", "--rate", "100", "--concurrency", "1000", "--target", "https://127.0.0.1:1"}, exitFailure, "", "raise --max-concurrency"},
 		{[]string{"run", "throughput", "--concurrency", "-1"}, exitUsage, "", "not below 0"},
+		{[]string{"run", "throughput", "--warmup", "0s"}, exitUsage, "", "--warmup has to be above 0"},
+		{[]string{"compare", "--rate", "0"}, exitUsage, "", "--rate has to be above 0"},
 		{[]string{"run", "throughput", "--turns", "0"}, exitUsage, "", "--turns"},
 		{[]string{"run", "throughput", "--max-errors", "NaN"}, exitUsage, "", "--max-errors"},
 		{[]string{"run", "throughput", "--target", "https://me:secret@127.0.0.1:1"}, exitUsage, "", "not the URL"},

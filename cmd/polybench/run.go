@@ -64,6 +64,9 @@ Public addresses are refused unless you say that the target is yours to load. Ct
 }
 
 func (r *runner) do(cmd *cobra.Command, name string) error {
+	if err := r.over.zero(cmd.Flags().Changed); err != nil {
+		return err
+	}
 	sc, err := r.over.scenario(name)
 	if err != nil {
 		return err
@@ -139,6 +142,16 @@ type overrides struct {
 	rate                 float64
 	concurrency, tenants int
 	warmup, duration     time.Duration
+}
+
+// zero refuses a 0 that was written: it would change nothing without a word.
+func (o *overrides) zero(given func(name string) bool) error {
+	for name, is := range map[string]bool{"rate": o.rate == 0, "concurrency": o.concurrency == 0, "tenant-count": o.tenants == 0, "warmup": o.warmup == 0, "duration": o.duration == 0} {
+		if is && given(name) {
+			return usage("--%s has to be above 0: leave it out for what the scenario says", name)
+		}
+	}
+	return nil
 }
 
 func (o *overrides) flags(c *cobra.Command) {
