@@ -303,8 +303,8 @@ func subject(c *x509.Certificate) string {
 	if s == "" {
 		s = names(c)
 	}
-	if len(s) > 128 {
-		s = s[:128] + "…"
+	if most := 128; len(s) > most {
+		return cutAt(s, most) + "…"
 	}
 	return s
 }

@@ -18,7 +18,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/polygate/polygate/certs/keep"
 	"github.com/polygate/polygate/internal/fault"
 )
 
@@ -271,4 +273,25 @@ func FuzzParsePair(f *testing.F) {
 			t.Errorf("passes, and the library refuses it: %v", err)
 		}
 	})
+}
+
+// TestLongNamesAreCutBetweenCharacters: the answer of an import that was stored could not be written otherwise, since JSON
+// holds nothing but UTF-8.
+func TestLongNamesAreCutBetweenCharacters(t *testing.T) {
+	m := &maker{t: t, now: time.Now()}
+	key := m.ec(elliptic.P256())
+	for _, lead := range []string{"", "x"} { // é has two bytes: one of the bounds is within one
+		ca := m.authority(lead+strings.Repeat("é", 300), nil)
+		given, err := parsePair([]byte(chainOf(m.leaf(ca, key, nil), ca)), []byte(m.pem(key)), m.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var h keep.Host
+		if err := given.fill(&h); err != nil || !utf8.ValidString(h.Issuer) || len(h.Issuer) < 511 || len(h.Issuer) > 512 {
+			t.Errorf("issuer of %d bytes, valid UTF-8: %t, %v", len(h.Issuer), utf8.ValidString(h.Issuer), err)
+		}
+		if _, err = parsePair([]byte(chainOf(ca)), []byte(m.pem(ca.key)), m.now); err == nil || !utf8.ValidString(err.Error()) {
+			t.Errorf("an authority's: %q", err)
+		}
+	}
 }

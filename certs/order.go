@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/polygate/polygate/certs/acme"
@@ -186,9 +187,12 @@ func (l *look) failed(ctx context.Context, why *acme.Error) error {
 	return err
 }
 
-func cut(s string) string {
-	if len(s) > maxError {
-		return s[:maxError]
+// cut bounds a text that a server or a certificate chose, without a part of a character at its end.
+func cut(s string) string { return cutAt(s, maxError) }
+
+func cutAt(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "")
 	}
 	return s
 }
