@@ -12,8 +12,8 @@ type TLS struct {
 type Passthrough struct {
 	MaxConnections          int           `yaml:"max_connections"`            // spliced at a time on this replica; default 10000
 	MaxConnectionsPerTenant int           `yaml:"max_connections_per_tenant"` // and for one tenant; default 1000
-	MaxDrain                time.Duration `yaml:"max_drain"`                  // for which they may go on once their tenant has another mode, then they are cut; up to 9600h; default 0 = until they end
-	DialTimeout             time.Duration `yaml:"dial_timeout"`               // to resolve and connect to the tenant's gateway; 100ms to 5m; default 5s
+	MaxDrain                time.Duration `yaml:"max_drain"`                  // for which they may go on once their tenant has another mode or upstream, or lost the host, then they are cut; up to 9600h; default 0 = until they end
+	DialTimeout             time.Duration `yaml:"dial_timeout"`               // to resolve and connect to the tenant's gateway, then for its first byte, and for a silent client once it has ended its side; 100ms to 5m; default 5s
 	IdleTimeout             time.Duration `yaml:"idle_timeout"`               // of a connection on which no byte goes either way; 1s to 168h; default 1h
 }
 
