@@ -106,12 +106,13 @@ func (c *embeddedCluster) count(b *etcd.Backend, want int) {
 	}
 }
 
-// TestEmbeddedCluster is the life of three members: they begin together, one goes and comes back, one loses its data and
-// is not let in before it has been replaced.
+// TestEmbeddedCluster is the life of three members that speak mutual TLS: they begin together, let no stranger in, one goes
+// and comes back, one loses its data and is not let in before it has been replaced.
 func TestEmbeddedCluster(t *testing.T) {
 	t.Parallel()
-	c := newEmbeddedCluster(t)
+	c := newEmbeddedCluster(t).secure()
 	c.mustStart(0, 1, 2)
+	c.testStrangers()
 	b0, b1 := c.backend(0), c.backend(1)
 	c.put(b0, "c/a")
 	c.count(b1, 1)

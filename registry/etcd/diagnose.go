@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -53,6 +54,8 @@ func why(ctx context.Context, endpoint string, conf *tls.Config) string {
 	return whyTLS(tls.Client(conn, conf).HandshakeContext(ctx))
 }
 
+const noTLS = "it does not speak TLS: its endpoint may have to begin with http://"
+
 func whyTLS(err error) string {
 	var (
 		authority x509.UnknownAuthorityError
@@ -67,7 +70,9 @@ func whyTLS(err error) string {
 	case errors.As(err, &host):
 		return "its certificate is for another name: " + host.Error()
 	case errors.As(err, &record):
-		return "it does not speak TLS: its endpoint may have to begin with http://"
+		return noTLS
+	case errors.Is(err, io.EOF): // etcd hangs up on bytes that are not HTTP
+		return noTLS + ", or it wants a client certificate (etcd.tls.cert)"
 	}
 	return fmt.Sprintf("TLS fails: %v", err)
 }

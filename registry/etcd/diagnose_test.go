@@ -23,6 +23,7 @@ func TestUnreachableWhy(t *testing.T) {
 	for _, c := range []struct{ name, endpoint, want string }{
 		{"nobody there", "http://" + etcdtest.FreeAddress(t), "cannot be reached: "},
 		{"another CA", secure.URL, "not of the configured CA (etcd.tls.ca)"},
+		{"an etcd without TLS", strings.Replace(etcdtest.Start(t, 1, etcdtest.Options{}).Endpoints()[0], "http", "https", 1), "does not speak TLS"},
 		{"no TLS", strings.Replace(plain.URL, "http", "https", 1), "does not speak TLS"},
 	} {
 		b, err := etcd.New(etcd.Config{

@@ -32,11 +32,13 @@ func classify(err error) error {
 	case errors.Is(err, rpctypes.ErrCorrupt):
 		return rejected(err, "etcd reports a corrupt member")
 	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
-		return rejected(err, "a user is configured for etcd, but etcd has authentication switched off")
-	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrInvalidAuthToken):
-		return rejected(err, "etcd does not accept the configured user and password")
+		return rejected(err, "a user is configured for etcd (etcd.user), but etcd has authentication switched off")
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return rejected(err, "etcd wants to know who asks: set etcd.user and etcd.password_file")
+	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrInvalidAuthToken):
+		return rejected(err, "etcd does not accept the configured user and password (etcd.user, etcd.password_file)")
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return rejected(err, "etcd does not let the configured user read and write under the configured root")
+		return rejected(err, "etcd does not let the configured user (etcd.user) read and write everything under etcd.prefix: grant it a role that does")
 	case errors.Is(err, rpctypes.ErrUnhealthy), errors.Is(err, rpctypes.ErrMemberNotEnoughStarted):
 		return rejected(err, "the other members of etcd must have been connected for some seconds, and more than half of them must stay: try again then")
 	}

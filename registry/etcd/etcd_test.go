@@ -239,8 +239,8 @@ func TestAuth(t *testing.T) {
 		{"root", "right", "<nil>"},
 		{"root", "wrong", "does not accept the configured user and password"},
 		{"nobody", "x", "does not accept the configured user and password"},
-		{"limited", "x", "does not let the configured user read and write under the configured root"},
-		{"", "", "does not accept the configured user and password"},
+		{"limited", "x", "does not let the configured user (etcd.user) read and write everything under etcd.prefix"},
+		{"", "", "set etcd.user and etcd.password_file"},
 	} {
 		if err := open(c.user, c.password); !strings.Contains(fmt.Sprint(err), c.want) {
 			t.Errorf("%s/%s: got %v, want %q", c.user, c.password, err, c.want)
