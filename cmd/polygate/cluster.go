@@ -151,7 +151,7 @@ func (c *cluster) target(id tenant.ID, owner, to string) (string, error) {
 	r, ok := c.index.Replica(to)
 	switch {
 	case !ok:
-		return "", fault.New(fault.NotFound, "no live replica %.64q: see polygate replicas", to)
+		return "", fault.New(fault.Conflict, "there is no live replica %.64q: polygate replicas lists them", to)
 	case r.Draining && to != owner:
 		return "", fault.New(fault.Conflict, "replica %s drains, and takes no tenants", to)
 	case !knowsOthers(r) && to != c.self:

@@ -28,7 +28,7 @@ func TestLostKeyEncryptionKey(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	refused("key-encryption key")
+	refused("put it back, or set kek_file to it")
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a new key was made beside data that is sealed with another")
 	}
@@ -38,4 +38,10 @@ func TestLostKeyEncryptionKey(t *testing.T) {
 	refused("restore that key file")
 	g.write("data/kek", good)
 	g.start()
+	g.kill()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	g.write("polygate.yaml", g.read("polygate.yaml")+"etcd: {endpoints: [\"http://127.0.0.1:1\"]}\n")
+	refused("copy the kek_file of another replica there; for the very first one, make it")
 }

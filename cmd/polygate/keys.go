@@ -36,7 +36,7 @@ func (d *daemon) openKeys(context.Context) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("key-encryption key: %w", err)
+		return d.noKey(err)
 	}
 	d.kek = kek
 	token, err := loadToken(d.cfg.Admin.TokenFile)
@@ -45,6 +45,18 @@ func (d *daemon) openKeys(context.Context) error {
 	}
 	d.token = tenant.HashKey(token)
 	return nil
+}
+
+// noKey says what to do where there is no key-encryption key, which is made for the first start of an embedded etcd alone.
+func (d *daemon) noKey(err error) error {
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case len(d.cfg.Etcd.Endpoints) > 0:
+		return fmt.Errorf("there is no key-encryption key at %[1]s: copy the kek_file of another replica there; for the very first one, make it: "+
+			"(umask 077; head -c 32 /dev/urandom | base64 | sed 's/^/polygate-kek-v1:/' >'%[1]s')", d.cfg.KEKFile)
+	}
+	return fmt.Errorf("there is no key-encryption key at %s, and %s holds secrets that are sealed with one: put it back, or set kek_file to it", d.cfg.KEKFile, d.etcdDir())
 }
 
 // loadToken reads the operator token, and makes one of 256 random bits where there is no file.

@@ -84,7 +84,7 @@ func (a *admins) secretRekey() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "rekey", Short: "Wrap everything with another key",
-		Long: `Have everything that a key-encryption key wraps wrapped by the one on the first line of kek_file, or the one that --key names. Every
+		Long: `Have everything that a key-encryption key wraps wrapped by the one on the first line of kek_file, or the one that --to names. Every
 replica must hold both keys. Nothing stops meanwhile; broken off, the same command goes on.`,
 		Example: "  polygate secret rekey\n  polygate secret rekey --to 0a1b2c3d4e5f",
 		Args:    cobra.NoArgs,

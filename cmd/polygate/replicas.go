@@ -111,9 +111,17 @@ func (r replicaCommands) named(ctx context.Context, c *client, args []string) (s
 func (r replicaCommands) resume(ctx context.Context, cmd *cobra.Command, c *client, name string) error {
 	var one admin.Replica
 	if err := c.do(ctx, http.MethodPost, replicasPath+"/"+url.PathEscape(name)+"/resume", nil, &one); err != nil {
-		return fmt.Errorf("resume replica %q: %w", name, err)
+		return fmt.Errorf("resume replica %q: %w", name, whichReplicas(err))
 	}
 	return r.done(cmd, one, "replica %s may have tenants again", name)
+}
+
+// whichReplicas adds to the error of a replica that is not live where those that are can be seen.
+func whichReplicas(err error) error {
+	if isStatus(err, http.StatusNotFound) {
+		return fmt.Errorf("%w: polygate replicas lists those that are live", err)
+	}
+	return err
 }
 
 // done prints the replica for programs, or one line for people.
@@ -129,13 +137,13 @@ func (r replicaCommands) drain(ctx context.Context, cmd *cobra.Command, c *clien
 	path := replicasPath + "/" + url.PathEscape(name)
 	var one admin.Replica
 	if err := c.do(ctx, http.MethodPost, path+"/drain", nil, &one); err != nil {
-		return fmt.Errorf("drain replica %q: %w", name, err)
+		return fmt.Errorf("drain replica %q: %w", name, whichReplicas(err))
 	}
 	end := time.Now().Add(timeout)
 	for told := -1; !noWait && one.Tenants > 0; {
 		if one.Tenants != told && !r.out.isData() {
 			told = one.Tenants
-			if err := tell(cmd, "replica %s has %d tenants left", name, told); err != nil {
+			if err := tell(cmd, "replica %s: tenants left: %d", name, told); err != nil {
 				return err
 			}
 		}
@@ -150,7 +158,7 @@ func (r replicaCommands) drain(ctx context.Context, cmd *cobra.Command, c *clien
 		}
 	}
 	if noWait && one.Tenants > 0 {
-		return r.done(cmd, one, "replica %s drains: %d tenants are left", name, one.Tenants)
+		return r.done(cmd, one, "replica %s drains: tenants left: %d", name, one.Tenants)
 	}
 	return r.done(cmd, one, "replica %s is drained", name)
 }

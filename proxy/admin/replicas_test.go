@@ -54,7 +54,7 @@ func (c *replicas) Move(_ context.Context, s tenant.Scope, to string, e audit.En
 		to = "r2"
 	}
 	if !slices.Contains(c.names(), to) {
-		return "", fault.New(fault.NotFound, "no live replica %q", to)
+		return "", fault.New(fault.Conflict, "there is no live replica %q", to)
 	}
 	c.entries, c.owner[s.ID()] = append(c.entries, e), to
 	return to, nil
@@ -96,7 +96,7 @@ func TestReplicas(t *testing.T) {
 	f.want(404, "GET", "/api/v1/tenants/team-b/owner", "")
 	f.shows(200, "POST", "/api/v1/tenants/team-a/move", "", "replica", `"r2"`)
 	f.shows(200, "POST", "/api/v1/tenants/team-a/move", `{"to":"r1"}`, "replica", `"r1"`)
-	f.want(404, "POST", "/api/v1/tenants/team-a/move", `{"to":"r9"}`)
+	f.want(409, "POST", "/api/v1/tenants/team-a/move", `{"to":"r9"}`)
 	f.want(400, "POST", "/api/v1/tenants/team-a/move", `{"too":"r1"}`)
 	f.want(404, "POST", "/api/v1/tenants/team-b/move", "")
 	f.want(200, "POST", "/api/v1/tenants/team-a/suspend", "")
