@@ -19,7 +19,7 @@ func hungUp(conn net.Conn) bool {
 	}
 	ended := false
 	err = raw.Control(func(fd uintptr) { // Read would mind the deadline of the exchange before
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}} //nolint:gosec // a descriptor fits
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		n, err := unix.Poll(fds, 0)
 		ended = err == nil && n > 0
 	})
