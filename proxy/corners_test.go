@@ -104,6 +104,7 @@ func TestHTTPCorners(t *testing.T) {
 
 // An answer does not wait for a body that nobody reads, and what is left of one does not hold the connection for long.
 func TestEarlyAnswer(t *testing.T) {
+	t.Parallel()
 	f := newFront(t)
 	up := newRawUpstream(t, func(c net.Conn, _ *http.Request) {
 		_, _ = io.WriteString(c, "HTTP/1.1 409 Conflict\r\nContent-Length: 2\r\n\r\nno")

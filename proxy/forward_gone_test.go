@@ -83,6 +83,7 @@ func (w *cable) cut() {
 
 // The clients of an owner that is gone, or frozen, are told to come again, however they listen.
 func TestOwnerGone(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		end    func(w *cable)
@@ -189,6 +190,7 @@ func TestOwnerGoneBeforeAnswer(t *testing.T) {
 // A WebSocket whose owner is gone is closed with 1012: come again. So is one whose owner is frozen, once the others know, even
 // if it takes nothing of what the client says; and nothing is left of it.
 func TestOwnerGoneWebSocket(t *testing.T) {
+	t.Parallel()
 	for _, frozen := range []bool{false, true} {
 		w := &cable{}
 		c := newCluster(t, 2, cabled(w))

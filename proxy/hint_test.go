@@ -293,6 +293,7 @@ func TestX59WebSocket(t *testing.T) {
 
 // A frame that was begun is finished first, in both directions; one that never is does not hold the connection.
 func TestX59WebSocketMidFrame(t *testing.T) {
+	t.Parallel()
 	for _, finished := range []bool{true, false} {
 		f := newFront(t)
 		began, finish := make(chan net.Conn, 1), make(chan struct{})

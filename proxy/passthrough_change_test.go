@@ -91,6 +91,7 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 // After a change of mode, upstream or host, connections stay until they end, or until max_drain; a change back in time
 // keeps them.
 func TestPassthroughDrain(t *testing.T) {
+	t.Parallel()
 	g, other := newRawGateway(t), newRawGateway(t)
 	for name, change := range map[string]func(*tenant.Record){
 		"mode":     func(r *tenant.Record) { r.Mode, r.Passthrough = tenant.ModeVirtual, nil },

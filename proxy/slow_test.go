@@ -69,6 +69,7 @@ func TestUnreadRefusals(t *testing.T) {
 
 // The same for HTTP/1.1: a client that pipelines and does not read is cut, though no handler is blocked in a write.
 func TestUnreadPipeline(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, impatient)
 	f.gateways.decide = func(context.Context, *tenant.Entry, *exchange.Request) (exchange.Decision, error) {
 		return &exchange.Reply{Status: 200, Body: make([]byte, 3000)}, nil // net/http holds it until the handler has returned
@@ -109,6 +110,7 @@ func TestUnreadAnswerToRevocation(t *testing.T) {
 
 // The bound on what is sent after a handler is none on a request that lasts, nor on the end of one.
 func TestLongRequestsOutliveTheTimeout(t *testing.T) {
+	t.Parallel()
 	f := newFront(t, impatient)
 	f.withUpstream(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		for range 15 {
