@@ -212,11 +212,13 @@ func TestOutOfMemory(t *testing.T) {
 		if r.drivers.groups.lacks() != nil {
 			t.Skip("needs control groups: run as root")
 		}
-		run := task("tail", "/dev/zero")
-		run.Spec.Resources.Memory = 64 << 20
-		run = r.create(run)
-		if o := r.until(run, sandbox.PhaseEnded); o.Reason != sandbox.ReasonOOM || o.Exit == nil || *o.Exit != 137 {
-			t.Errorf("end = %+v (exit %v), log %s", o, *o.Exit, r.log(run))
+		for _, memory := range []int64{64 << 20, 1 << 20} { // of which the second is too little to begin
+			run := task("tail", "/dev/zero")
+			run.Spec.Resources.Memory = memory
+			run = r.create(run)
+			if o := r.until(run, sandbox.PhaseEnded); o.Reason != sandbox.ReasonOOM || o.Exit == nil || *o.Exit != 137 || !strings.Contains(o.Message, "ask for more memory") {
+				t.Errorf("end with %d bytes = %+v, log %s", memory, o, r.log(run))
+			}
 		}
 	})
 }

@@ -383,8 +383,8 @@ func (s *shim) wait() {
 // listenFirst hears whether the first process could start the command. Its words are a sandbox's: bounded, and only shown.
 func (s *shim) listenFirst() {
 	var b begun
-	if err := s.control.want(frameBegun, maxFrame, &b); err != nil {
-		s.began <- err
+	if s.control.want(frameBegun, maxFrame, &b) != nil {
+		s.began <- errSilent
 		return
 	}
 	if b.Error != "" {

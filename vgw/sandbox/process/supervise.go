@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"slices"
@@ -63,9 +64,12 @@ func (s *shim) noteLateBegin() {
 	}
 }
 
+// errSilent is a first process that ended without a word. How it ended tells more.
+var errSilent = errors.New("it said nothing")
+
 func (s *shim) noteBegin(err error) {
 	if err != nil {
-		if s.status.Message == "" && s.reason == "" {
+		if !errors.Is(err, errSilent) && s.status.Message == "" && s.reason == "" {
 			s.status.Message = "its command could not be started: " + err.Error()
 		}
 		return
