@@ -74,6 +74,9 @@ const (
 	sandboxFailed  = "Failed"
 )
 
+// reasonCompleted is that of a run whose process ended with 0.
+const reasonCompleted = "Completed"
+
 // why says in a word why the sandbox is where it is: of one that ended how, of one on its way what is missing.
 func (i *sandboxInfo) why() string {
 	switch i.State {

@@ -62,7 +62,7 @@ func TestSandboxRequests(t *testing.T) {
 		{"sandbox create web --image i --cpu 500m --memory 1Gi --storage 2Gi --gpu nvidia.com/gpu=1", `POST /api/v1/sandboxes {"image":"i","name":"web","resources":{"cpu":"500m","gpus":{"nvidia.com/gpu":1},"memory":"1Gi","storage":"2Gi"}}`},
 		{"sandbox create --env SECRET --env A=1 --env-file " + file, `POST /api/v1/sandboxes {"env":[{"name":"A","value":"1"},{"name":"B","value":"b=c "},{"name":"SECRET","value":"s3cret"}]}`},
 		{"sandbox create --port http=8080 --label a=b --label c= --lifetime 2h --idle-timeout 1d --runtime-class gvisor --workdir /w --provider p", `POST /api/v1/sandboxes {"idle_timeout_seconds":86400,"labels":{"a":"b","c":""},"lifetime_seconds":7200,"ports":[{"name":"http","port":8080}],"providers":["p"],"runtime_class":"gvisor","working_dir":"/w"}`},
-		{"sandbox create web --wait", "GET /api/v1/sandboxes/0199/wait?for=running&timeout=5s"},
+		{"sandbox create web --wait", "GET /api/v1/sandboxes/0199/wait?for=stopped&timeout=1s"},
 		{"sandbox start web", "POST /api/v1/sandboxes/web/start"},
 		{"sandbox stop web job", "POST /api/v1/sandboxes/job/stop"},
 		{"sandbox stop web --wait --timeout 3s", "GET /api/v1/sandboxes/0199/wait?for=stopped&timeout=3s"},
@@ -162,6 +162,8 @@ func TestSandboxAwait(t *testing.T) {
 	}
 	failed := aSandbox("Failed")
 	failed["run"] = map[string]any{"number": 1, "reason": "Error", "exit_code": 3, "ended": "2026-01-01T00:00:00Z"}
+	done := aSandbox("Stopped")
+	done["run"] = map[string]any{"number": 1, "reason": "Completed", "exit_code": 0, "ended": "2026-01-01T00:00:00Z"}
 	for _, tt := range []struct {
 		name    string
 		line    string
@@ -171,6 +173,11 @@ func TestSandboxAwait(t *testing.T) {
 	}{
 		{"runs", "sandbox create --wait", []any{lacking, aSandbox("Running")}, 0, "sandbox web made\nsandbox web: Pending\nsandbox web: Starting: ImageCannotBePulled: the image is not there\\u001b[2J\nsandbox web: Running\n"},
 		{"fails", "sandbox create --wait", []any{failed}, 1, "polygate: sandbox web will not be running by itself: Failed: Error (exit 3)"},
+		{"fails at once, and was seen to run", "sandbox create --wait", []any{aSandbox("Running"), failed}, 1, "polygate: sandbox web ran and failed: Failed: Error (exit 3)"},
+		{"fails at once when it is started", "sandbox start web --wait", []any{aSandbox("Running"), failed}, 1, "ran and failed"},
+		{"ends well at once", "sandbox create --wait", []any{done}, 0, "sandbox web: Stopped: Completed"},
+		{"ends well at once, and was seen to run", "sandbox create --wait", []any{aSandbox("Running"), done}, 0, "sandbox web: Stopped: Completed"},
+		{"is away when it is looked at again", "sandbox create --wait", []any{aSandbox("Running"), http.StatusServiceUnavailable}, 0, "sandbox web: Running"},
 		{"too long", "sandbox create --wait --timeout 1ns", []any{lacking}, 1, "by itself"},
 		{"is replaced", "sandbox create --wait", []any{http.StatusServiceUnavailable, aSandbox("Running")}, 0, "sandbox web: Running"},
 		{"may not", "sandbox create --wait", []any{http.StatusNotFound}, 1, "not found"},

@@ -191,8 +191,8 @@ func (s *sandboxes) create() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create [name] [-- command …]", Short: "Make a sandbox and start it",
 		Long: `Make a sandbox, which is one's own, and start it. The command takes the place of the image's own; with --args it is appended to that.
-Without a name, one is made up. With --wait the command returns once the sandbox runs, and fails if it cannot; what it lacks on the
-way is told on stderr.
+Without a name, one is made up. With --wait the command returns a second after the sandbox runs, and fails if it cannot or has failed
+by then; what it lacks on the way is told on stderr. One that has ended with 0 by then is no failure.
 
 A value on the command line is visible to other users of this machine: --env NAME takes it from the environment, --env-file from
 a file (- for stdin). The values are shown to the owner of the sandbox alone.`,
@@ -229,7 +229,7 @@ func (s *sandboxes) makeOne(ctx context.Context, cmd *cobra.Command, c *client, 
 	}
 	_ = tell(cmd, "sandbox %s made", made.is.Name)
 	// By its id: a sandbox that is deleted meanwhile, and another made of the same name, is not what is waited for.
-	is, err := s.await(ctx, cmd, c, &made, goalRunning, w.timeout)
+	is, err := s.awaitRun(ctx, cmd, c, &made, w.timeout)
 	if err != nil {
 		return err
 	}

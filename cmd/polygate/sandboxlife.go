@@ -82,6 +82,24 @@ func (s *sandboxes) await(ctx context.Context, cmd *cobra.Command, c *client, fr
 	}
 }
 
+// awaitRun waits until a sandbox runs, and a second more: of a command that fails at once it is chance whether it is seen to run. One
+// that has ended with 0 by then has done what it should.
+func (s *sandboxes) awaitRun(ctx context.Context, cmd *cobra.Command, c *client, from *answered[sandboxInfo], timeout time.Duration) (*answered[sandboxInfo], error) {
+	is, err := s.await(ctx, cmd, c, from, goalRunning, timeout)
+	if err == nil {
+		if got, failed := waitFor(ctx, c, is.is.ID, goalStopped, time.Second); failed == nil && got.Sandbox != nil {
+			is = got.Sandbox
+		}
+	}
+	switch {
+	case err == nil && is.is.State == sandboxFailed:
+		return is, fmt.Errorf("sandbox %s ran and failed: %s", is.is.Name, is.is.progress())
+	case is.is.State == sandboxStopped && is.is.Run.Reason == reasonCompleted:
+		return is, tell(cmd, "sandbox %s: %s", is.is.Name, is.is.progress())
+	}
+	return is, err
+}
+
 // tellNew tells where a sandbox has come, unless that was told already.
 func tellNew(cmd *cobra.Command, name string, is *sandboxInfo, got *waited, told string) error {
 	text := is.progress()
@@ -171,7 +189,7 @@ is told on stderr. The command fails when the time is over, and when the sandbox
 
 func (s *sandboxes) start() *cobra.Command {
 	cmd := s.ask("start", "Start a sandbox that stopped or failed", goalRunning,
-		"Start a sandbox that has stopped, or failed, with the settings that it was made with. It begins anew: nothing that it wrote before is there.")
+		"Start a sandbox that has stopped, or failed, with the settings that it was made with. It begins anew: nothing that it wrote before is there. With --wait the command returns a second after the sandbox runs, and fails if it cannot or has failed by then.")
 	cmd.Example = "  polygate sandbox start web --wait"
 	return cmd
 }
@@ -201,7 +219,7 @@ func (s *sandboxes) ask(verb, short, goal, long string) *cobra.Command {
 				if !w.on {
 					return said(cmd, &s.out, &one, "sandbox %s: %s", one.is.Name, one.is.State)
 				}
-				is, err := s.await(ctx, cmd, c, &one, goal, w.timeout)
+				is, err := s.asked(ctx, cmd, c, &one, goal, w.timeout)
 				if err != nil || !s.out.isData() {
 					return err
 				}
@@ -211,6 +229,14 @@ func (s *sandboxes) ask(verb, short, goal, long string) *cobra.Command {
 	}
 	w.bind(cmd, "return once it is "+goal)
 	return cmd
+}
+
+// asked waits until a sandbox is where it was asked to be.
+func (s *sandboxes) asked(ctx context.Context, cmd *cobra.Command, c *client, one *answered[sandboxInfo], goal string, timeout time.Duration) (*answered[sandboxInfo], error) {
+	if goal == goalRunning {
+		return s.awaitRun(ctx, cmd, c, one, timeout)
+	}
+	return s.await(ctx, cmd, c, one, goal, timeout)
 }
 
 func (s *sandboxes) remove() *cobra.Command {
