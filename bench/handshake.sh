@@ -90,4 +90,8 @@ for n in 1 1000 10000; do
 	[ "$n" -le "$names" ] || continue
 	row "full, $n names" -names "$n"
 done
-row "resumption (and a request)" -names 2 -resume
+echo "resumption, and a request:"
+for n in 2 1000 10000; do # a name for each of the two workers at least
+	[ "$n" -le "$names" ] || continue
+	row "resumed, $n names" -names "$n" -resume
+done
