@@ -207,7 +207,7 @@ func (c *call) createSandbox(ctx context.Context, permit *guard.Permit, body san
 	by := ownerOf(c.e.Record, c.r.Visit.Principal())
 	s := &sandbox.Sandbox{ID: uuid.NewString(), Name: body.Name, Owner: by.ref, Epoch: by.epoch, Spec: spec}
 	if key != "" {
-		if s.ID, s.Request, err = c.gw.repeatable(by, key, body); err != nil {
+		if s.Key, s.Request, err = c.gw.repeatable(by, key, body); err != nil {
 			return nil, false, err
 		}
 	}
@@ -241,10 +241,9 @@ func idempotencyKey(h exchange.Header) (string, error) {
 	return key, nil
 }
 
-// repeatable returns the id of what a principal makes under an idempotency key, and a digest of the request. The id is what makes the
-// repetition find the first, wherever that has got to and whichever replica is asked; nobody can tell it in advance without the
-// tenant's key.
-func (g *Gateway) repeatable(by owner, key string, body sandboxBody) (id, request string, err error) {
+// repeatable returns digests of a principal's idempotency key and of its request under it. They are stored with what is made, so that a
+// repetition finds it whichever replica is asked; what the key was, nobody can tell from them.
+func (g *Gateway) repeatable(by owner, key string, body sandboxBody) (under, request string, err error) {
 	canonical, err := json.Marshal(body, json.Deterministic(true))
 	if err != nil {
 		return "", "", err
@@ -254,13 +253,7 @@ func (g *Gateway) repeatable(by owner, key string, body sandboxBody) (id, reques
 	if err != nil {
 		return "", "", err
 	}
-	sum := g.keyedDigest("idempotency", who)
-	made, err := uuid.FromBytes(sum[:16])
-	if err != nil {
-		return "", "", err
-	}
-	made[6], made[8] = made[6]&0x0f|0x80, made[8]&0x3f|0x80 // version 8: of a digest of one's own (RFC 9562 §5.8)
-	return made.String(), hex.EncodeToString(g.keyedDigest("idempotency-body", append(who, canonical...))), nil
+	return hex.EncodeToString(g.keyedDigest("idempotency", who)), hex.EncodeToString(g.keyedDigest("idempotency-body", append(who, canonical...))), nil
 }
 
 func startSandbox(ctx context.Context, c *call) (exchange.Decision, error) {

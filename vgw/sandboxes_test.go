@@ -284,6 +284,13 @@ func TestX49IdempotentCreate(t *testing.T) {
 		t.Errorf("an unknown outcome: %d %s", got.status, got.body)
 	}
 	w.must(t, "team-a", alice, keyed("k2", `{"name":"unsure","command":["sleep","1h"]}`), 200)
+	w.must(t, "team-a", alice, del("/api/v1/sandboxes/"+id), 202)
+	eventually(t, "the first is gone", func() bool {
+		return w.do("team-a", w.principal("team-a", tenant.Admin), get("/api/v1/sandboxes/"+id)).status == 404
+	})
+	if anew := w.must(t, "team-a", alice, keyed("k1", `{"command":["sleep","1h"],"labels":{"a":"1","b":"2"}}`), 201); anew["id"] == id {
+		t.Error("the id of what was deleted is given again")
+	}
 	for _, key := range []string{"", strings.Repeat("k", 129), "k\tx", "ü"} {
 		w.says(t, "team-a", alice, keyed(key, `{}`), 400, "Idempotency-Key")
 	}

@@ -15,9 +15,9 @@ import (
 // commit is a transaction; whose it is, and with which record, is its maker's business.
 type commit = func(w ...tenant.Write) error
 
-// Create begins a sandbox. The caller has set ID, Name ("" = the default), Owner, Epoch, Spec (judged), Session and Request. Name and
+// Create begins a sandbox. The caller has set ID, Name ("" = the default), Owner, Epoch, Spec (judged), Session, Key and Request. Name and
 // quotas are checked, and the run begun, in the same transaction: commit is the caller's, with the record of its permit, and is called at
-// most once. If the id exists already, with the same Request, that sandbox is returned, created is false, and commit is not called; another
+// most once. If one was made under the same Key already, with the same Request, that sandbox is returned, created is false, and commit is not called; another
 // Request is a fault.Conflict.
 func (m *Manager) Create(ctx context.Context, s *Sandbox, commit func(w ...tenant.Write) error) (stored *Sandbox, created bool, err error) {
 	m.changes.Lock()
@@ -25,8 +25,8 @@ func (m *Manager) Create(ctx context.Context, s *Sandbox, commit func(w ...tenan
 	if err := m.fresh(ctx); err != nil {
 		return nil, false, err
 	}
-	if old, ok := m.Find(s.ID); ok {
-		if s.Request == "" || old.Request != s.Request {
+	if old := m.madeUnder(s.Key); old != nil {
+		if old.Request != s.Request {
 			return nil, false, fault.New(fault.Conflict, "the idempotency key was used for another request, which made sandbox %q: use a new key", old.Name)
 		}
 		return old, false, nil
@@ -45,12 +45,30 @@ func (m *Manager) Create(ctx context.Context, s *Sandbox, commit func(w ...tenan
 	return stored, err == nil, err
 }
 
+// madeUnder returns the sandbox that was made under an idempotency key; nil if there is none.
+func (m *Manager) madeUnder(key string) *Sandbox {
+	if key == "" {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, it := range m.items {
+		if it.s.Key == key {
+			return it.s
+		}
+	}
+	return nil
+}
+
 // admissible checks what a new sandbox may collide with.
 func (m *Manager) admissible(s *Sandbox) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !IsID(s.ID) {
 		return fault.New(fault.Internal, "sandbox id %q is no UUID", s.ID)
+	}
+	if m.items[s.ID] != nil {
+		return fault.New(fault.Internal, "sandbox id %q was given already", s.ID)
 	}
 	if err := CheckName(s.Name, m.tenant.Scope.ID()); err != nil {
 		return err

@@ -130,7 +130,7 @@ func (l *lineage) succeed(f *fate) {
 	}
 	l.w.store.Before, l.w.store.After = mortally("before"), mortally("after")
 	c := l.w.config
-	c.Driver, c.Store, c.Meter = mortal{l.w.driver, f}, l.w.store, l.w.meter()
+	c.Driver, c.Store, c.Meter, c.Worked = mortal{l.w.driver, f}, l.w.store, l.w.meter(), l.w.isAwake()
 	m, err := sandbox.Open(l.w.t.Context(), c)
 	if err != nil {
 		l.w.t.Fatalf("open: %v", err)
@@ -197,7 +197,7 @@ func is(state sandbox.State) func(*sandbox.Sandbox) bool {
 // wholeLife is a sandbox's life, from creation to deletion.
 func (l *lineage) wholeLife() (id string) {
 	s := request("one")
-	s.Request = "the-request"
+	s.Key, s.Request = "the-key", "the-request"
 	l.do("create", func(ctx context.Context) error {
 		_, _, err := l.w.m.Create(ctx, s, l.w.store.Write)
 		return err
@@ -260,8 +260,7 @@ func TestLateCall(t *testing.T) {
 			madeLate := 0
 			eachFate(t, func(f *fate) {
 				synctest.Test(t, func(t *testing.T) {
-					w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
-					w.config.Tenant = acme()
+					w := newWorld(t)
 					l := &lineage{w: w}
 					f.late = late
 					l.succeed(f)
@@ -315,7 +314,7 @@ func TestX49RetriedCreationMakesOneRun(t *testing.T) {
 				fail(w)
 				w.open()
 				s := request("one")
-				s.Request = "digest-of-key-and-body"
+				s.Key, s.Request = "digest-of-key", "digest-of-key-and-body"
 				made := 0
 				for range 5 {
 					stored, created, err := w.m.Create(w.t.Context(), s, w.store.Write)

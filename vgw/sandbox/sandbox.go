@@ -47,7 +47,9 @@ type Sandbox struct {
 	Epoch   time.Time `json:"authenticator_created,omitzero"` // of an owner that is a user: when its authenticator was made
 	Spec    Spec      `json:"spec"`
 	Session string    `json:"session,omitempty"` // the session that it serves; "" = none
-	// Request is a keyed digest of the creating request under its idempotency key, and of the body; "" = none was given.
+	// Key is a keyed digest of the idempotency key under which it was made and of who made it, Request one of the body too; "" = none
+	// was given.
+	Key     string `json:"key,omitempty"`
 	Request string `json:"request,omitempty"`
 
 	Want       Want        `json:"want"`
