@@ -580,6 +580,7 @@ func TestTwoReplicasOrderOnce(t *testing.T) {
 // TestFrozenOrder stops a replica in the middle of an order for longer than its lease: another replica orders, and when the
 // first wakes it can write nothing; the certificate that is served is the one of the replica that had the lock.
 func TestFrozenOrder(t *testing.T) {
+	t.Parallel() // it waits
 	etcd := startEtcd(t)
 	a := newACMEGateway(t, acmetest.Options{Sleep: 8 * time.Second}, tenantsFile(1, ""), "x: 1")
 	a.configure(a.acmeYAML("") + etcd + "replica: {name: one, ttl: 2s}\n")

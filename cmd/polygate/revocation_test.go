@@ -163,6 +163,7 @@ func TestRevocationRaces(t *testing.T) {
 // TestIssuers lives through what issuers do: a new key, a second issuer, one that is down. Users of known keys go on; who
 // cannot be known now gets 503, not 401.
 func TestIssuers(t *testing.T) {
+	t.Parallel() // it waits
 	k := newKnown(t)
 	whoami := func(token string) answer {
 		return do(k.c, "GET", k.env["TEAM_A_URL"]+"/api/v1/whoami", nil, bearer(token)...)
