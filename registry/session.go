@@ -121,9 +121,10 @@ func (s *Store) setTrouble(err error) {
 }
 
 // openSession grants a lease and registers the replica on it. last is this process's earlier lease, which ends here if
-// the store still has it: its claims ended when its session did.
+// the store still has it: its claims ended when its session did. It takes no longer than a lease lasts: what a member of etcd
+// that froze does not answer, the next attempt asks of another.
 func (s *Store) openSession(ctx context.Context, last LeaseID) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(opTimeout, s.cfg.TTL))
 	defer cancel()
 	if err := s.clearWay(ctx, last); err != nil {
 		return nil, err
