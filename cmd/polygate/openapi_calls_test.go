@@ -133,7 +133,7 @@ func (s *described) replicas(t *testing.T) {
 	s.auditor.send(apiCall{op: "GET /api/v1/tenants/{id}/owner", args: team, want: 200})
 	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 200, body: m{"to": all.Items[0].Name}})
 	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 409, body: m{}})
-	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 404, body: m{"to": "nobody"}})
+	s.admin.send(apiCall{op: "POST /api/v1/tenants/{id}/move", args: team, want: 409, body: m{"to": "nobody"}})
 	s.auditor.send(apiCall{op: "GET /api/v1/status", want: 200})
 	s.auditor.send(apiCall{op: "GET /api/v1/store/members", want: 200})
 	s.admin.send(apiCall{op: "POST /api/v1/store/members", want: 409, body: m{"address": "127.0.0.1:9"}})
