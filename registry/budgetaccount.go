@@ -307,7 +307,7 @@ func (b *budgets) admit(ctx context.Context, id tenant.ID, ad *admission, l quot
 	}
 	all := txnBytes(ad.txn)
 	b.written.Add(all)
-	if budget > 0 {
+	if budget > 0 && (!ad.owed || debt.Owed(now, l) == 0) { // what nobody refuses must not keep what comes after it waiting for hours
 		debt.Add(now, all, l)
 	}
 	ad.grows = grows
