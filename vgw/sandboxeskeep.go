@@ -148,7 +148,7 @@ func (b *boxes) put(driver sandbox.Driver, s settings) error {
 	m, err := sandbox.Open(ctx, sandbox.Config{
 		Driver: driver, Store: systemStore{b.mux, b.gw}, Tenant: s.tenant, Rules: s.rules, Pace: b.mux.cfg.SandboxLimits.Pace,
 		Logger: b.mux.cfg.Logger, Now: b.mux.cfg.Now, MaxSessions: b.mux.cfg.SandboxLimits.MaxSessions,
-		Awake: b.vigil.say, Forgets: b.forgets, Meter: meter, Sealer: b.gw.key,
+		Awake: b.vigil.say, Worked: b.vigil.busy.Load(), Forgets: b.forgets, Meter: meter, Sealer: b.gw.key,
 	})
 	if err != nil {
 		driver.Close()

@@ -72,13 +72,12 @@ func (t *turn) reached() {
 	}
 }
 
-// Reached is s after the cluster was heard of.
+// Reached is s after the cluster was heard of. What is at rest is told so too: a release may have failed.
 func Reached(s *Sandbox, now time.Time) *Sandbox {
 	n := *s
-	if t := (&turn{s: &n, now: now}); !s.AtRest() {
-		if t.reached(); t.changed {
-			return &n
-		}
+	t := &turn{s: &n, now: now}
+	if t.reached(); t.changed {
+		return &n
 	}
 	return s
 }

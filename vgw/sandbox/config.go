@@ -44,9 +44,14 @@ type Config struct {
 	// OrphanGrace is for how long a run that no record knows is left alone; 0 = 2 minutes.
 	OrphanGrace time.Duration
 
-	// Awake is told whether there is work to do without requests: something lives, or is to be removed or added up. It is told true
-	// before what makes work is stored, and may block for a moment; it must not call the manager. nil = nobody asks.
+	// Awake is told whether there is work to do without requests: something lives, is to be removed or added up, or may be left of a call of
+	// unknown outcome. It is told true before what makes work is stored, and false when nothing was found for a while after the last work. It
+	// may block for a moment; it must not call the manager. nil = nobody asks.
 	Awake func(bool)
+	// Worked is what Awake was told last, here or by the last owner. If true, there may be runs although there is no sandbox: they are looked
+	// for, from when the cluster is reached and for OrphanGrace and a minute, before Awake is told false. If false, a tenant without
+	// sandboxes costs nothing.
+	Worked bool
 	// Forgets returns what else is deleted with a sandbox's record, in the same transaction, such as delegations. nil = nothing.
 	Forgets func(*Sandbox) []tenant.Write
 	// Changed is told of every change after it was stored, in order; it must not block, nor call the manager. nil = nobody asks.

@@ -130,7 +130,7 @@ func (l *lineage) succeed(f *fate) {
 	}
 	l.w.store.Before, l.w.store.After = mortally("before"), mortally("after")
 	c := l.w.config
-	c.Driver, c.Store, c.Meter = mortal{l.w.driver, f}, l.w.store, l.w.meter()
+	c.Driver, c.Store, c.Meter, c.Worked = mortal{l.w.driver, f}, l.w.store, l.w.meter(), l.w.isAwake()
 	m, err := sandbox.Open(l.w.t.Context(), c)
 	if err != nil {
 		l.w.t.Fatalf("open: %v", err)
@@ -260,8 +260,7 @@ func TestLateCall(t *testing.T) {
 			madeLate := 0
 			eachFate(t, func(f *fate) {
 				synctest.Test(t, func(t *testing.T) {
-					w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
-					w.config.Tenant = acme()
+					w := newWorld(t)
 					l := &lineage{w: w}
 					f.late = late
 					l.succeed(f)

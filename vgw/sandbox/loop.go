@@ -26,7 +26,7 @@ func (m *Manager) nudge() {
 func (m *Manager) look() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.looping {
+	if !m.looping && !m.closed {
 		m.looping = true
 		m.work.Go(m.loop)
 	}
@@ -49,17 +49,17 @@ func (m *Manager) loop() {
 		next, todo := m.pass(ctx)
 		now := m.cfg.Now()
 		switch {
-		case todo || watching && !m.isSynced() && now.Before(begun.Add(30*time.Second)):
+		case todo || watching && m.unseeing(begun, now):
 			quiet = time.Time{}
 		case quiet.IsZero():
 			quiet = now
 		}
 		if !quiet.IsZero() {
-			m.rest()
-			if m.leaveLoop(now.Sub(quiet)) {
+			over := m.over(quiet)
+			if !now.Before(over) && m.rest() {
 				return
 			}
-			next = earlier(next, quiet.Add(m.linger()))
+			next = earlier(next, over)
 		}
 		timer.Reset(wait(next, now))
 		select {
@@ -84,55 +84,83 @@ func (m *Manager) linger() time.Duration { return m.cfg.OrphanGrace + time.Minut
 func (m *Manager) any() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.items)+len(m.view.strays) > 0
+	return len(m.items)+len(m.view.strays) > 0 || m.awake.is
 }
 
-func (m *Manager) isSynced() bool {
+// unseeing says whether the loop is to wait until the driver shows what there is. Where runs may be left that no record knows, it waits for
+// as long as the cluster is away; else for half a minute.
+func (m *Manager) unseeing(begun, now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.view.synced
+	v := &m.view
+	return !v.synced && now.Before(begun.Add(30*time.Second)) || m.awake.is && v.blind(now)
 }
 
-// leaveLoop says whether the loop ends. What comes later begins another.
-func (m *Manager) leaveLoop(quiet time.Duration) bool {
+// over is when the loop has looked on for long enough, with nothing to do since quiet.
+func (m *Manager) over(quiet time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.items)+len(m.recent) > 0 && quiet < m.linger() {
+	if len(m.items)+len(m.recent) == 0 && !m.awake.is {
+		return quiet
+	}
+	end := quiet.Add(m.linger())
+	if v := &m.view; m.awake.is && !v.synced && !v.refused { // a watch that just broke is back by then, or the cluster is away
+		end = later(end, v.down.Add(awayAfter))
+	}
+	return end
+}
+
+// wakefulness is what Config.Awake was told last, or Config.Worked before. It is written under Manager.changes and mu.
+type wakefulness struct{ told, is bool }
+
+// setAwake says whether there is work without requests. The caller holds changes.
+func (m *Manager) setAwake(is bool) {
+	m.mu.Lock()
+	same := m.awake == wakefulness{true, is}
+	m.awake = wakefulness{true, is}
+	m.mu.Unlock()
+	if !same && m.cfg.Awake != nil {
+		m.cfg.Awake(is)
+	}
+}
+
+// rest ends the loop, and says before that there is no work, if that is still so. What comes later begins another loop.
+func (m *Manager) rest() bool {
+	m.changes.Lock()
+	defer m.changes.Unlock()
+	if m.hasWork() {
 		return false
 	}
-	for _, it := range m.items {
-		if it.dirty {
-			return false
-		}
+	m.setAwake(false)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.view.strays) > 0 || m.anyDirty() { // heard of meanwhile
+		return false
 	}
 	m.looping = false
 	return true
 }
 
-// wakefulness is what Config.Awake was told last. It is guarded by Manager.changes.
-type wakefulness struct{ told, is bool }
-
-// setAwake says whether there is work without requests. The caller holds changes.
-func (m *Manager) setAwake(is bool) {
-	if w := &m.awake; m.cfg.Awake != nil && (!w.told || w.is != is) {
-		*w = wakefulness{true, is}
-		m.cfg.Awake(is)
+// hasWork says whether there is something to do, or may be.
+func (m *Manager) hasWork() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, it := range m.items {
+		if it.todo {
+			return true
+		}
 	}
+	return len(m.view.strays) > 0 || m.anyDirty()
 }
 
-// rest says that there is no work, if that is still so.
-func (m *Manager) rest() {
-	m.changes.Lock()
-	defer m.changes.Unlock()
-	m.mu.Lock()
-	todo := len(m.view.strays) > 0
+// anyDirty says whether a sandbox is to be looked at. The caller holds mu.
+func (m *Manager) anyDirty() bool {
 	for _, it := range m.items {
-		todo = todo || it.dirty || it.todo
+		if it.dirty {
+			return true
+		}
 	}
-	m.mu.Unlock()
-	if !todo {
-		m.setAwake(false)
-	}
+	return false
 }
 
 // pass looks at every sandbox that is to be looked at. It returns when to look next, and whether anything is to be done at all.

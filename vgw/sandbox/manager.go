@@ -23,9 +23,9 @@ type Manager struct {
 	kick chan struct{}  // has one when the loop is to look again
 	prep preparing
 
-	changes sync.Mutex // held from a check until its commit is in memory
-	stale   bool       // guarded by changes: nobody knows what came of a commit, so the records are read before the next
-	awake   wakefulness
+	changes sync.Mutex  // held from a check until its commit is in memory
+	stale   bool        // guarded by changes: nobody knows what came of a commit, so the records are read before the next
+	awake   wakefulness // written under changes and mu, read under either
 
 	mu       sync.Mutex
 	driver   *lent             // guarded by mu, as all below
@@ -77,7 +77,7 @@ type item struct {
 func Open(ctx context.Context, c Config) (*Manager, error) {
 	c = c.withDefaults()
 	m := &Manager{cfg: c, kick: make(chan struct{}, 1), driver: lend(c.Driver), tenant: c.Tenant, rules: c.Rules,
-		items: map[string]*item{}, names: map[string]string{}, news: make(chan struct{})}
+		items: map[string]*item{}, names: map[string]string{}, news: make(chan struct{}), awake: wakefulness{is: c.Worked}}
 	m.ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
 	m.prep.slot = make(chan struct{}, 1)
 	m.changes.Lock()

@@ -35,16 +35,21 @@ func acme() sandbox.Tenant {
 	return sandbox.Tenant{Scope: tenant.Confine("acme", "uid-acme"), Quotas: tenant.Quotas{MaxSandboxes: 20, SandboxCPU: 8000, SandboxMemory: 16 << 30, SandboxStorage: 50 << 30}}
 }
 
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
+	w.config = sandbox.Config{Tenant: acme(), Awake: func(is bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.awake = append(w.awake, is)
+	}}
+	return w
+}
+
 // inWorld runs a story in a bubble of its own time, and looks at the end for what must never be.
 func inWorld(t *testing.T, story func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: sandboxtest.NewStore(), driver: sandboxtest.NewStaged()}
-		w.config = sandbox.Config{Tenant: acme(), Awake: func(is bool) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.awake = append(w.awake, is)
-		}}
+		w := newWorld(t)
 		story(w)
 		if w.m != nil {
 			w.m.Close()
@@ -55,11 +60,11 @@ func inWorld(t *testing.T, story func(w *world)) {
 	})
 }
 
-// open opens a manager on the store as it is.
+// open opens a manager on the store as it is. It is told what the last one said of work, as the routing record tells the next owner.
 func (w *world) open() {
 	w.t.Helper()
 	c := w.config
-	c.Driver, c.Store, c.Meter = w.driver, w.store, w.meter()
+	c.Driver, c.Store, c.Meter, c.Worked = w.driver, w.store, w.meter(), w.isAwake()
 	m, err := sandbox.Open(w.t.Context(), c)
 	if err != nil {
 		w.t.Fatalf("open: %v", err)

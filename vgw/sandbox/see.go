@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/polygate/polygate/internal/fault"
 )
 
 // view is what the driver shows. It is guarded by Manager.mu.
@@ -12,6 +14,7 @@ type view struct {
 	synced  bool               // that look is over
 	down    time.Time          // since when no watch has shown everything; zero = one has
 	said    bool               // the sandboxes were looked at since then
+	refused bool               // the cluster answered the last watch, and would not have it
 	restart context.CancelFunc // ends the watch, to begin another
 	renewed time.Time          // when it was last restarted for want of knowledge
 	fresh   map[string]bool    // nonces that this watch has shown
@@ -47,6 +50,21 @@ func (v *view) stray(o Observation, now time.Time) {
 	v.strays[k].o, v.strays[k].number = o, v.number
 }
 
+// blind says whether nobody can tell what runs: the cluster is away. A watch that just broke is nothing. What answers and refuses is not away:
+// such as a place that is not there, or that the gateway has no right to look into.
+func (v *view) blind(now time.Time) bool {
+	if v.synced || v.refused {
+		return false
+	}
+	return v.down.IsZero() || !now.Before(v.down.Add(awayAfter))
+}
+
+// refusal says whether an error is a cluster's that answers.
+func refusal(err error) bool {
+	var f *fault.Error
+	return errors.As(err, &f) && f.Kind != fault.Internal && f.Kind != fault.UpstreamTimeout && !errors.Is(err, ErrUnreachable)
+}
+
 // watch watches the driver until ctx ends.
 func (m *Manager) watch(ctx context.Context) {
 	pause := time.Duration(0)
@@ -76,8 +94,8 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // watchOnce watches until the watch breaks. again says that it was broken off to begin anew.
-func (m *Manager) watchOnce(ctx context.Context) (synced, again bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (m *Manager) watchOnce(loop context.Context) (synced, again bool, err error) {
+	ctx, cancel := context.WithCancelCause(loop)
 	defer cancel(nil)
 	m.mu.Lock()
 	v := &m.view
@@ -98,8 +116,12 @@ func (m *Manager) watchOnce(ctx context.Context) (synced, again bool, err error)
 		return false, false, err
 	}
 	synced, v.synced, v.restart = v.synced, false, nil
+	v.refused = refusal(err)
 	again = context.Cause(ctx) == errAgain //nolint:errorlint // ours, and never wrapped
-	if v.down.IsZero() && !again {
+	switch {
+	case loop.Err() != nil: // it has ended, since there was nothing to do: nothing is known, and nothing is wrong
+		v.down, v.said, v.refused = time.Time{}, false, false
+	case v.down.IsZero() && !again:
 		v.down = m.cfg.Now()
 		m.nudge()
 	}
@@ -160,7 +182,7 @@ func (m *Manager) synced(number uint64) {
 	if number != v.number {
 		return
 	}
-	v.synced, v.down, v.said = true, time.Time{}, false
+	v.synced, v.down, v.said, v.refused = true, time.Time{}, false, false
 	for _, it := range m.items {
 		it.dirty = true
 		if n := it.s.Run.Nonce; n != "" && !v.fresh[n] && !it.busy && it.after < number {
