@@ -97,7 +97,7 @@ type EtcdTLS struct {
 // Replica is this process among its like.
 type Replica struct {
 	Name string        `yaml:"name"` // unique among the replicas, the same after a restart; default the machine's host name
-	TTL  time.Duration `yaml:"ttl"`  // after which a silent replica's tenants go to others; 2s to 60s, whole seconds; default 5s
+	TTL  time.Duration `yaml:"ttl"`  // after which a silent replica's tenants go to others; 2s to 60s, whole seconds; default 5s. Below, an etcd member that stands still can cost the replica its session
 
 	Advertise  string        `yaml:"advertise"`   // host:port at which the other replicas reach listen.peer; default its address, or the machine's host name and its port
 	Capacity   int           `yaml:"capacity"`    // the share of tenants that it takes, beside the others'; default 100
