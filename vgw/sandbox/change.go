@@ -211,7 +211,7 @@ func (m *Manager) store(s *Sandbox, commit commit, edit func(*Sandbox) *Sandbox)
 		return nil, err
 	}
 	if err := commit(append([]tenant.Write{w}, writesOf(bill)...)...); err != nil {
-		m.stale = true
+		m.doubt()
 		return nil, err
 	}
 	bill.Kept()
@@ -219,6 +219,14 @@ func (m *Manager) store(s *Sandbox, commit commit, edit func(*Sandbox) *Sandbox)
 	m.put(&next)
 	m.mu.Unlock()
 	return &next, nil
+}
+
+// doubt has the records read before the next commit, and by the loop if there is none: nobody knows what came of the last. The caller holds changes.
+func (m *Manager) doubt() {
+	m.stale = true
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nudge()
 }
 
 // forget deletes a record, and with it what hangs on it. What its last run still owes is stored before, in a transaction of its own: both
@@ -233,7 +241,7 @@ func (m *Manager) forget(ctx context.Context, s *Sandbox) error {
 		w = append(w, m.cfg.Forgets(s)...)
 	}
 	if err := m.commit(ctx, s.Name)(w...); err != nil {
-		m.stale = true
+		m.doubt()
 		return err
 	}
 	m.mu.Lock()

@@ -16,7 +16,7 @@ func (m *Manager) nudge() {
 	case m.kick <- struct{}{}:
 	default:
 	}
-	if !m.looping && !m.closed && len(m.items)+len(m.view.strays) > 0 {
+	if !m.looping && !m.closed && (len(m.items)+len(m.view.strays) > 0 || m.awake.is) {
 		m.looping = true
 		m.work.Go(m.loop)
 	}
@@ -113,11 +113,13 @@ func (m *Manager) over(quiet time.Time) time.Time {
 // wakefulness is what Config.Awake was told last, or Config.Worked before. It is written under Manager.changes and mu.
 type wakefulness struct{ told, is bool }
 
-// setAwake says whether there is work without requests. The caller holds changes.
+// setAwake says whether there is work without requests. While there may be, the loop runs, which takes it back: also if what was to be stored is
+// refused. The caller holds changes.
 func (m *Manager) setAwake(is bool) {
 	m.mu.Lock()
 	same := m.awake == wakefulness{true, is}
 	m.awake = wakefulness{true, is}
+	m.nudge()
 	m.mu.Unlock()
 	if !same && m.cfg.Awake != nil {
 		m.cfg.Awake(is)
@@ -169,6 +171,9 @@ func (m *Manager) pass(ctx context.Context) (next time.Time, todo bool) {
 	if off := m.offUntil(); now.Before(off) {
 		return off, true
 	}
+	if off := m.refresh(ctx); now.Before(off) {
+		return off, true
+	}
 	gone := m.goneAway(now)
 	for _, id := range m.dueItems(now) {
 		if m.step(ctx, id); now.Before(m.offUntil()) {
@@ -191,6 +196,17 @@ func (m *Manager) pass(ctx context.Context) (next time.Time, todo bool) {
 		next = m.storeOff
 	}
 	return next, todo || len(m.view.strays) > 0 || !m.visitsAt.IsZero()
+}
+
+// refresh reads the records if memory may be behind them: nobody may ask again for what was stored without its asker knowing. It returns when
+// to look next if that failed.
+func (m *Manager) refresh(ctx context.Context) time.Time {
+	m.changes.Lock()
+	if m.stale {
+		m.storable(m.fresh(ctx))
+	}
+	m.changes.Unlock()
+	return m.offUntil()
 }
 
 func (m *Manager) offUntil() time.Time {

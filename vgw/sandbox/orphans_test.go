@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/polygate/polygate/internal/fault"
+	"github.com/polygate/polygate/internal/tenant"
 	"github.com/polygate/polygate/vgw/sandbox"
 	"github.com/polygate/polygate/vgw/sandbox/sandboxtest"
 )
@@ -197,4 +198,35 @@ func TestLoopEnds(t *testing.T) {
 			t.Errorf("started long after: %s", show(s))
 		}
 	})
+}
+
+// TestRefusedCommit: what was about to make work and is refused by the store leaves nobody awake; what was stored although the answer was lost is
+// gone on with, also if nobody asks again.
+func TestRefusedCommit(t *testing.T) {
+	refused := func(int, []tenant.Write) error { return fault.New(fault.Conflict, "over the quota of stored bytes") }
+	for name, stored := range map[string]bool{"it is refused": false, "its answer is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				if stored {
+					w.store.After = func(n int, _ []tenant.Write) error {
+						if n == 1 {
+							return errors.New("context deadline exceeded")
+						}
+						return nil
+					}
+				} else {
+					w.store.Before = refused
+				}
+				w.open()
+				time.Sleep(time.Minute)
+				if _, _, err := w.m.Create(w.t.Context(), request("one"), w.store.Write); err == nil {
+					t.Fatal("it was stored, and said to be")
+				}
+				time.Sleep(lookFor + time.Minute)
+				if w.isAwake() != stored || w.driver.Live() > 0 != stored || len(w.m.Snapshot()) > 0 != stored {
+					t.Errorf("awake %v, runs %+v, sandboxes %d", w.isAwake(), w.driver.Runs(), len(w.m.Snapshot()))
+				}
+			})
+		})
+	}
 }
