@@ -99,8 +99,11 @@ func (f *fleet) events(url string, head ...string) func(context.Context) error {
 		}
 		defer resp.Body.Close()
 		b, err := io.ReadAll(resp.Body)
-		if last := b[max(0, len(b)-100):]; err != nil || resp.StatusCode != 200 || !bytes.Contains(last, []byte("retry:")) {
-			return fmt.Errorf("%d after %d bytes, the last %q: %v", resp.StatusCode, len(b), last, err)
+		if err != nil {
+			return fmt.Errorf("%d after %d bytes: %w", resp.StatusCode, len(b), err)
+		}
+		if last := b[max(0, len(b)-100):]; resp.StatusCode != 200 || !bytes.Contains(last, []byte("retry:")) {
+			return fmt.Errorf("%d after %d bytes, the last %q", resp.StatusCode, len(b), last)
 		}
 		if !bytes.HasPrefix(b, []byte("data:")) {
 			return errEarly
@@ -116,7 +119,7 @@ func (f *fleet) socket(url string) func(context.Context) error {
 	tr := c.Transport.(*http.Transport)
 	tr.ForceAttemptHTTP2, tr.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
 	return func(ctx context.Context) error {
-		ws, _, err := websocket.Dial(ctx, strings.Replace(url, "https", "wss", 1), &websocket.DialOptions{HTTPClient: c}) //nolint:bodyclose // it is closed with ws
+		ws, _, err := websocket.Dial(ctx, strings.Replace(url, "https", "wss", 1), &websocket.DialOptions{HTTPClient: c})
 		if err != nil {
 			return err
 		}

@@ -85,11 +85,14 @@ func (s site) names() []networkingv1.NetworkPolicyEgressRule {
 	}
 	var on []networkingv1.NetworkPolicyPort
 	for _, port := range s.dnsPorts {
-		for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
-			on = append(on, networkingv1.NetworkPolicyPort{Protocol: new(protocol), Port: new(intstr.FromInt32(int32(port)))})
-		}
+		on = append(on, onPort(corev1.ProtocolUDP, port), onPort(corev1.ProtocolTCP, port))
 	}
 	return []networkingv1.NetworkPolicyEgressRule{{To: to, Ports: on}}
+}
+
+func onPort(protocol corev1.Protocol, port int) networkingv1.NetworkPolicyPort {
+	number := intstr.FromInt32(int32(port))
+	return networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: &number}
 }
 
 // ports returns all ports of some protocols: a rule without ports would mean every protocol that there is.
