@@ -209,7 +209,8 @@ func (a *admins) tenantSuspend() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "suspend <tenant>", Short: "Stop serving a tenant, keeping its state",
-		Long:    "Stop serving a tenant. Its callers get 503 with the reason, requests in flight end, and all its state is kept.",
+		Long: `Stop serving a tenant. Its callers get 503 with the reason, requests in flight end, and all its state is kept. Its
+sandboxes run on until their lifetime ends, since its gateway is closed: stop them before, or delete the tenant, where they must not.`,
 		Example: "  polygate tenant suspend team-a --reason 'under investigation until Friday'",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.complete(tenantNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

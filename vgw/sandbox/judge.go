@@ -198,11 +198,15 @@ func (s *Spec) judgeResources(r Rules) error {
 				*f.v = min(f.given, f.most) // a default above what this tenant may have is no reason to refuse
 			}
 		}
+		most := int64(maxQuantity)
+		if f.most > 0 {
+			most = min(most, f.most)
+		}
 		switch {
 		case *f.v < f.least:
 			return invalid("%s is %s: at least %s", f.field, f.format(*f.v), f.format(f.least))
-		case f.most > 0 && *f.v > f.most || *f.v > maxQuantity:
-			return invalid("%s is %s: at most %s", f.field, f.format(*f.v), f.format(f.most))
+		case *f.v > most:
+			return invalid("%s is %s: at most %s", f.field, f.format(*f.v), f.format(most))
 		}
 	}
 	return nil

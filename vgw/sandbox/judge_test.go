@@ -281,3 +281,13 @@ func FuzzJudge(f *testing.F) {
 		}
 	})
 }
+
+// TestJudgeWithoutALimit: what no tenant can have is refused by its number, not by that of a limit that is not there.
+func TestJudgeWithoutALimit(t *testing.T) {
+	r := rules()
+	r.Max = Resources{}
+	_, err := (Spec{Resources: Resources{Memory: maxQuantity + 1}}).Judge(r)
+	if err == nil || !strings.Contains(err.Error(), "at most "+FormatBytes(maxQuantity)) {
+		t.Errorf("got %v", err)
+	}
+}

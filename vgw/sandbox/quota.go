@@ -39,7 +39,10 @@ func (m *Manager) room(add *Sandbox) error {
 		}
 		advice := "stop a sandbox or ask for less"
 		if l.asked > l.most {
-			advice = "ask for less"
+			advice = "ask for less, or have the operator raise the quota"
+		}
+		if l.most == 0 {
+			advice = "have the operator raise the quota"
 		}
 		return fault.New(fault.Conflict, "quota %s: %s are in use and %s asked for, of %s: %s",
 			l.quota, l.format(l.used), l.format(l.asked), l.format(l.most), advice)

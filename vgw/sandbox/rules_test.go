@@ -33,7 +33,7 @@ func TestQuotas(t *testing.T) {
 		{tenant.Quotas{SandboxMemory: 2 << 30}, sandbox.Resources{Memory: 1 << 30}, 2, []string{"sandbox_memory", "2Gi are in use", "1Gi asked"}},
 		{tenant.Quotas{SandboxStorage: 1 << 30}, sandbox.Resources{Storage: 1 << 29}, 2, []string{"sandbox_storage"}},
 		{tenant.Quotas{SandboxGPUs: 3}, sandbox.Resources{GPUs: map[string]int64{"nvidia.com/gpu": 1, "amd.com/gpu": 1}}, 1, []string{"sandbox_gpus", "2 are in use", "2 asked", "of 3"}},
-		{tenant.Quotas{}, sandbox.Resources{GPUs: map[string]int64{"nvidia.com/gpu": 1}}, 0, []string{"sandbox_gpus", "ask for less"}},
+		{tenant.Quotas{}, sandbox.Resources{GPUs: map[string]int64{"nvidia.com/gpu": 1}}, 0, []string{"sandbox_gpus", "have the operator raise the quota"}},
 	} {
 		inWorld(t, func(w *world) {
 			w.config.Tenant.Quotas = c.quotas
