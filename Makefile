@@ -5,7 +5,8 @@ PKGS := ./...
 RUN :=
 FUZZTIME ?= 10s
 COUNT ?= 1
-# Packages that are tested at a time: most tests wait for clocks, disks and other programs, so more than there are processors.
+# Packages that are tested at a time: most tests wait for clocks, disks and other programs, so more than there are processors. The race
+# detector makes work of all of them: not there.
 P ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? 4 : n)))
 CHAOS ?= 60m
 
@@ -25,7 +26,7 @@ test: ## run all tests (no C compiler needed)
 	CGO_ENABLED=0 $(GO) test -p $(P) -count=$(COUNT) -shuffle=on -timeout 20m $(if $(RUN),-run '$(RUN)') $(PKGS)
 
 race: ## run all tests under the race detector, the longest of them shortened (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -vet=off -p $(P) -count=$(COUNT) -shuffle=on -timeout 30m $(if $(RUN),-run '$(RUN)') $(PKGS)
+	CGO_ENABLED=1 $(GO) test -race -short -vet=off -count=$(COUNT) -shuffle=on -timeout 30m $(if $(RUN),-run '$(RUN)') $(PKGS)
 
 fuzz: ## run every fuzz target for FUZZTIME each (default 10s)
 	./bench/fuzz-all.sh $(FUZZTIME)

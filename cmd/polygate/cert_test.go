@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,10 +318,11 @@ func TestCertRenewWait(t *testing.T) {
 // TestCertRenewIsNotWaitedForForEver: the time is over, or the user has gone; the order goes on.
 func TestCertRenewIsNotWaitedForForEver(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var after func()
+	var counts atomic.Bool // a question of the first command may come when it is over
+	var asked atomic.Int32
 	rec := newRecorder(t, func(r request) (int, any) {
-		if after != nil && r.method == http.MethodGet {
-			after()
+		if r.method == http.MethodGet && counts.Load() && asked.Add(1) == 3 {
+			cancel()
 		}
 		return http.StatusOK, map[string]any{"host": "h", "state": "pending"}
 	})
@@ -331,12 +333,7 @@ func TestCertRenewIsNotWaitedForForEver(t *testing.T) {
 	s := &certCommands{scoped: newScoped(true), every: time.Millisecond}
 	cmd := commandGroup("cert", "x", "x", s.certRenew())
 	s.bind(cmd)
-	n := 0
-	after = func() {
-		if n++; n == 3 {
-			cancel()
-		}
-	}
+	counts.Store(true)
 	if _, _, err := carryOut(ctx, cmd, "renew", "h", "--wait"); err == nil || !strings.Contains(err.Error(), "the order for h goes on") {
 		t.Errorf("interrupted: got %v", err)
 	}
