@@ -13,6 +13,9 @@ import (
 // busy is the load average per core above which the machine's other work is worth a warning.
 const busy = 0.3
 
+// stolen is the share of time given to other machines above which the figures are worth a warning.
+const stolen = 0.02
+
 // build lays a report out: the same for all forms.
 func build(r *result.Report) document {
 	scenarios := merged(r.Scenarios)
@@ -46,6 +49,10 @@ func warnings(r *result.Report) []string {
 	if r.Machine.Cores > 0 && r.Machine.Load > busy*float64(r.Machine.Cores) {
 		out = append(out, fmt.Sprintf("The machine had other work as it began (a load of %s on %s): rates and latencies are worse than they could be.",
 			number(r.Machine.Load), plural(r.Machine.Cores, "core")))
+	}
+	if s := r.Machine.Stolen; s > stolen {
+		out = append(out, fmt.Sprintf("The machine is a virtual one, and its host gave %s%% of its processors' time to others meanwhile: do not trust rates and latencies, and measure again when it is calm.",
+			number(100*s)))
 	}
 	for _, s := range r.Skipped {
 		out = append(out, fmt.Sprintf("Not measured: %s (%s).", clean(s.Subject), strings.TrimRight(clean(s.Why), ". ")))

@@ -31,6 +31,7 @@ type Machine struct {
 	Cores  int     `json:"cores"`
 	Memory int64   `json:"memory"` // bytes
 	Load   float64 `json:"load"`   // load average over the minute before the start
+	Stolen float64 `json:"stolen"` // share of the processors' time that the machine's host gave to others meanwhile, 0 to 1
 }
 
 // Ceiling is what the generator reaches by itself, against the lab's upstream with nothing between.

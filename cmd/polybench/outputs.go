@@ -89,6 +89,7 @@ type bench struct {
 	report   *result.Report
 	progress *report.Progress
 	dir      string
+	before   proc.Host
 }
 
 func (b *bench) flags(c *cobra.Command) {
@@ -119,6 +120,7 @@ func (b *bench) open(cmd *cobra.Command) (err error) {
 	if b.quiet {
 		to = io.Discard
 	}
+	b.before = proc.Now()
 	b.progress = report.NewProgress(to, isTerminal(to))
 	b.report = &result.Report{
 		V: result.Version, Command: commandLine(os.Args), Started: time.Now().UTC(), Machine: proc.Machine(), Versions: map[string]string{"polybench": version()},
@@ -137,6 +139,7 @@ func (b *bench) close() {
 func (b *bench) finish(ctx context.Context, cmd *cobra.Command, err error) error {
 	b.progress.Done()
 	b.report.Seconds = time.Since(b.report.Started).Seconds()
+	b.report.Machine.Stolen = proc.Now().Stolen(b.before)
 	b.report.Complete = err == nil && ctx.Err() == nil
 	err = errors.Join(append([]error{err}, b.wrong...)...)
 	switch {
